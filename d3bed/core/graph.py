@@ -1,0 +1,165 @@
+"""The DNN as a DAG of layers, free of any engine.
+
+A vertex is one heavy operator with the light ones that follow it (activation, batch norm, dropout).
+Vertex 0 is the input: the decoded, resized uint8 image on the device. Vertices are numbered in a
+topological order. A vertex may make several values (split, unbind); values, not vertices, cross
+links. The graph must not know how a vertex is computed: `model/export` makes it, `model/segment`
+runs it, `plan` decides over it, and the server passes it around as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import cached_property
+
+import msgspec
+
+__all__ = ["ITEM_BYTES", "Edge", "Graph", "TensorSpec", "Value", "Vertex", "Window"]
+
+#: Bytes per element of every dtype that may cross a link.
+ITEM_BYTES: dict[str, int] = {
+    "uint8": 1,
+    "int8": 1,
+    "bool": 1,
+    "int16": 2,
+    "float16": 2,
+    "bfloat16": 2,
+    "int32": 4,
+    "float32": 4,
+    "int64": 8,
+    "float64": 8,
+}
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """Shape `[N, C, H, W]` (or fewer/more dimensions) and dtype, as in `ITEM_BYTES`."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+class Window(msgspec.Struct, frozen=True):
+    """How a convolution or pooling operator looks at its input: what tiles need to know.
+
+    All pairs are (height, width). `padding` is symmetric.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    transposed: bool = False
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+
+
+class Value(msgspec.Struct, frozen=True, order=True):
+    """One tensor of the graph: output number `output` of vertex number `vertex`."""
+
+    vertex: int
+    output: int = 0
+
+
+class Vertex(msgspec.Struct, frozen=True):
+    """One layer. `kind` is the heavy operator's name (`input`, `conv2d`, `linear`, `add`, …)."""
+
+    name: str
+    kind: str
+    outputs: tuple[TensorSpec, ...]
+    operators: tuple[str, ...] = ()
+    flops: int = 0
+    weight_bytes: int = 0
+    window: Window | None = None
+
+
+class Edge(msgspec.Struct, frozen=True):
+    """`consumer` reads these `outputs` of `producer` (vertex numbers, producer < consumer)."""
+
+    producer: int
+    consumer: int
+    outputs: tuple[int, ...] = (0,)
+
+
+class Graph(msgspec.Struct, frozen=True, dict=True):
+    """A model's layers, who reads what, and which values are the answer."""
+
+    model: str
+    vertices: tuple[Vertex, ...]
+    edges: tuple[Edge, ...]
+    results: tuple[Value, ...]
+
+    @cached_property
+    def predecessors(self) -> tuple[tuple[int, ...], ...]:
+        found: list[list[int]] = [[] for _ in self.vertices]
+        for edge in self.edges:
+            found[edge.consumer].append(edge.producer)
+        return tuple(tuple(sorted(set(p))) for p in found)
+
+    @cached_property
+    def successors(self) -> tuple[tuple[int, ...], ...]:
+        found: list[list[int]] = [[] for _ in self.vertices]
+        for edge in self.edges:
+            found[edge.producer].append(edge.consumer)
+        return tuple(tuple(sorted(set(s))) for s in found)
+
+    @cached_property
+    def consumers(self) -> dict[Value, tuple[int, ...]]:
+        """Which vertices read a value; values that nobody reads are absent."""
+        found: dict[Value, set[int]] = {}
+        for edge in self.edges:
+            for output in edge.outputs:
+                found.setdefault(Value(edge.producer, output), set()).add(edge.consumer)
+        return {value: tuple(sorted(found[value])) for value in sorted(found)}
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Vertex number by name."""
+        return {vertex.name: number for number, vertex in enumerate(self.vertices)}
+
+    def spec(self, value: Value) -> TensorSpec:
+        return self.vertices[value.vertex].outputs[value.output]
+
+    @cached_property
+    def output_bytes(self) -> tuple[int, ...]:
+        """Per vertex: bytes of those of its values that another vertex reads or that are results."""
+        wanted = set(self.consumers) | set(self.results)
+        total = [0] * len(self.vertices)
+        for value in wanted:
+            total[value.vertex] += self.spec(value).nbytes
+        return tuple(total)
+
+    @property
+    def result_bytes(self) -> int:
+        return sum(self.spec(value).nbytes for value in self.results)
+
+    @cached_property
+    def digest(self) -> str:
+        """Short hash of the whole graph: equal digests mean interchangeable vertex numbers."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+
+    def check(self) -> None:
+        """Raise `ValueError` unless numbered topologically, single-sourced and in range."""
+        count = len(self.vertices)
+        if not count or self.vertices[0].kind != "input":
+            raise ValueError("vertex 0 must be the input")
+        if len(self.index) != count:
+            raise ValueError("duplicate vertex names")
+        for edge in self.edges:
+            if not 0 <= edge.producer < edge.consumer < count:
+                raise ValueError(f"edge {edge.producer}→{edge.consumer} is not topological")
+            if any(not 0 <= o < len(self.vertices[edge.producer].outputs) for o in edge.outputs):
+                raise ValueError(f"edge {edge.producer}→{edge.consumer} reads a missing output")
+        for number, before in enumerate(self.predecessors):
+            if bool(before) == (number == 0):
+                raise ValueError(f"vertex {number}: the input must be the only source")
+        if not self.results:
+            raise ValueError("no results")
+        for value in self.results:
+            if not (0 <= value.vertex < count and 0 <= value.output < len(self.vertices[value.vertex].outputs)):
+                raise ValueError(f"result {value} is out of range")
