@@ -161,5 +161,7 @@ class Graph(msgspec.Struct, frozen=True, dict=True):
         if not self.results:
             raise ValueError("no results")
         for value in self.results:
-            if not (0 <= value.vertex < count and 0 <= value.output < len(self.vertices[value.vertex].outputs)):
+            if not (
+                0 <= value.vertex < count and 0 <= value.output < len(self.vertices[value.vertex].outputs)
+            ):
                 raise ValueError(f"result {value} is out of range")

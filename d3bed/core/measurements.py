@@ -1,0 +1,97 @@
+"""What agents measure and report, and what a plan is made from. All times are in seconds.
+
+`start_s` and the like are on the *server's* clock: an agent adds its clock offset (four timestamps,
+least round trip) before it reports. Nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from d3bed.core.graph import Value
+from d3bed.core.ids import AgentId, Epoch, FrameId
+
+__all__ = ["FrameReport", "LinkRate", "LinkShape", "Span", "SpanKind", "Transfer"]
+
+
+class LinkShape(msgspec.Struct, frozen=True):
+    """What an emulated link is held to: payload `bytes_per_s` and one-way `latency_s`."""
+
+    bytes_per_s: float
+    latency_s: float = 0.0
+
+
+class LinkRate(msgspec.Struct, frozen=True):
+    """A measured directed link: a transfer of n bytes takes `latency_s + n / bytes_per_s`."""
+
+    bytes_per_s: float
+    latency_s: float
+
+
+class SpanKind(StrEnum):
+    COMPUTE = "compute"  # a step of vertices; of that, `held_s` was emulated slowness
+    WAIT = "wait"  # a tier had nothing to do for this frame until an input came
+    QUEUE = "queue"  # inputs were there, the compute thread was busy
+    SERIALISE = "serialise"  # making a tensor ready to send
+    TRANSFER = "transfer"  # from handing it to the link until the peer had all of it
+
+
+class Span(msgspec.Struct, frozen=True):
+    """What one agent did for one frame from `start_s` to `end_s`.
+
+    `vertices` is the first and last vertex number of the group; for a transfer `peer` is the
+    receiver and `vertices` the producer twice.
+    """
+
+    frame: FrameId
+    epoch: Epoch
+    kind: SpanKind
+    start_s: float
+    end_s: float
+    vertices: tuple[int, int]
+    held_s: float = 0.0
+    peer: AgentId | None = None
+
+
+class Transfer(msgspec.Struct, frozen=True):
+    """One tensor's way over a link, seen by the sender.
+
+    `taken_s` counts from the first byte offered to the link until the last byte left it, latency
+    excluded; `target_bytes_per_s` is what the link was shaped to, None if it is not shaped.
+    """
+
+    peer: AgentId
+    frame: FrameId
+    epoch: Epoch
+    value: Value
+    bytes: int
+    taken_s: float
+    target_bytes_per_s: float | None = None
+
+    @property
+    def achieved_bytes_per_s(self) -> float:
+        return self.bytes / self.taken_s if self.taken_s > 0 else float("inf")
+
+
+class FrameReport(msgspec.Struct, frozen=True):
+    """One answered frame, seen by the device.
+
+    `identical` and `max_rel_err` compare the answer with the undivided model on the device; None
+    where this frame was not checked. `attempts` counts the runs it took (1 unless a node was lost).
+    """
+
+    frame: FrameId
+    epoch: Epoch
+    photo: str
+    started_s: float
+    answered_s: float
+    answer: str = ""
+    attempts: int = 1
+    identical: bool | None = None
+    max_rel_err: float | None = None
+
+    @property
+    def latency_s(self) -> float:
+        return self.answered_s - self.started_s

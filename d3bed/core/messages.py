@@ -1,0 +1,370 @@
+"""What agents and server say to each other over the control WebSocket.
+
+Past tense for facts that an agent reports, imperative for orders that the server gives. Messages are
+JSON, one a WebSocket text frame, decoded at the door into one of two tagged unions: what is not in
+the union, or has a wrong field, fails there as a `RemoteProtocolError`. Tensors never travel here.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from d3bed.core.errors import RemoteProtocolError
+from d3bed.core.graph import Graph
+from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
+from d3bed.core.measurements import FrameReport, LinkShape, Span, Transfer
+from d3bed.core.plan import Plan
+
+__all__ = [
+    "MAX_CONTROL_BYTES",
+    "Activate",
+    "ClockPing",
+    "ClockPong",
+    "Drained",
+    "FramesAnswered",
+    "FromAgent",
+    "Heartbeat",
+    "LinkFailed",
+    "LinkLost",
+    "LinkMeasured",
+    "LoadModel",
+    "MeasureLinks",
+    "ModelFailed",
+    "ModelLoaded",
+    "ModelSpec",
+    "Peer",
+    "Prepare",
+    "PrepareFailed",
+    "ProfileModel",
+    "Profiled",
+    "Ready",
+    "Register",
+    "Retire",
+    "Route",
+    "SourceEnded",
+    "SpansRecorded",
+    "StartSource",
+    "Stop",
+    "StopSource",
+    "ToAgent",
+    "Transferred",
+    "Welcome",
+    "decode_from_agent",
+    "decode_to_agent",
+    "encode",
+]
+
+#: Largest control message: the graph of a network of some thousand vertices fits well.
+MAX_CONTROL_BYTES = 8 * 2**20
+
+
+class ModelSpec(msgspec.Struct, frozen=True):
+    """Which model: a zoo name, `package.module:factory` or a `.pt2` path; `weights` as in the zoo.
+
+    `input` is [C, H, W]; None leaves it to the model. Two agents that load equal specs make equal
+    graphs and equal weights. `name` of equal specs is equal, so `key` may be used to tell them apart.
+    """
+
+    name: str
+    weights: str = "random:0"
+    input: tuple[int, int, int] | None = None
+
+    @property
+    def key(self) -> str:
+        size = "x".join(map(str, self.input)) if self.input else "default"
+        return f"{self.name}@{self.weights}@{size}"
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """Another agent as the end of a directed link from the receiver of this message.
+
+    `address` is `host:port` of its data listener; `shape` holds the link to an emulated rate.
+    """
+
+    agent: AgentId
+    tier: Tier
+    address: str
+    shape: LinkShape | None = None
+
+
+class Route(msgspec.Struct, frozen=True):
+    """The agents of one pipeline epoch, by tier; only tiers that the plan needs, or that relay."""
+
+    agents: dict[Tier, AgentId]
+
+
+# ── agent → server ────────────────────────────────────────────────────────────────────────────────
+
+
+class Register(msgspec.Struct, frozen=True, tag=True):
+    """First message of a connection. `speed` < 1 is emulated slowness: 0.2 means five times slower."""
+
+    agent: AgentId
+    tier: Tier
+    pid: int
+    host: str
+    data_address: str
+    speed: float
+    engine: str
+    version: str
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
+    """I am alive; `queued` steps wait for my compute thread, `rejected` bad peers were closed."""
+
+    queued: int = 0
+    rejected: int = 0
+    rss_bytes: int = 0
+
+
+class ClockPing(msgspec.Struct, frozen=True, tag=True):
+    """`sent_s` is on the agent's own clock; the answer is a `ClockPong`."""
+
+    sent_s: float
+
+
+class ModelLoaded(msgspec.Struct, frozen=True, tag=True):
+    """The model is in memory. Equal fingerprints promise bit-identical results."""
+
+    model: ModelSpec
+    graph: Graph
+    fingerprint: str
+    threads: int
+    took_s: float
+
+
+class ModelFailed(msgspec.Struct, frozen=True, tag=True):
+    model: ModelSpec
+    problem: str
+
+
+class Profiled(msgspec.Struct, frozen=True, tag=True):
+    """Seconds per vertex on this agent, its emulated speed included; 0 for the input vertex."""
+
+    model: ModelSpec
+    times_s: tuple[float, ...]
+    from_cache: bool
+    took_s: float
+
+
+class LinkMeasured(msgspec.Struct, frozen=True, tag=True):
+    """The directed link from the sender of this message to `peer`."""
+
+    peer: AgentId
+    bytes_per_s: float
+    latency_s: float
+    rtt_s: float
+    target_bytes_per_s: float | None = None
+
+
+class LinkFailed(msgspec.Struct, frozen=True, tag=True):
+    """A peer could not be reached or measured."""
+
+    peer: AgentId
+    problem: str
+
+
+class LinkLost(msgspec.Struct, frozen=True, tag=True):
+    """A link that an active epoch needs broke; the server decides what follows."""
+
+    pipeline: PipelineId
+    epoch: Epoch
+    peer: AgentId
+    problem: str
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """All that `Prepare` asked for is done: segments compiled, links up."""
+
+    pipeline: PipelineId
+    epoch: Epoch
+    took_s: float
+
+
+class PrepareFailed(msgspec.Struct, frozen=True, tag=True):
+    pipeline: PipelineId
+    epoch: Epoch
+    problem: str
+
+
+class Drained(msgspec.Struct, frozen=True, tag=True):
+    """The device has the answer of every frame that it started under this epoch."""
+
+    pipeline: PipelineId
+    epoch: Epoch
+
+
+class FramesAnswered(msgspec.Struct, frozen=True, tag=True):
+    """A batch of answers; `sent` is the count of frames started so far under this source run."""
+
+    pipeline: PipelineId
+    sent: int
+    frames: tuple[FrameReport, ...]
+
+
+class SpansRecorded(msgspec.Struct, frozen=True, tag=True):
+    """A batch of spans; `clock_error_s` bounds how far they may be off the server's clock."""
+
+    pipeline: PipelineId
+    clock_error_s: float
+    spans: tuple[Span, ...]
+
+
+class Transferred(msgspec.Struct, frozen=True, tag=True):
+    """A batch of transfers on links from this agent."""
+
+    pipeline: PipelineId
+    transfers: tuple[Transfer, ...]
+
+
+class SourceEnded(msgspec.Struct, frozen=True, tag=True):
+    """The source sent all frames that it was asked for, and each was answered or given up."""
+
+    pipeline: PipelineId
+    sent: int
+    answered: int
+
+
+FromAgent = (
+    Register
+    | Heartbeat
+    | ClockPing
+    | ModelLoaded
+    | ModelFailed
+    | Profiled
+    | LinkMeasured
+    | LinkFailed
+    | LinkLost
+    | Ready
+    | PrepareFailed
+    | Drained
+    | FramesAnswered
+    | SpansRecorded
+    | Transferred
+    | SourceEnded
+)
+
+
+# ── server → agent ────────────────────────────────────────────────────────────────────────────────
+
+
+class Welcome(msgspec.Struct, frozen=True, tag=True):
+    """Answer to `Register`. `link_secret` (hex) proves agents to each other on data links."""
+
+    link_secret: str
+    heartbeat_s: float
+
+
+class ClockPong(msgspec.Struct, frozen=True, tag=True):
+    """`sent_s` is echoed; `server_s` is the server's clock when it answered."""
+
+    sent_s: float
+    server_s: float
+
+
+class LoadModel(msgspec.Struct, frozen=True, tag=True):
+    """Load and export; `threads` is the intra-op thread count, the same on the whole pipeline."""
+
+    model: ModelSpec
+    threads: int
+
+
+class ProfileModel(msgspec.Struct, frozen=True, tag=True):
+    """Measure per-vertex times in situ, or take them from the disk cache unless `fresh`."""
+
+    model: ModelSpec
+    fresh: bool = False
+
+
+class MeasureLinks(msgspec.Struct, frozen=True, tag=True):
+    """Measure the directed link to each peer, one after the other."""
+
+    peers: tuple[Peer, ...]
+
+
+class Prepare(msgspec.Struct, frozen=True, tag=True):
+    """Get ready to run your part of `plan`: compile segments, connect to `peers` (next hops)."""
+
+    pipeline: PipelineId
+    epoch: Epoch
+    model: ModelSpec
+    plan: Plan
+    route: Route
+    peers: tuple[Peer, ...]
+
+
+class Activate(msgspec.Struct, frozen=True, tag=True):
+    """To the device: frames that start from now on belong to this epoch."""
+
+    pipeline: PipelineId
+    epoch: Epoch
+
+
+class Retire(msgspec.Struct, frozen=True, tag=True):
+    """Forget this epoch; nothing of it is under way any more."""
+
+    pipeline: PipelineId
+    epoch: Epoch
+
+
+class StartSource(msgspec.Struct, frozen=True, tag=True):
+    """To the device: start frames; None = until told to stop. At most `in_flight` unanswered."""
+
+    pipeline: PipelineId
+    frames: int | None = None
+    in_flight: int = 1
+
+
+class StopSource(msgspec.Struct, frozen=True, tag=True):
+    pipeline: PipelineId
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """End the process in an orderly way."""
+
+    reason: str
+
+
+ToAgent = (
+    Welcome
+    | ClockPong
+    | LoadModel
+    | ProfileModel
+    | MeasureLinks
+    | Prepare
+    | Activate
+    | Retire
+    | StartSource
+    | StopSource
+    | Stop
+)
+
+_T = TypeVar("_T")
+_encoder = msgspec.json.Encoder()
+_from_agent: msgspec.json.Decoder[FromAgent] = msgspec.json.Decoder(FromAgent)
+_to_agent: msgspec.json.Decoder[ToAgent] = msgspec.json.Decoder(ToAgent)
+
+
+def encode(message: FromAgent | ToAgent) -> str:
+    return _encoder.encode(message).decode()
+
+
+def decode_from_agent(text: str | bytes) -> FromAgent:
+    """Raises `RemoteProtocolError` on anything that is not exactly one known message."""
+    return _decode(_from_agent, text)
+
+
+def decode_to_agent(text: str | bytes) -> ToAgent:
+    """Raises `RemoteProtocolError` on anything that is not exactly one known message."""
+    return _decode(_to_agent, text)
+
+
+def _decode(decoder: msgspec.json.Decoder[_T], text: str | bytes) -> _T:
+    if len(text) > MAX_CONTROL_BYTES:
+        raise RemoteProtocolError(f"control message of {len(text)} bytes, limit {MAX_CONTROL_BYTES}")
+    try:
+        return decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise RemoteProtocolError(f"bad control message: {error}") from error
