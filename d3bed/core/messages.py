@@ -296,10 +296,14 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
 
 
 class Activate(msgspec.Struct, frozen=True, tag=True):
-    """To the device: frames that start from now on belong to this epoch."""
+    """To the device: frames that start from now on belong to this epoch.
+
+    Unanswered frames of `abandoned` epochs cannot be finished there (a node was lost): run them again.
+    """
 
     pipeline: PipelineId
     epoch: Epoch
+    abandoned: tuple[Epoch, ...] = ()
 
 
 class Retire(msgspec.Struct, frozen=True, tag=True):
