@@ -1,0 +1,320 @@
+"""An agent: one process on one board, from registration to the last frame.
+
+Wires the parts together and answers the server's orders. Orders that take long (load, profile,
+measure, prepare) run as tasks beside the control connection; tensor work goes to the compute thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import assert_never
+
+import torch
+
+from d3bed import __version__
+from d3bed.agent.clock import ClockOffset
+from d3bed.agent.compute import ComputeThread
+from d3bed.agent.control import resident_bytes, run_control
+from d3bed.agent.executor import EpochWork, Executor, nominal_times
+from d3bed.agent.links import Links
+from d3bed.agent.profiler import ProfileCache, measure
+from d3bed.agent.reporter import Reporter
+from d3bed.agent.settings import AgentSettings
+from d3bed.agent.source import Photo, Source, prepare_photos
+from d3bed.core.errors import ConfigError, D3Error, ModelError, RemoteProtocolError
+from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
+from d3bed.core.measurements import FrameReport
+from d3bed.core.messages import (
+    Activate,
+    ClockPong,
+    Drained,
+    Heartbeat,
+    LinkFailed,
+    LinkMeasured,
+    LoadModel,
+    MeasureLinks,
+    ModelFailed,
+    ModelLoaded,
+    ModelSpec,
+    Prepare,
+    PrepareFailed,
+    Profiled,
+    ProfileModel,
+    Ready,
+    Register,
+    Retire,
+    SourceEnded,
+    StartSource,
+    Stop,
+    StopSource,
+    ToAgent,
+    Welcome,
+)
+from d3bed.core.plan import program_for
+from d3bed.model import ENGINE, LoadedModel, compile_step, fingerprint, load
+from d3bed.model.images import folder, shipped
+from d3bed.net import Listener, TensorMessage
+
+__all__ = ["Agent", "serve"]
+
+_log = logging.getLogger(__name__)
+
+
+class Agent:
+    """The state of one agent process; `run` lives until the server says stop or it is cancelled."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self.settings = settings
+        self._compute = ComputeThread(settings.agent)
+        self._clock = ClockOffset()
+        self._reporter = Reporter(self._clock)
+        self._executor = Executor(self._compute, settings.speed, self._reporter)
+        self._links = Links(settings.agent)
+        self._profiles = ProfileCache(settings.cache_dir)
+        self._threads = 1
+        self._models: dict[str, LoadedModel] = {}
+        self._photos: dict[str, list[Photo]] = {}
+        self._nominal_s: dict[str, tuple[float, ...]] = {}
+        self._sources: dict[PipelineId, Source] = {}
+        self._prepared: dict[tuple[PipelineId, Epoch], ModelSpec] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._one_at_a_time = asyncio.Lock()
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Raises `ConfigError` when the listener cannot bind or the server refuses the registration."""
+        settings = self.settings
+        try:
+            self._listener = await Listener.start(
+                settings.listen_host,
+                settings.listen_port,
+                me=settings.agent,
+                secret=None,
+                on_tensor=self._executor.receive,
+                on_lost=self._peer_left,
+            )
+        except OSError as error:
+            where = f"{settings.listen_host}:{settings.listen_port}"
+            raise ConfigError(where, "listen", str(error.strerror or error), "choose another port") from error
+        control = asyncio.create_task(
+            run_control(
+                settings.server,
+                settings.token,
+                self._registration,
+                self._heartbeat,
+                self._clock,
+                self._reporter,
+                self._handle,
+            )
+        )
+        stopped = asyncio.create_task(self._stopped.wait())
+        try:
+            await asyncio.wait((control, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if control.done():
+                await control
+        finally:
+            for task in (control, stopped, *self._tasks):
+                task.cancel()
+            await asyncio.gather(control, stopped, *self._tasks, return_exceptions=True)
+            for source in self._sources.values():
+                await source.stop()
+            await self._executor.close()
+            await self._links.close()
+            await self._listener.close()
+            self._compute.close()
+
+    # ── what the server asks ──────────────────────────────────────────────────────────────────────
+
+    async def _handle(self, message: ToAgent) -> None:
+        match message:
+            case Welcome():
+                self._links.secret = self._listener.secret = bytes.fromhex(message.link_secret)
+            case ClockPong():
+                pass  # taken by the connection, which knows when it came
+            case LoadModel():
+                self._spawn(self._load(message))
+            case ProfileModel():
+                self._spawn(self._profile(message))
+            case MeasureLinks():
+                self._spawn(self._measure(message))
+            case Prepare():
+                self._spawn(self._prepare(message))
+            case Activate():
+                self._activate(message)
+            case Retire():
+                await self._retire(message)
+            case StartSource():
+                self._source(message.pipeline).start(message.frames, message.in_flight)
+            case StopSource():
+                await self._source(message.pipeline).stop()
+            case Stop():
+                _log.info("the server says stop: %s", message.reason)
+                self._stopped.set()
+            case _:
+                assert_never(message)
+
+    def _registration(self) -> Register:
+        settings = self.settings
+        return Register(
+            agent=settings.agent,
+            tier=settings.tier,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            data_address=self._listener.address,
+            speed=settings.speed,
+            engine=ENGINE,
+            version=__version__,
+        )
+
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(self._compute.queued, self._listener.rejected, resident_bytes())
+
+    async def _load(self, order: LoadModel) -> None:
+        started_s = time.monotonic()
+        spec, key = order.model, order.model.key
+        async with self._one_at_a_time:
+            try:
+                if key not in self._models:
+                    self._threads = order.threads
+                    model = await self._compute.run(lambda: self._load_model(spec, order.threads))
+                    if self.settings.tier is Tier.DEVICE:
+                        self._photos[key] = await self._compute.run(lambda: self._load_photos(model))
+                    self._models[key] = model
+            except ConfigError as error:
+                self._reporter.fact(ModelFailed(spec, str(error)))
+                return
+        loaded = self._models[key]
+        took_s = time.monotonic() - started_s
+        self._reporter.fact(
+            ModelLoaded(spec, loaded.graph, fingerprint(order.threads), order.threads, took_s)
+        )
+
+    def _load_model(self, spec: ModelSpec, threads: int) -> LoadedModel:
+        torch.set_num_threads(threads)
+        # Loading and exporting build parameters, which inference mode would spoil for good.
+        with torch.inference_mode(False):
+            return load(spec)
+
+    def _load_photos(self, model: LoadedModel) -> list[Photo]:
+        where = self.settings.photos
+        paths = folder(where) if where is not None else shipped()
+        if not paths:
+            raise ModelError(str(where), "photos", "no image found", "point `photos` at a folder of images")
+        return prepare_photos(model, paths)
+
+    async def _profile(self, order: ProfileModel) -> None:
+        started_s = time.monotonic()
+        async with self._one_at_a_time:
+            model = self._models.get(order.model.key)
+            if model is None:
+                self._reporter.fact(ModelFailed(order.model, "asked to profile a model that is not loaded"))
+                return
+            print_ = fingerprint(self._threads)
+            times_s = None if order.fresh else self._profiles.get(model.graph.digest, print_, self._threads)
+            cached = times_s is not None
+            if times_s is None:
+                times_s = await self._compute.run(lambda: measure(model))
+                self._profiles.put(model.graph.digest, print_, self._threads, times_s)
+        self._nominal_s[order.model.key] = times_s
+        scaled_s = tuple(t / self.settings.speed for t in times_s)
+        self._reporter.fact(Profiled(order.model, scaled_s, cached, time.monotonic() - started_s))
+
+    async def _measure(self, order: MeasureLinks) -> None:
+        for peer in order.peers:
+            try:
+                found = await self._links.measure(peer)
+            except (D3Error, OSError, TimeoutError) as error:
+                self._reporter.fact(LinkFailed(peer.agent, str(error) or type(error).__name__))
+                continue
+            target = peer.shape.bytes_per_s if peer.shape else None
+            self._reporter.fact(
+                LinkMeasured(peer.agent, found.bytes_per_s, found.latency_s, found.rtt_s, target)
+            )
+
+    async def _prepare(self, order: Prepare) -> None:
+        started_s = time.monotonic()
+        try:
+            model = self._models.get(order.model.key)
+            if model is None:
+                raise ModelError(order.model.name, "", "not loaded on this agent")
+            order.plan.check(model.graph)
+            program = program_for(model.graph, order.plan, self.settings.tier)
+            senders = {peer.tier: await self._links.to(order.pipeline, peer) for peer in order.peers}
+            missing = {tier for ways in program.forward.values() for tier in ways} - set(senders)
+            if missing:
+                raise ModelError(
+                    order.model.name, "", f"the plan needs a link to {', '.join(sorted(missing))}"
+                )
+            calls = await asyncio.to_thread(lambda: tuple(compile_step(model, s) for s in program.steps))
+        except (D3Error, OSError, TimeoutError, ValueError) as error:
+            self._reporter.fact(
+                PrepareFailed(order.pipeline, order.epoch, str(error) or type(error).__name__)
+            )
+            return
+        on_device = self.settings.tier is Tier.DEVICE
+        nominal_s = nominal_times(self._nominal_s.get(order.model.key), program)
+        keep = frozenset(model.graph.results) if on_device else frozenset()
+        self._executor.add(
+            EpochWork(order.pipeline, order.epoch, model, program, calls, nominal_s, senders, keep)
+        )
+        self._prepared[order.pipeline, order.epoch] = order.model
+        self._reporter.fact(Ready(order.pipeline, order.epoch, time.monotonic() - started_s))
+
+    def _activate(self, order: Activate) -> None:
+        spec = self._prepared.get((order.pipeline, order.epoch))
+        if spec is None or spec.key not in self._photos:
+            _log.error("told to activate epoch %d, which is not prepared here", order.epoch)
+            return
+        self._source(order.pipeline).activate(order.epoch, self._models[spec.key], self._photos[spec.key])
+        for epoch in order.abandoned:
+            self._executor.retire(order.pipeline, epoch)
+
+    async def _retire(self, order: Retire) -> None:
+        self._executor.retire(order.pipeline, order.epoch)
+        self._prepared.pop((order.pipeline, order.epoch), None)
+        await self._links.keep_only(order.pipeline, self._executor.senders_in_use(order.pipeline))
+
+    # ── plumbing ──────────────────────────────────────────────────────────────────────────────────
+
+    def _source(self, pipeline: PipelineId) -> Source:
+        source = self._sources.get(pipeline)
+        if source is None:
+
+            def on_frame(report: FrameReport) -> None:
+                self._reporter.frame(pipeline, report, self._sources[pipeline].sent)
+
+            source = self._sources[pipeline] = Source(
+                pipeline,
+                self._executor,
+                self._compute,
+                on_frame=on_frame,
+                on_drained=lambda epoch: self._reporter.fact(Drained(pipeline, epoch)),
+                on_ended=lambda sent, answered: self._reporter.fact(SourceEnded(pipeline, sent, answered)),
+            )
+        return source
+
+    def _peer_left(self, peer: AgentId, pipeline: PipelineId, error: Exception) -> None:
+        # The sender's side reports a broken link; here a goodbye or a loss only ends the receiving half.
+        _log.info("link from %s ended: %s", peer, error)
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("an order failed: %s", error, exc_info=error)
+
+
+async def serve(settings: AgentSettings, ready: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Run one agent until it is stopped or cancelled."""
+    if ready is not None:
+        await ready()
+    await Agent(settings).run()

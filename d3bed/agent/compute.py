@@ -1,0 +1,156 @@
+"""The one compute thread of an agent, and how a slower board is emulated in it.
+
+All tensor work of an agent runs here, one job after the other, under `inference_mode` and with one
+fixed intra-op thread count, so that results are repeatable bit for bit and nothing competes.
+
+Emulation (`speed` < 1): a job really runs; its result is then held back until the job's share of the
+quiet in-situ profile, divided by the speed, has passed since its virtual start. The virtual start is
+the later of "its inputs were there" and "the job before it was over", so lateness of one hold is not
+carried to the next. Where a frame's raw time on this agent strays from its nominal time by more than
+the dead-band, raw time counts instead of nominal time, so that real load still shows. At `speed` = 1
+nothing is ever held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+__all__ = ["DEAD_BAND", "ComputeThread", "Hold", "Timed", "run_held"]
+
+#: Raw over nominal time, within which emulation believes the profile.
+DEAD_BAND = (0.75, 1.35)
+
+#: Raw and nominal times that differ by less are taken as equal: timer and scheduler noise.
+_NOISE_S = 0.0005
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A finished job: `start_s` to `end_s` on the local monotonic clock, of which the last `held_s`
+    were emulated slowness."""
+
+    outputs: tuple[torch.Tensor, ...]
+    start_s: float
+    end_s: float
+    held_s: float
+
+
+class Hold:
+    """Decides until when the compute thread is occupied. Pure: clocks are passed in.
+
+    One instance per agent; `frame` separates the dead-band's sums.
+    """
+
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
+        self._busy_until_s = 0.0
+        self._sums: dict[object, tuple[float, float, float]] = {}
+
+    def until(self, frame: object, ready_s: float, start_s: float, end_s: float, nominal_s: float) -> float:
+        """When the job may be called done: inputs there at `ready_s`, really ran `start_s`–`end_s`."""
+        if self.speed >= 1:
+            return end_s
+        raw, nominal, given = self._sums.get(frame, (0.0, 0.0, 0.0))
+        raw += end_s - start_s
+        nominal += nominal_s
+        low, high = DEAD_BAND
+        honest = low * nominal <= raw <= high * nominal or abs(raw - nominal) < _NOISE_S
+        owed = (nominal if honest else raw) / self.speed
+        self._sums[frame] = (raw, nominal, max(owed, given))
+        virtual_start_s = max(ready_s, self._busy_until_s)
+        until_s = max(end_s, virtual_start_s + max(0.0, owed - given))
+        self._busy_until_s = until_s
+        return until_s
+
+    def forget(self, frame: object) -> None:
+        """The frame is over here."""
+        self._sums.pop(frame, None)
+
+
+class ComputeThread:
+    """Runs callables one by one on one long-lived thread; awaitable from one event loop."""
+
+    def __init__(self, name: str, limit: int = 256) -> None:
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(limit)
+        self._thread = threading.Thread(target=self._work, name=f"compute {name}", daemon=True)
+        self._closed = False
+        self._thread.start()
+
+    @property
+    def queued(self) -> int:
+        return self._jobs.qsize()
+
+    async def run(self, job: Callable[[], _T]) -> _T:
+        """Run `job` after those queued before it. Raises what it raises; `RuntimeError` when closed."""
+        if self._closed:
+            raise RuntimeError("compute thread is closed")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_T] = loop.create_future()
+
+        def settle(value: _T | None, error: BaseException | None) -> None:
+            if future.done():  # the waiter was cancelled
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(value)  # type: ignore[arg-type]
+
+        def work() -> None:
+            if future.cancelled():
+                return
+            value, error = None, None
+            try:
+                value = job()
+            except Exception as caught:
+                error = caught
+            with contextlib.suppress(RuntimeError):  # the loop may be gone at shutdown
+                loop.call_soon_threadsafe(settle, value, error)
+
+        self._jobs.put_nowait(work)
+        return await future
+
+    def close(self) -> None:
+        """Let the running job end and stop; jobs still queued are dropped."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait()
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        with torch.inference_mode():
+            while (job := self._jobs.get()) is not None:
+                job()
+
+
+def run_held(
+    job: Callable[[], tuple[torch.Tensor, ...]], hold: Hold, frame: object, ready_s: float, nominal_s: float
+) -> Timed:
+    """Run a job on the compute thread and hold its result to the emulated board's deadline."""
+    start_s = time.monotonic()
+    outputs = job()
+    raw_end_s = time.monotonic()
+    until_s = hold.until(frame, ready_s, start_s, raw_end_s, nominal_s)
+    # Wait coarsely, then spin the rest, so that a hold ends within microseconds of its deadline.
+    if until_s - raw_end_s > _SPIN_S:
+        _never.wait(until_s - raw_end_s - _SPIN_S)
+    while time.monotonic() < until_s:
+        pass
+    return Timed(outputs, start_s, max(until_s, raw_end_s), max(0.0, until_s - raw_end_s))
+
+
+_SPIN_S = 0.0002
+_never = threading.Event()

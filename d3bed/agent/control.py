@@ -1,0 +1,144 @@
+"""The control connection: one WebSocket to the server, re-made with back-off when it is lost.
+
+An agent registers from scratch on every connection and goes on inferring while there is none. A server
+that refuses the registration (wrong token, name taken) ends the agent with its reason: trying again
+would not help.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import psutil
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from d3bed.agent.clock import ClockOffset
+from d3bed.agent.reporter import BATCH_S, Reporter
+from d3bed.core.errors import ConfigError, RemoteProtocolError
+from d3bed.core.messages import (
+    MAX_CONTROL_BYTES,
+    ClockPing,
+    ClockPong,
+    Heartbeat,
+    Register,
+    ToAgent,
+    Welcome,
+    decode_to_agent,
+    encode,
+)
+
+__all__ = ["REFUSED", "run_control"]
+
+_log = logging.getLogger(__name__)
+
+#: WebSocket close code with which the server refuses a registration for good.
+REFUSED = 4003
+
+_BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+async def run_control(
+    server: str,
+    token: str | None,
+    register: Callable[[], Register],
+    load: Callable[[], Heartbeat],
+    clock: ClockOffset,
+    reporter: Reporter,
+    handle: Callable[[ToAgent], Awaitable[None]],
+) -> None:
+    """Keep one control connection alive until cancelled. Raises `ConfigError` when refused."""
+    address = server.rstrip("/").replace("http", "ws", 1) + "/ws/agent"
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    failures = 0
+    while True:
+        try:
+            async with connect(
+                address,
+                additional_headers=headers,
+                max_size=MAX_CONTROL_BYTES,
+                max_queue=64,
+                compression=None,
+                proxy=None,
+                open_timeout=5,
+                close_timeout=1,
+            ) as socket:
+                await socket.send(encode(register()))
+                await _serve(socket, load, clock, reporter, handle)
+                failures = 0
+        except InvalidStatus as error:
+            status = error.response.status_code
+            if status in (401, 403):
+                raise ConfigError(
+                    server, "token", f"the server refused it (HTTP {status})", "pass --token"
+                ) from error
+            _log.warning("server answered HTTP %d", status)
+        except ConnectionClosed as error:
+            if error.rcvd is not None and error.rcvd.code == REFUSED:
+                raise ConfigError(server, "agent", f"the server refused it: {error.rcvd.reason}") from error
+            _log.warning("connection to the server was lost: %s", error)
+        except (OSError, TimeoutError, InvalidHandshake) as error:
+            _log.warning("no connection to %s yet: %s", server, error)
+        delay_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]
+        failures += 1
+        await asyncio.sleep(delay_s)
+
+
+async def _serve(
+    socket: ClientConnection,
+    load: Callable[[], Heartbeat],
+    clock: ClockOffset,
+    reporter: Reporter,
+    handle: Callable[[ToAgent], Awaitable[None]],
+) -> None:
+    heartbeat_s = 0.5
+
+    async def beat() -> None:
+        count = 0
+        while True:
+            if count < 8 or count % 8 == 0:  # a quick first estimate, then now and then
+                await socket.send(encode(ClockPing(time.monotonic())))
+            await socket.send(encode(load()))
+            count += 1
+            await asyncio.sleep(heartbeat_s if count >= 8 else 0.05)
+
+    async def report() -> None:
+        while True:
+            await reporter.wait()
+            for message in reporter.drain():
+                await socket.send(encode(message))
+            await asyncio.sleep(BATCH_S)
+
+    tasks = [asyncio.create_task(beat()), asyncio.create_task(report())]
+    try:
+        async for text in socket:
+            received_s = time.monotonic()
+            try:
+                message = decode_to_agent(text)
+            except RemoteProtocolError as error:
+                _log.error("server: %s", error)
+                await socket.close(1008, "bad control message")
+                return
+            match message:
+                case ClockPong(sent_s, server_s):
+                    clock.sample(sent_s, server_s, received_s)
+                case Welcome():
+                    heartbeat_s = message.heartbeat_s
+                    await handle(message)
+                case _:
+                    await handle(message)
+        raise ConnectionClosed(socket.protocol.close_rcvd, socket.protocol.close_sent)
+    finally:
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(ConnectionClosed):
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,283 @@
+"""Runs frames through this agent's part of each epoch: receive, compute, forward, free.
+
+The asyncio shell around `FrameSchedule`: it turns its orders into jobs on the compute thread and
+sends on links, and measures what they took. All state lives on the event loop; only jobs run
+elsewhere. An epoch and frame together name a run, so that a frame that is run again under a later
+epoch can never mix with its first try.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from d3bed.agent.compute import ComputeThread, Hold, run_held
+from d3bed.agent.schedule import FrameSchedule, Run, Send
+from d3bed.core.errors import D3Error, RemoteProtocolError, StaleEpoch
+from d3bed.core.graph import Value
+from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
+from d3bed.core.measurements import Span, SpanKind, Transfer
+from d3bed.core.plan import Program, Step
+from d3bed.model import LoadedModel, from_wire, to_wire
+from d3bed.net import Sender, TensorMessage
+
+__all__ = ["EpochWork", "Executor", "Observer", "nominal_times"]
+
+_log = logging.getLogger(__name__)
+
+#: Frames of one epoch that may be under way on one agent before a peer is told off.
+MAX_FRAMES = 64
+
+
+@dataclass
+class EpochWork:
+    """What `Prepare` made ready: compiled steps, their nominal seconds, and the links to use."""
+
+    pipeline: PipelineId
+    epoch: Epoch
+    model: LoadedModel
+    program: Program
+    calls: tuple[Callable[..., tuple[torch.Tensor, ...]], ...]
+    nominal_s: tuple[float, ...]
+    senders: Mapping[Tier, Sender]
+    keep: frozenset[Value]
+    frames: dict[FrameId, _FrameWork] = field(default_factory=dict)
+    broken: bool = False
+
+
+@dataclass
+class _FrameWork:
+    schedule: FrameSchedule
+    values: dict[Value, torch.Tensor]
+    idle_since_s: float | None = None
+    answer: asyncio.Future[tuple[torch.Tensor, ...]] | None = None
+
+
+class Observer:
+    """What the executor tells about its work; times are local monotonic seconds."""
+
+    def span(self, pipeline: PipelineId, span: Span) -> None: ...
+
+    def transfer(self, pipeline: PipelineId, transfer: Transfer) -> None: ...
+
+    def lost(self, pipeline: PipelineId, epoch: Epoch, peer: AgentId, problem: str) -> None: ...
+
+    def failed(self, pipeline: PipelineId, epoch: Epoch, frame: FrameId, problem: str) -> None: ...
+
+
+class Executor:
+    """All epochs of all pipelines that this agent takes part in."""
+
+    def __init__(self, compute: ComputeThread, speed: float, observer: Observer) -> None:
+        self._compute = compute
+        self._hold = Hold(speed)
+        self._observer = observer
+        self._epochs: dict[tuple[PipelineId, Epoch], EpochWork] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.stale = 0
+
+    # ── epochs ────────────────────────────────────────────────────────────────────────────────────
+
+    def add(self, work: EpochWork) -> None:
+        self._epochs[work.pipeline, work.epoch] = work
+
+    def retire(self, pipeline: PipelineId, epoch: Epoch) -> None:
+        """Forget an epoch and whatever of it is still here; unanswered frames get `StaleEpoch`."""
+        work = self._epochs.pop((pipeline, epoch), None)
+        if work is None:
+            return
+        work.broken = True
+        for frame, run in work.frames.items():
+            self._hold.forget((epoch, frame))
+            if run.answer is not None and not run.answer.done():
+                run.answer.set_exception(StaleEpoch(epoch))
+
+    def epochs(self, pipeline: PipelineId) -> list[Epoch]:
+        return sorted(e for p, e in self._epochs if p == pipeline)
+
+    def senders_in_use(self, pipeline: PipelineId) -> set[Sender]:
+        return {s for (p, _), work in self._epochs.items() if p == pipeline for s in work.senders.values()}
+
+    # ── frames ────────────────────────────────────────────────────────────────────────────────────
+
+    async def infer(
+        self, pipeline: PipelineId, epoch: Epoch, frame: FrameId, image: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """On the device: run one frame (uint8 [1, 3, H, W]) and wait for its results.
+
+        Raises `StaleEpoch` when the epoch is retired before the answer came.
+        """
+        work = self._epochs.get((pipeline, epoch))
+        if work is None:
+            raise StaleEpoch(epoch)
+        run = self._frame(work, frame)
+        run.answer = asyncio.get_running_loop().create_future()
+        value = Value(0)
+        run.values[value] = image
+        self._obey(work, frame, run, run.schedule.begin(value), time.monotonic())
+        self._settle(work, frame, run)
+        return await run.answer
+
+    def receive(self, peer: AgentId, pipeline: PipelineId, message: TensorMessage) -> None:
+        """A tensor came over a link. Raises `RemoteProtocolError` if it does not fit the plan."""
+        work = self._epochs.get((pipeline, message.epoch))
+        if work is None:
+            self.stale += 1  # late tensors of an abandoned epoch: expected, not an error
+            _log.debug("tensor of epoch %d from %s: not known here", message.epoch, peer)
+            return
+        value = message.value
+        if value not in work.program.receives:
+            raise RemoteProtocolError(f"value {value.vertex}.{value.output} is not expected here")
+        spec = work.model.graph.spec(value)
+        if message.shape != spec.shape or message.dtype != spec.dtype:
+            raise RemoteProtocolError(
+                f"value {value.vertex}.{value.output} is {message.dtype}{list(message.shape)}, "
+                f"the graph says {spec.dtype}{list(spec.shape)}"
+            )
+        if message.frame not in work.frames and (work.keep or len(work.frames) >= MAX_FRAMES):
+            if work.keep:  # on the device: the frame was answered or given up already
+                self.stale += 1
+                return
+            raise RemoteProtocolError(f"more than {MAX_FRAMES} frames under way")
+        now = time.monotonic()
+        run = self._frame(work, message.frame)
+        if run.idle_since_s is not None and now > run.idle_since_s:
+            self._span(work, message.frame, SpanKind.WAIT, run.idle_since_s, now, value, value)
+        run.idle_since_s = None
+        orders = run.schedule.arrived(value)
+        run.values[value] = from_wire(message.dtype, message.shape, message.strides, message.payload)
+        self._obey(work, message.frame, run, orders, now)
+        self._settle(work, message.frame, run)
+
+    def forget(self, pipeline: PipelineId, epoch: Epoch, frame: FrameId) -> None:
+        """The device gave this try up; late values of it are dropped as stale."""
+        if (work := self._epochs.get((pipeline, epoch))) is not None:
+            work.frames.pop(frame, None)
+        self._hold.forget((epoch, frame))
+
+    def _frame(self, work: EpochWork, frame: FrameId) -> _FrameWork:
+        run = work.frames.get(frame)
+        if run is None:
+            run = work.frames[frame] = _FrameWork(FrameSchedule(work.program, work.keep), {})
+        return run
+
+    def _obey(
+        self, work: EpochWork, frame: FrameId, run: _FrameWork, orders: list[Run | Send], now: float
+    ) -> None:
+        for order in orders:
+            match order:
+                case Run(step):
+                    self._spawn(self._run_step(work, frame, run, step, now))
+                case Send(value, to):
+                    self._spawn(self._send(work, frame, run, value, to))
+
+    def _settle(self, work: EpochWork, frame: FrameId, run: _FrameWork) -> None:
+        """After progress: free what nobody needs, hand out the answer, forget a finished frame."""
+        for value in [v for v in run.values if run.schedule.dead(v)]:
+            del run.values[value]
+        if run.answer is not None and run.schedule.complete and not run.answer.done():
+            run.answer.set_result(tuple(run.values[v] for v in work.model.graph.results))
+        if run.schedule.over:
+            work.frames.pop(frame, None)
+            self._hold.forget((work.epoch, frame))
+
+    async def _run_step(
+        self, work: EpochWork, frame: FrameId, run: _FrameWork, number: int, ready_s: float
+    ) -> None:
+        step: Step = work.program.steps[number]
+        call, nominal_s = work.calls[number], work.nominal_s[number]
+        inputs = tuple(run.values[value] for value in step.takes)
+        name = (work.epoch, frame)
+        try:
+            done = await self._compute.run(
+                lambda: run_held(lambda: call(*inputs), self._hold, name, ready_s, nominal_s)
+            )
+        except (RuntimeError, MemoryError) as error:  # what torch raises when an operator fails
+            self._observer.failed(work.pipeline, work.epoch, frame, f"step {number} failed: {error}")
+            return
+        if work.broken:
+            return
+        first, last = Value(step.vertices[0]), Value(step.vertices[-1])
+        if done.start_s - ready_s > _QUEUE_NOISE_S:
+            self._span(work, frame, SpanKind.QUEUE, ready_s, done.start_s, first, last)
+        self._span(work, frame, SpanKind.COMPUTE, done.start_s, done.end_s, first, last, done.held_s)
+        run.values.update(zip(step.makes, done.outputs, strict=True))
+        run.idle_since_s = done.end_s
+        self._obey(work, frame, run, run.schedule.ran(number), done.end_s)
+        self._settle(work, frame, run)
+
+    async def _send(self, work: EpochWork, frame: FrameId, run: _FrameWork, value: Value, to: Tier) -> None:
+        sender = work.senders[to]
+        start_s = time.monotonic()
+        dtype, shape, strides, payload = to_wire(run.values[value])
+        ready_s = time.monotonic()
+        message = TensorMessage(frame, work.epoch, value, dtype, shape, strides, payload)
+        try:
+            sent = await sender.send(message)
+        except D3Error as error:
+            if not work.broken:
+                work.broken = True
+                self._observer.lost(work.pipeline, work.epoch, sender.peer, str(error))
+            return
+        if work.broken:
+            return
+        end_s = time.monotonic()
+        if ready_s - start_s > _QUEUE_NOISE_S:
+            self._span(work, frame, SpanKind.SERIALISE, start_s, ready_s, value, value)
+        self._span(work, frame, SpanKind.TRANSFER, ready_s, end_s, value, value, peer=sender.peer)
+        self._observer.transfer(work.pipeline, sent)
+        run.schedule.sent(value)
+        self._settle(work, frame, run)
+
+    def _span(
+        self,
+        work: EpochWork,
+        frame: FrameId,
+        kind: SpanKind,
+        start_s: float,
+        end_s: float,
+        first: Value,
+        last: Value,
+        held_s: float = 0.0,
+        peer: AgentId | None = None,
+    ) -> None:
+        vertices = (first.vertex, last.vertex)
+        self._observer.span(
+            work.pipeline, Span(frame, work.epoch, kind, start_s, end_s, vertices, held_s, peer)
+        )
+
+    # ── tasks ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _spawn(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("frame work failed: %s", error, exc_info=error)
+
+    async def close(self) -> None:
+        for key in list(self._epochs):
+            self.retire(*key)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+#: Shorter waits for the compute thread or for serialising are not worth a span.
+_QUEUE_NOISE_S = 0.0002
+
+
+def nominal_times(times_s: tuple[float, ...] | None, program: Program) -> tuple[float, ...]:
+    """Seconds per step on this machine, unheld; zeros without a profile (then raw time counts)."""
+    if times_s is None:
+        return (0.0,) * len(program.steps)
+    return tuple(sum(times_s[v] for v in step.vertices) for step in program.steps)

@@ -1,0 +1,100 @@
+"""What this agent tells the server, batched and out of band.
+
+Spans, transfers and answers wait here for at most `BATCH_S`; nothing that computes ever waits for the
+server. While the server is away the buffers keep the newest entries and drop the oldest. Local times
+become server times here, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+
+import msgspec
+
+from d3bed.agent.clock import ClockOffset
+from d3bed.agent.executor import Observer
+from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId
+from d3bed.core.measurements import FrameReport, Span, Transfer
+from d3bed.core.messages import FramesAnswered, FromAgent, LinkLost, SpansRecorded, Transferred
+
+__all__ = ["BATCH_S", "Reporter"]
+
+BATCH_S = 0.1
+_KEEP = 2000
+_PER_MESSAGE = 500
+
+
+class Reporter(Observer):
+    """Collects facts; `drain` makes them into messages, `wait` returns when there are some."""
+
+    def __init__(self, clock: ClockOffset) -> None:
+        self._clock = clock
+        self._spans: dict[PipelineId, deque[Span]] = defaultdict(lambda: deque(maxlen=_KEEP))
+        self._transfers: dict[PipelineId, deque[Transfer]] = defaultdict(lambda: deque(maxlen=_KEEP))
+        self._frames: dict[PipelineId, deque[FrameReport]] = defaultdict(lambda: deque(maxlen=_KEEP))
+        self._sent: dict[PipelineId, int] = {}
+        self._facts: deque[FromAgent] = deque(maxlen=_KEEP)
+        self._some = asyncio.Event()
+
+    def span(self, pipeline: PipelineId, span: Span) -> None:
+        self._spans[pipeline].append(span)
+        self._some.set()
+
+    def transfer(self, pipeline: PipelineId, transfer: Transfer) -> None:
+        self._transfers[pipeline].append(transfer)
+        self._some.set()
+
+    def frame(self, pipeline: PipelineId, report: FrameReport, sent: int) -> None:
+        self._frames[pipeline].append(report)
+        self._sent[pipeline] = sent
+        self._some.set()
+
+    def lost(self, pipeline: PipelineId, epoch: Epoch, peer: AgentId, problem: str) -> None:
+        self.fact(LinkLost(pipeline, epoch, peer, problem))
+
+    def failed(self, pipeline: PipelineId, epoch: Epoch, frame: FrameId, problem: str) -> None:
+        self.fact(LinkLost(pipeline, epoch, AgentId(""), f"frame {frame}: {problem}"))
+
+    def fact(self, message: FromAgent) -> None:
+        """Queue any other message; order among facts is kept, and they follow what came before."""
+        self._facts.append(message)
+        self._some.set()
+
+    async def wait(self) -> None:
+        """Until there is something to report."""
+        await self._some.wait()
+
+    def drain(self) -> list[FromAgent]:
+        """Everything collected so far, oldest first: spans and answers before other facts."""
+        self._some.clear()
+        messages: list[FromAgent] = []
+        for pipeline, spans in self._spans.items():
+            while spans:
+                batch = tuple(
+                    self._on_server_clock(spans.popleft()) for _ in range(min(len(spans), _PER_MESSAGE))
+                )
+                messages.append(SpansRecorded(pipeline, min(self._clock.error_s, 1e6), batch))
+        for pipeline, transfers in self._transfers.items():
+            while transfers:
+                taken = tuple(transfers.popleft() for _ in range(min(len(transfers), _PER_MESSAGE)))
+                messages.append(Transferred(pipeline, taken))
+        for pipeline, frames in self._frames.items():
+            while frames:
+                answers = tuple(
+                    msgspec.structs.replace(
+                        f,
+                        started_s=self._clock.to_server(f.started_s),
+                        answered_s=self._clock.to_server(f.answered_s),
+                    )
+                    for f in (frames.popleft() for _ in range(min(len(frames), _PER_MESSAGE)))
+                )
+                messages.append(FramesAnswered(pipeline, self._sent.get(pipeline, 0), answers))
+        messages += self._facts
+        self._facts.clear()
+        return messages
+
+    def _on_server_clock(self, span: Span) -> Span:
+        return msgspec.structs.replace(
+            span, start_s=self._clock.to_server(span.start_s), end_s=self._clock.to_server(span.end_s)
+        )

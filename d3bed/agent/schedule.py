@@ -1,0 +1,107 @@
+"""One frame through one tier's program: which step may run, what must be sent, what may be freed.
+
+Pure: values come in as names, orders come out. It must not know tensors, threads, sockets or clocks;
+`executor` performs the orders and reports back. A value is freed when its last step has run and its
+last send has ended, so that an agent holds no more than what is still needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from d3bed.core.errors import RemoteProtocolError
+from d3bed.core.graph import Value
+from d3bed.core.ids import Tier
+from d3bed.core.plan import Program
+
+__all__ = ["FrameSchedule", "Run", "Send"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run step number `step` of the program now: its inputs are here."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send `value` to the agent of the adjacent tier `to`."""
+
+    value: Value
+    to: Tier
+
+
+class FrameSchedule:
+    """Progress of one frame under one program.
+
+    `keep` are the values wanted here at the end (the results, on the device); they are never freed.
+    """
+
+    def __init__(self, program: Program, keep: frozenset[Value] = frozenset()) -> None:
+        self._program = program
+        self._keep = keep
+        self._have: set[Value] = set()
+        self._waiting = set(range(len(program.steps)))
+        self._unfinished = len(program.steps)
+        self._uses: dict[Value, int] = {}
+        for step in program.steps:
+            for value in step.takes:
+                self._uses[value] = self._uses.get(value, 0) + 1
+        for value, ways in program.forward.items():
+            self._uses[value] = self._uses.get(value, 0) + len(ways)
+        self._open_uses = sum(self._uses.values())
+
+    def arrived(self, value: Value) -> list[Run | Send]:
+        """A value came over a link. Raises `RemoteProtocolError` if it was not expected or came twice."""
+        if value not in self._program.receives:
+            raise RemoteProtocolError(f"value {value.vertex}.{value.output} is not expected here")
+        if value in self._have:
+            raise RemoteProtocolError(f"value {value.vertex}.{value.output} came twice")
+        return self._add((value,))
+
+    def begin(self, value: Value) -> list[Run | Send]:
+        """The input value exists (on the device)."""
+        return self._add((value,))
+
+    def ran(self, step: int) -> list[Run | Send]:
+        """A step has run and made its values."""
+        self._unfinished -= 1
+        for value in self._program.steps[step].takes:
+            self._use(value)
+        return self._add(self._program.steps[step].makes)
+
+    def sent(self, value: Value) -> None:
+        """One send of a value has ended."""
+        self._use(value)
+
+    def dead(self, value: Value) -> bool:
+        """Nobody here needs the value any more."""
+        return value not in self._keep and self._uses.get(value, 0) == 0
+
+    @property
+    def complete(self) -> bool:
+        """All values that are wanted here at the end are here."""
+        return self._keep <= self._have
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to run, to send or to wait for."""
+        return self.complete and self._unfinished == 0 and self._open_uses == 0
+
+    def _use(self, value: Value) -> None:
+        self._uses[value] -= 1
+        self._open_uses -= 1
+
+    def _add(self, values: Iterable[Value]) -> list[Run | Send]:
+        orders: list[Run | Send] = []
+        for value in values:
+            self._have.add(value)
+            # Sends first: a tensor leaves as soon as it exists.
+            orders += [Send(value, tier) for tier in self._program.forward.get(value, ())]
+        for number in sorted(self._waiting):
+            if self._have.issuperset(self._program.steps[number].takes):
+                self._waiting.discard(number)
+                orders.append(Run(number))
+        return orders

@@ -1,0 +1,31 @@
+"""What an agent is told on its command line or in a config file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from d3bed.core.ids import AgentId, Tier
+
+__all__ = ["AgentSettings"]
+
+
+class AgentSettings(msgspec.Struct, frozen=True):
+    """One agent process.
+
+    `server` is the control plane's base address (`http://host:port`). `listen_host` is where the data
+    listener binds and what peers are told; port 0 takes a free one. `speed` < 1 emulates a board that
+    is 1/speed times slower than this machine. `photos` (device only) is a folder of images; None means
+    the photos that ship inside installed packages. `cache_dir` keeps profiles.
+    """
+
+    agent: AgentId
+    tier: Tier
+    server: str
+    listen_host: str = "127.0.0.1"
+    listen_port: int = 0
+    speed: float = 1.0
+    token: str | None = None
+    photos: Path | None = None
+    cache_dir: Path = Path(".d3bed/cache")
