@@ -26,7 +26,7 @@ from d3bed.agent.profiler import ProfileCache, measure
 from d3bed.agent.reporter import Reporter
 from d3bed.agent.settings import AgentSettings
 from d3bed.agent.source import Photo, Source, prepare_photos
-from d3bed.core.errors import ConfigError, D3Error, ModelError, RemoteProtocolError
+from d3bed.core.errors import ConfigError, D3Error, ModelError
 from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
 from d3bed.core.measurements import FrameReport
 from d3bed.core.messages import (
@@ -58,7 +58,7 @@ from d3bed.core.messages import (
 from d3bed.core.plan import program_for
 from d3bed.model import ENGINE, LoadedModel, compile_step, fingerprint, load
 from d3bed.model.images import folder, shipped
-from d3bed.net import Listener, TensorMessage
+from d3bed.net import Listener
 
 __all__ = ["Agent", "serve"]
 

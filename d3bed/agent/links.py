@@ -32,7 +32,7 @@ class Links:
         self.secret: bytes | None = None
 
     async def to(self, pipeline: PipelineId, peer: Peer) -> Sender:
-        """The link to `peer`; connects if there is none. Raises `LinkBroken`, `RemoteProtocolError`, `OSError`."""
+        """The link to `peer`, made if need be. Raises `LinkBroken`, `RemoteProtocolError`, `OSError`."""
         async with self._lock:
             found = self._open.get((pipeline, peer.agent))
             if found is not None and found.peer == peer and not found.sender.closed:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from d3bed.model.images import decode
 
 from d3bed.agent.compute import ComputeThread
 from d3bed.agent.executor import Executor
@@ -26,6 +25,7 @@ from d3bed.core.errors import StaleEpoch
 from d3bed.core.ids import Epoch, FrameId, PipelineId
 from d3bed.core.measurements import FrameReport
 from d3bed.model import LoadedModel
+from d3bed.model.images import decode
 
 __all__ = ["MAX_PHOTOS", "Photo", "Source", "prepare_photos", "relative_error"]
 

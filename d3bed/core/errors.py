@@ -18,6 +18,8 @@ line are the same sentence.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 __all__ = [
     "ConfigError",
     "D3Error",
@@ -41,8 +43,10 @@ class ConfigError(D3Error):
     """Something that the user wrote is wrong.
 
     `where` names the file or option, `key` the key in it (or ""), `problem` says what is wrong and
-    `remedy` what to do about it.
+    `remedy` what to do about it. A process that ends because of one exits with `EXIT_CODE`.
     """
+
+    EXIT_CODE: ClassVar[int] = 2
 
     def __init__(self, where: str, key: str, problem: str, remedy: str = "") -> None:
         self.where, self.key, self.problem, self.remedy = where, key, problem, remedy

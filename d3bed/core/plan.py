@@ -9,13 +9,14 @@ a value must leave (so that it leaves at once) and starts where a new value must
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import msgspec
 
 from d3bed.core.graph import Graph, Value
 from d3bed.core.ids import TIERS, Tier, adjacent
 
-__all__ = ["Plan", "Program", "Step", "program_for"]
+__all__ = ["Plan", "Program", "Step", "hops", "program_for"]
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -65,6 +66,8 @@ class Plan(msgspec.Struct, frozen=True):
             tier = Tier(match[1])
             for part in filter(None, (p.strip() for p in match[2].split(","))):
                 low, _, high = part.partition("-")
+                if int(high or low) < int(low):
+                    raise ValueError(f"range {part} runs backward")
                 for vertex in range(int(low), int(high or low) + 1):
                     if found.setdefault(vertex, tier) is not tier:
                         raise ValueError(f"vertex {vertex} is on two tiers")
@@ -111,8 +114,11 @@ class Program(msgspec.Struct, frozen=True):
         return tuple(v for step in self.steps for v in step.vertices)
 
 
-def hops(graph: Graph, plan: Plan, value: Value) -> list[tuple[Tier, Tier]]:
-    """The links (from tier, to tier) that a value crosses under a plan, in order of travel."""
+def hops(graph: Graph, plan: Plan, value: Value, relays: Collection[Tier] = TIERS) -> list[tuple[Tier, Tier]]:
+    """The links (from tier, to tier) that a value crosses under a plan, in order of travel.
+
+    `relays` are the tiers that have an agent: without the edge, device and cloud are neighbours.
+    """
     home = plan.tiers[value.vertex]
     goals = {plan.tiers[c] for c in graph.consumers.get(value, ())}
     if value in graph.results:
@@ -122,18 +128,23 @@ def hops(graph: Graph, plan: Plan, value: Value) -> list[tuple[Tier, Tier]]:
         here = home
         while here is not goal:
             there = adjacent(here, goal)
+            if there not in relays:
+                there = goal
             if (here, there) not in found:
                 found.append((here, there))
             here = there
     return found
 
 
-def program_for(graph: Graph, plan: Plan, tier: Tier) -> Program:
-    """Derive one tier's program. Deterministic: all agents derive the same one."""
+def program_for(graph: Graph, plan: Plan, tier: Tier, relays: Collection[Tier] = TIERS) -> Program:
+    """Derive one tier's program. Deterministic: all agents derive the same one.
+
+    `relays` are the tiers that have an agent in the route, as in `hops`.
+    """
     receives: list[Value] = []
     forward: dict[Value, tuple[Tier, ...]] = {}
     for value in sorted(set(graph.consumers) | set(graph.results)):
-        crossed = hops(graph, plan, value)
+        crossed = hops(graph, plan, value, relays)
         if any(there is tier for _, there in crossed):
             receives.append(value)
         ways = tuple(there for here, there in crossed if here is tier)

@@ -1,0 +1,417 @@
+"""The `d3bed` command. Commands only translate options into calls; each imports what it needs itself,
+so that `server` never imports torch and `--help` answers at once.
+
+Exit codes: 0 all well, 1 it did not work, 2 something in the options or files is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from d3bed import __version__
+from d3bed.core.errors import ConfigError, D3Error
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="One deep neural network over a device, edge boxes and a cloud, with exactly the same bits.",
+    epilog="Start with [bold]d3bed demo[/]. Docs: README.md and docs/.",
+)
+bench = typer.Typer(
+    no_args_is_help=True, help="Measurements that you can repeat; ratios side by side in one run."
+)
+app.add_typer(bench, name="bench")
+
+console = Console()
+errors = Console(stderr=True)
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="TOML file; default: the demo's.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Zoo name, package.module:factory, or a .pt2 file from torch.export."),
+]
+WeightsOption = Annotated[str | None, typer.Option(help="random:SEED, pretrained, or a .safetensors file.")]
+InputOption = Annotated[str | None, typer.Option(help="Input size of your own model, as 3x224x224.")]
+NetworkOption = Annotated[
+    str | None, typer.Option("--network", "-n", help="Network preset (configs/networks) or a .toml file.")
+]
+StrategyOption = Annotated[str | None, typer.Option("--strategy", "-s", help="How plans are made.")]
+FramesOption = Annotated[int | None, typer.Option("--frames", "-f", help="Frames to answer.")]
+PortOption = Annotated[int | None, typer.Option("--port", "-p", help="Server port; 0 takes a free one.")]
+ParentOption = Annotated[int | None, typer.Option(hidden=True, help="End when this process ends.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
+TokenOption = Annotated[
+    str | None, typer.Option(envvar="D3BED_TOKEN", help="Token of a server that is not local.")
+]
+ServerOption = Annotated[str, typer.Option(envvar="D3BED_SERVER", help="Address of the server.")]
+
+
+def default_config() -> Path:
+    from d3bed.config import data_dir
+
+    return data_dir("configs") / "demo.toml"
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if show:
+        console.print(f"d3bed {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    config: ConfigOption = Path("demo"),
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    input: InputOption = None,
+    network: NetworkOption = None,
+    strategy: StrategyOption = None,
+    frames: FramesOption = None,
+    headless: Annotated[
+        bool,
+        typer.Option(
+            "--headless",
+            help="No terminal page; end after --frames (default 20) with 0 only if all are exact.",
+        ),
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Write the d3bed.report/1 JSON here when done.")] = None,
+    port: PortOption = None,
+) -> None:
+    """Start a whole testbed on this machine: a server, a device, two edge boxes and a cloud.
+
+    Real processes, real TCP, real photos. Slow boards and slow links are emulated and say so.
+    """
+    from d3bed.config import override, read_config
+    from d3bed.lab.demo import DemoOptions, run_demo
+
+    path = default_config() if config == Path("demo") else config
+    if headless and frames is None:
+        frames = 20
+    settings = override(
+        read_config(path),
+        model=model,
+        weights=weights,
+        input=input,
+        network=network,
+        strategy=strategy,
+        frames=frames,
+        port=port,
+    )
+    if report is not None and not report.resolve().parent.is_dir():
+        raise ConfigError("--report", "", f"no such folder: {report.parent}", "make it first")
+    given = {
+        "--model": model,
+        "--weights": weights,
+        "--input": input,
+        "--network": network,
+        "--strategy": strategy,
+        "--frames": frames,
+        "--port": port,
+    }
+    overrides = tuple(word for key, value in given.items() if value is not None for word in (key, str(value)))
+    options = DemoOptions(settings, overrides, frames, headless, report)
+    raise typer.Exit(_run(run_demo(options, console)))
+
+
+@app.command()
+def server(
+    config: ConfigOption = Path("demo"),
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; other than loopback needs a token.")
+    ] = None,
+    port: PortOption = None,
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    input: InputOption = None,
+    network: NetworkOption = None,
+    strategy: StrategyOption = None,
+    frames: FramesOption = None,
+    token: TokenOption = None,
+    data_dir: Annotated[Path, typer.Option(help="Database, token and secrets.")] = Path(".d3bed"),
+    parent: ParentOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run the control plane and dashboard. Needs no torch; never touches a tensor."""
+    _begin(parent, verbose)
+    from d3bed.config import override, read_config
+    from d3bed.server.app import serve
+    from d3bed.server.settings import ServerSettings
+
+    settings = override(
+        read_config(default_config() if config == Path("demo") else config),
+        model=model,
+        weights=weights,
+        input=input,
+        network=network,
+        strategy=strategy,
+        frames=frames,
+        port=port,
+        host=host,
+    )
+    address = data_dir / "address"
+
+    def ready(url: str) -> None:
+        errors.print(f"dashboard: {url}", highlight=False)
+        address.write_text(url + "\n")
+
+    plan = ServerSettings(
+        data_dir=data_dir, pipelines=settings.pipelines, host=settings.host, port=settings.port, token=token
+    )
+    try:
+        _run(_until_signal(serve(plan, ready=ready)))
+    finally:
+        with contextlib.suppress(OSError):
+            address.unlink()
+
+
+@app.command()
+def agent(
+    name: Annotated[str, typer.Option(help="This agent's name; with --config, one of its agents.")],
+    server: ServerOption = "http://127.0.0.1:8333",
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Take tier, speed … from this file.")
+    ] = None,
+    tier: Annotated[str | None, typer.Option(help="device, edge or cloud.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address of the data listener, as peers see it.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the data listener; 0 takes a free one.")] = None,
+    speed: Annotated[
+        float | None, typer.Option(help="Below 1: emulate a board 1/speed times slower.")
+    ] = None,
+    photos: Annotated[Path | None, typer.Option(help="Folder of photos (device only).")] = None,
+    token: TokenOption = None,
+    cache_dir: Annotated[Path, typer.Option(help="Where profiles are kept.")] = Path(".d3bed/cache"),
+    parent: ParentOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run one agent: the process on a board that computes its part of a network."""
+    _begin(parent, verbose)
+    from d3bed.config import agent_settings
+    from d3bed.net import new_event_loop
+
+    settings = agent_settings(
+        name=name,
+        server=server,
+        config=config,
+        tier=tier,
+        host=host,
+        port=port,
+        speed=speed,
+        photos=photos,
+        token=token,
+        cache_dir=cache_dir,
+    )
+    from d3bed.agent.agent import Agent
+
+    async def run() -> None:
+        await Agent(settings).run()
+
+    with asyncio.Runner(loop_factory=lambda: new_event_loop(shaped=True)) as runner:
+        runner.run(_until_signal(run()))
+
+
+@app.command()
+def strategy(
+    name: Annotated[str, typer.Argument(help="The strategy to plan with from now on.")],
+    pipeline: Annotated[str, typer.Option(help="Which pipeline.")] = "main",
+    server: ServerOption = "http://127.0.0.1:8333",
+    token: TokenOption = None,
+) -> None:
+    """Switch a running pipeline to another strategy while frames flow."""
+    from d3bed.lab.client import post
+
+    answer = _run(post(server, f"/api/pipelines/{pipeline}/strategy", {"strategy": name}, token))
+    console.print(answer.get("message") or json.dumps(answer), highlight=False)
+
+
+@app.command()
+def plan(
+    config: ConfigOption = Path("demo"),
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    input: InputOption = None,
+    network: NetworkOption = None,
+    strategy: StrategyOption = None,
+    problem: Annotated[Path | None, typer.Option(help="Solve a d3bed.problem/1 file instead.")] = None,
+    save_problem: Annotated[Path | None, typer.Option(help="Write the problem that was solved.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    cache_dir: Annotated[Path, typer.Option(help="Where profiles are kept.")] = Path(".d3bed/cache"),
+) -> None:
+    """Print where each layer would run, tier by tier, and what it would cost.
+
+    The model is profiled on this machine (once; then kept), the speeds come from the config file.
+    """
+    from d3bed.lab import planning
+
+    if problem is not None:
+        result = planning.solve_file(problem, strategy or "optimal")
+    else:
+        path = default_config() if config == Path("demo") else config
+        result = planning.solve_model(
+            path,
+            model=model,
+            weights=weights,
+            input=input,
+            network=network,
+            strategy=strategy,
+            cache_dir=cache_dir,
+            say=lambda text: errors.print(text, style="dim", highlight=False),
+        )
+    if save_problem is not None:
+        planning.save(save_problem, result.problem)
+    if as_json:
+        sys.stdout.write(json.dumps(result.solution.report(result.problem)) + "\n")
+    else:
+        console.print(planning.show(result))
+
+
+@app.command()
+def test(
+    arguments: Annotated[list[str] | None, typer.Argument(help="Passed to pytest.")] = None,
+) -> None:
+    """Run every check: formatting, types, and all tests (browser included)."""
+    from d3bed.lab.checks import run_checks
+
+    raise typer.Exit(run_checks(arguments or [], errors))
+
+
+@app.command()
+def networks() -> None:
+    """List the network presets."""
+    from rich.table import Table
+
+    from d3bed.config import networks as presets
+
+    table = Table("name", "what it is")
+    for name, text in presets().items():
+        table.add_row(name, text)
+    console.print(table)
+
+
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+
+
+@bench.command("wire")
+def bench_wire(json_file: JsonOption = None) -> None:
+    """Tensor transport against raw blocking sockets and pickle, and how exact link shaping is."""
+    from d3bed.bench.wire import run
+
+    run(json_file, console)
+
+
+@bench.command("plan")
+def bench_plan(json_file: JsonOption = None) -> None:
+    """How long an optimal plan takes, building included."""
+    from d3bed.bench.plan import run
+
+    run(json_file, console)
+
+
+@bench.command("predict")
+def bench_predict(
+    json_file: JsonOption = None,
+    network: NetworkOption = "wifi",
+    frames: FramesOption = 20,
+    models: Annotated[
+        str, typer.Option(help="Comma-separated.")
+    ] = "alexnet,vgg16,resnet18,darknet53,inception_v4",
+) -> None:
+    """Predicted against measured latency, emulated and at full speed, and emulated slowness."""
+    from d3bed.bench.predict import run
+
+    run(json_file, console, models=models.split(","), network=network or "wifi", frames=frames or 20)
+
+
+# ── running ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _begin(parent: int | None, verbose: bool) -> None:
+    """What every long-running process does first."""
+    if parent is not None:
+        from d3bed.lab.processes import die_with_parent
+
+        die_with_parent(parent)
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=errors, show_path=False, rich_tracebacks=False)],
+    )
+    for name in ("websockets", "aiohttp.access", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
+
+
+async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Run until it ends, or until SIGINT or SIGTERM cancels it (then it cleans up and returns)."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def main() -> None:
+    """Entry point: turns errors that a user can mend into one line and an exit code."""
+    try:
+        app()
+    except ConfigError as error:
+        _complain(error)
+        sys.exit(ConfigError.EXIT_CODE)
+    except D3Error as error:
+        _complain(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _EXTRAS:
+            raise
+        extra = _EXTRAS[(error.name or "").split(".")[0]]
+        errors.print(f"d3bed: this command needs the package {error.name} — pip install 'd3bed\\[{extra}]'")
+        sys.exit(ConfigError.EXIT_CODE)
+
+
+#: Which extra brings a package that a command may miss.
+_EXTRAS = {
+    "torch": "agent",
+    "torchvision": "agent",
+    "timm": "agent",
+    "PIL": "agent",
+    "safetensors": "agent",
+    "aiohttp": "server",
+    "jinja2": "server",
+    "scipy": "server",
+    "websockets": "agent",
+    "numpy": "agent",
+    "psutil": "agent",
+    "pytest": "dev",
+}
+
+
+def _complain(error: Exception) -> None:
+    errors.print("d3bed:", str(error), style="bold red", markup=False, highlight=False, soft_wrap=True)

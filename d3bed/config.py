@@ -1,0 +1,372 @@
+"""TOML in, settings out: the only place (beside the CLI) that reads configuration files.
+
+Every mistake is one `ConfigError` line that names file, key and remedy. Files are decoded into frozen
+structs that forbid unknown keys; what needs knowledge of other keys is checked after that.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+import typing
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from d3bed.agent.settings import AgentSettings
+from d3bed.core.errors import ConfigError
+from d3bed.core.ids import AgentId, PipelineId, Tier
+from d3bed.core.measurements import LinkShape
+from d3bed.core.messages import ModelSpec
+from d3bed.plan import STRATEGIES, Pin
+from d3bed.server.settings import PipelineSettings
+
+__all__ = [
+    "AgentConfig",
+    "Config",
+    "agent_settings",
+    "data_dir",
+    "input_size",
+    "networks",
+    "override",
+    "read_config",
+    "read_network",
+]
+
+
+def data_dir(name: str) -> Path:
+    """`web` or `configs`: inside the installed package, else beside it in the checkout."""
+    here = Path(__file__).resolve().parent
+    installed = here / "_data" / name
+    return installed if installed.is_dir() else here.parent / name
+
+
+class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[agents]]`: one agent process."""
+
+    name: AgentId
+    tier: Tier
+    speed: float = 1.0
+    host: str = "127.0.0.1"
+    port: int = 0
+    photos: str | None = None
+
+
+class _PinConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    vertices: str
+    tiers: list[Tier]
+
+
+class _PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    device: AgentId
+    edges: list[AgentId] = []
+    cloud: AgentId | None = None
+    model: str = "alexnet"
+    weights: str = "random:0"
+    input: str | None = None
+    strategy: str = "optimal"
+    network: str | None = None
+    threads: int = 1
+    in_flight: int = 1
+    frames: int | None = None
+    pins: dict[str, list[_PinConfig]] = {}
+
+
+class _ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    host: str = "127.0.0.1"
+    port: int = 8333
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    server: _ServerConfig = _ServerConfig()
+    agents: list[AgentConfig] = []
+    pipelines: dict[PipelineId, _PipelineConfig] = {}
+
+
+class _LinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    mbit_per_s: float
+    latency_ms: float = 0.0
+
+
+class _NetworkFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    description: str
+    links: dict[str, _LinkConfig]
+
+
+class Config(msgspec.Struct, frozen=True):
+    """A checked configuration file."""
+
+    path: str
+    host: str
+    port: int
+    agents: tuple[AgentConfig, ...]
+    pipelines: tuple[PipelineSettings, ...]
+
+    def agent(self, name: str) -> AgentConfig:
+        for agent in self.agents:
+            if agent.name == name:
+                return agent
+        raise ConfigError(
+            self.path, "agents", f"no agent named {name!r}", _near(name, [a.name for a in self.agents])
+        )
+
+
+_PAIRS = ("device-edge", "edge-cloud", "device-cloud", "edge-device", "cloud-edge", "cloud-device")
+
+
+def read_config(path: Path) -> Config:
+    """Read and check a whole file. Raises `ConfigError`."""
+    where = str(path)
+    file = _decode(path, _File)
+    if not 0 <= file.server.port <= 65535:
+        raise ConfigError(where, "server.port", f"{file.server.port} is not a port", "use 0 to 65535")
+    seen: set[str] = set()
+    for number, agent in enumerate(file.agents):
+        key = f"agents[{number}]"
+        if agent.name in seen:
+            raise ConfigError(where, f"{key}.name", f"two agents are named {agent.name!r}", "rename one")
+        seen.add(agent.name)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", agent.name):
+            raise ConfigError(
+                where, f"{key}.name", f"{agent.name!r} is not a name", "use letters, digits, - and _"
+            )
+        if not 0 < agent.speed <= 1:
+            raise ConfigError(
+                where, f"{key}.speed", f"{agent.speed} is out of range", "use more than 0, at most 1"
+            )
+    tiers = {agent.name: agent.tier for agent in file.agents}
+    pipelines = tuple(_pipeline(where, name, p, tiers) for name, p in file.pipelines.items())
+    return Config(where, file.server.host, file.server.port, tuple(file.agents), pipelines)
+
+
+def _pipeline(
+    where: str, name: PipelineId, pipeline: _PipelineConfig, tiers: dict[AgentId, Tier]
+) -> PipelineSettings:
+    key = f"pipelines.{name}"
+    wanted = [(pipeline.device, Tier.DEVICE, "device"), *((e, Tier.EDGE, "edges") for e in pipeline.edges)]
+    if pipeline.cloud is not None:
+        wanted.append((pipeline.cloud, Tier.CLOUD, "cloud"))
+    for agent, tier, field in wanted:
+        if agent not in tiers:
+            raise ConfigError(where, f"{key}.{field}", f"no agent named {agent!r}", _near(agent, list(tiers)))
+        if tiers[agent] is not tier:
+            raise ConfigError(
+                where, f"{key}.{field}", f"agent {agent!r} is on tier {tiers[agent]}", f"need {tier}"
+            )
+    for field, value in (("threads", pipeline.threads), ("in_flight", pipeline.in_flight)):
+        if not 1 <= value <= 64:
+            raise ConfigError(where, f"{key}.{field}", f"{value} is out of range", "use 1 to 64")
+    if pipeline.frames is not None and pipeline.frames < 1:
+        raise ConfigError(where, f"{key}.frames", f"{pipeline.frames} is out of range", "use 1 or more")
+    check_strategy(pipeline.strategy, where, f"{key}.strategy")
+    pins = tuple(
+        (model, tuple(Pin(p.vertices, tuple(p.tiers)) for p in listed))
+        for model, listed in pipeline.pins.items()
+    )
+    return PipelineSettings(
+        id=name,
+        device=pipeline.device,
+        edges=tuple(pipeline.edges),
+        cloud=pipeline.cloud,
+        model=ModelSpec(pipeline.model, pipeline.weights, input_size(pipeline.input, where, f"{key}.input")),
+        strategy=pipeline.strategy,
+        network=pipeline.network or "unshaped",
+        shapes=read_network(pipeline.network, where, f"{key}.network") if pipeline.network else {},
+        pins=dict(pins),
+        threads=pipeline.threads,
+        in_flight=pipeline.in_flight,
+        frames=pipeline.frames,
+        autostart=True,
+    )
+
+
+def agent_settings(
+    *,
+    name: str,
+    server: str,
+    config: Path | None,
+    tier: str | None,
+    host: str | None,
+    port: int | None,
+    speed: float | None,
+    photos: Path | None,
+    token: str | None,
+    cache_dir: Path,
+) -> AgentSettings:
+    """An agent from its command line, with what is missing there from a config file."""
+    base = AgentConfig(AgentId(name), Tier.DEVICE)
+    if config is not None:
+        base = read_config(config).agent(name)
+        if base.photos is not None and photos is None:
+            photos = config.parent / base.photos
+    elif tier is None:
+        raise ConfigError("--tier", "", "is needed without --config", "use device, edge or cloud")
+    if tier is not None and tier not in set(Tier):
+        raise ConfigError("--tier", "", f"no tier named {tier!r}", "use device, edge or cloud")
+    if speed is not None and not 0 < speed <= 1:
+        raise ConfigError("--speed", "", f"{speed} is out of range", "use more than 0, at most 1")
+    if not re.match(r"https?://", server):
+        raise ConfigError("--server", "", f"{server!r} is not an address", "write it as http://host:port")
+    return AgentSettings(
+        agent=base.name,
+        tier=base.tier if tier is None else Tier(tier),
+        server=server,
+        listen_host=base.host if host is None else host,
+        listen_port=base.port if port is None else port,
+        speed=base.speed if speed is None else speed,
+        token=token,
+        photos=photos,
+        cache_dir=cache_dir,
+    )
+
+
+def override(
+    config: Config,
+    *,
+    model: str | None = None,
+    weights: str | None = None,
+    input: str | None = None,
+    network: str | None = None,
+    strategy: str | None = None,
+    frames: int | None = None,
+    port: int | None = None,
+    host: str | None = None,
+) -> Config:
+    """The same configuration with what the command line says instead, in every pipeline."""
+    if strategy is not None:
+        check_strategy(strategy, "--strategy", "")
+    if frames is not None and frames < 1:
+        raise ConfigError("--frames", "", f"{frames} is out of range", "use 1 or more")
+    shapes = None if network is None else read_network(network, "--network", "")
+    size = input_size(input, "--input", "")
+    pipelines = []
+    for pipeline in config.pipelines:
+        spec = pipeline.model
+        if model is not None:
+            spec = ModelSpec(model, spec.weights, size)
+        spec = msgspec.structs.replace(spec, weights=weights or spec.weights, input=size or spec.input)
+        changes: dict[str, object] = {"model": spec}
+        if shapes is not None:
+            changes |= {"network": network, "shapes": shapes}
+        if strategy is not None:
+            changes["strategy"] = strategy
+        if frames is not None:
+            changes["frames"] = frames
+        pipelines.append(msgspec.structs.replace(pipeline, **changes))
+    return msgspec.structs.replace(
+        config,
+        pipelines=tuple(pipelines),
+        port=config.port if port is None else port,
+        host=config.host if host is None else host,
+    )
+
+
+# ── networks, strategies, sizes ───────────────────────────────────────────────────────────────────
+
+
+def networks() -> dict[str, str]:
+    """Preset name → its one-line description."""
+    folder = data_dir("configs") / "networks"
+    return {path.stem: _decode(path, _NetworkFile).description for path in sorted(folder.glob("*.toml"))}
+
+
+def read_network(name: str, where: str, key: str) -> dict[str, LinkShape]:
+    """A preset by name, or a file by path, as shapes per directed tier pair.
+
+    A direction that the file leaves out is like its opposite. Raises `ConfigError`.
+    """
+    path = Path(name) if name.endswith(".toml") else data_dir("configs") / "networks" / f"{name}.toml"
+    if not path.is_file():
+        raise ConfigError(where, key, f"no network preset named {name!r}", _near(name, list(networks())))
+    shapes: dict[str, LinkShape] = {}
+    for pair, link in _decode(path, _NetworkFile).links.items():
+        place = f"links.{pair}"
+        if pair not in _PAIRS:
+            raise ConfigError(str(path), place, "not a pair of tiers", _near(pair, list(_PAIRS)))
+        if not 0.01 <= link.mbit_per_s <= 100_000:
+            raise ConfigError(
+                str(path), f"{place}.mbit_per_s", f"{link.mbit_per_s} is out of range", "use 0.01 to 100000"
+            )
+        if not 0 <= link.latency_ms <= 10_000:
+            raise ConfigError(
+                str(path), f"{place}.latency_ms", f"{link.latency_ms} is out of range", "use 0 to 10000"
+            )
+        shapes[pair] = LinkShape(link.mbit_per_s * 1e6 / 8, link.latency_ms / 1e3)
+    for pair, shape in list(shapes.items()):
+        here, _, there = pair.partition("-")
+        shapes.setdefault(f"{there}-{here}", shape)
+    return shapes
+
+
+def check_strategy(name: str, where: str, key: str) -> None:
+    if name not in STRATEGIES:
+        raise ConfigError(where, key, f"no strategy named {name!r}", _near(name, list(STRATEGIES)))
+
+
+def input_size(text: str | None, where: str, key: str) -> tuple[int, int, int] | None:
+    """`3x224x224` → (3, 224, 224): channels, height, width."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})x(\d{1,5})", text)
+    if match is None or 0 in (size := tuple(int(part) for part in match.groups())):
+        raise ConfigError(
+            where, key, f"{text!r} is not an input size", "write channels x height x width, as 3x224x224"
+        )
+    return (size[0], size[1], size[2])
+
+
+# ── decoding ──────────────────────────────────────────────────────────────────────────────────────
+
+_T = TypeVar("_T")
+
+
+def _decode(path: Path, kind: type[_T]) -> _T:
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(str(path), "", "no such file", "give the path of a TOML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            str(path), "", f"cannot be read: {error}", "check the path and its rights"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), "", f"not valid TOML: {error}", "mend the line named") from error
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise _explain(path, kind, str(error)) from error
+
+
+def _explain(path: Path, kind: type, message: str) -> ConfigError:
+    """Turn msgspec's sentence into place, problem and remedy."""
+    problem, _, place = message.partition(" - at ")
+    key = place.strip("`").removeprefix("$").removeprefix(".").replace("[...]", "[]")
+    unknown = re.match(r"Object contains unknown field `(.+)`", problem)
+    if unknown is None:
+        return ConfigError(str(path), key, problem, "see docs/operations.md for the keys and their types")
+    return ConfigError(
+        str(path),
+        f"{key}.{unknown[1]}" if key else unknown[1],
+        "no such key",
+        _near(unknown[1], sorted(_field_names(kind))),
+    )
+
+
+def _field_names(kind: object) -> set[str]:
+    """All keys of a struct and of the structs in its fields."""
+    names: set[str] = set()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        for field in msgspec.structs.fields(kind):
+            names |= {field.name} | _field_names(field.type)
+    for argument in typing.get_args(kind):
+        names |= _field_names(argument)
+    return names
+
+
+def _near(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(known)}" if known else "none is known"

@@ -1,0 +1,50 @@
+"""A small client of the server's JSON API, for commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+
+from d3bed.core.errors import ConfigError, D3Error
+
+__all__ = ["RequestFailed", "get", "post"]
+
+_TIMEOUT = aiohttp.ClientTimeout(total=30)
+
+
+class RequestFailed(D3Error):
+    """The server answered with an error; the message is the server's."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+async def get(server: str, path: str, token: str | None = None) -> Any:
+    """GET, decoded. Raises `RequestFailed` or, if nobody answers, `ConfigError`."""
+    return await _ask("GET", server, path, None, token)
+
+
+async def post(server: str, path: str, body: dict[str, Any], token: str | None = None) -> Any:
+    """POST a JSON body, decoded answer. Raises `RequestFailed` or, if nobody answers, `ConfigError`."""
+    return await _ask("POST", server, path, body, token)
+
+
+async def _ask(method: str, server: str, path: str, body: dict[str, Any] | None, token: str | None) -> Any:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+            session.request(method, server.rstrip("/") + path, json=body, headers=headers) as response,
+        ):
+            answer = await response.json()
+    except (aiohttp.ClientConnectionError, TimeoutError) as error:
+        raise ConfigError(
+            server, "", "no d3bed server answers here", "start one, or give --server"
+        ) from error
+    except aiohttp.ClientError as error:
+        raise ConfigError(server, "", f"not a d3bed server: {error}", "check --server") from error
+    if response.status >= 400:
+        raise RequestFailed(response.status, str(answer.get("error", f"HTTP {response.status}")))
+    return answer

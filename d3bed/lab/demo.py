@@ -1,0 +1,224 @@
+"""A whole testbed on this machine: one server and the agents of a config file, as a user would start them.
+
+The demo is only another client: it starts the processes, follows the event feed, asks the JSON API for
+the report, and ends the processes. Nothing in it computes, plans or knows a tensor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+import webbrowser
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+from rich.live import Live
+from websockets.exceptions import ConnectionClosed
+
+from d3bed.config import Config
+from d3bed.core.errors import ConfigError, D3Error
+from d3bed.lab.follow import State, follow
+from d3bed.lab.processes import ChildDied, Children
+from d3bed.lab.screen import exactness, milliseconds, page
+
+__all__ = ["DemoOptions", "run_demo"]
+
+#: Exit codes of the demo.
+OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+class DemoFailed(D3Error):
+    """The demo cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """`overrides` are command line options for the server, passed through as they came."""
+
+    config: Config
+    overrides: tuple[str, ...]
+    frames: int | None
+    headless: bool
+    report: Path | None
+    verbose: bool = False
+
+
+@dataclass
+class _Progress:
+    started_s: float = field(default_factory=time.monotonic)
+    state: State | None = None
+    dashboard: str = ""
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.started_s
+
+
+async def run_demo(options: DemoOptions, console: Console) -> int:
+    """Run until the frames are answered (headless), or until Ctrl-C. Returns the exit code."""
+    check_cores(options.config)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    work_dir = Path(tempfile.mkdtemp(prefix="d3bed-demo-"))
+    try:
+        async with Children(work_dir) as children:
+            main = asyncio.create_task(_drive(options, console, children, work_dir))
+            died = asyncio.create_task(children.died())
+            stopping = asyncio.create_task(stop.wait())
+            try:
+                await asyncio.wait((main, died, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if died.done():
+                    await died
+                if main.done():
+                    return await main
+                console.print("stopping …")
+                return INTERRUPTED if options.headless else OK
+            finally:
+                for task in (main, died, stopping):
+                    task.cancel()
+                await asyncio.gather(main, died, stopping, return_exceptions=True)
+    except (ChildDied, DemoFailed) as error:
+        # The child that died may only be the messenger: a refused config speaks through its last words.
+        console.print(f"[bold red]d3bed demo:[/] {error}", highlight=False, soft_wrap=True)
+        if isinstance(error, ChildDied) and error.code == ConfigError.EXIT_CODE:
+            return ConfigError.EXIT_CODE
+        return FAILED
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+        shutil.rmtree(work_dir, ignore_errors=True)
+
+
+def check_cores(config: Config) -> None:
+    """Emulated agents must not fight over cores, or their held times would be wrong."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max((p.threads for p in config.pipelines), default=1)
+    total = sum(agent.speed for agent in config.agents) * threads
+    if any(agent.speed < 1 for agent in config.agents) and total >= cores:
+        raise ConfigError(
+            config.path,
+            "agents.speed",
+            f"the speeds times {threads} thread(s) add up to {total:g}, this machine has {cores} cores",
+            "lower the speeds so that they add up to less",
+        )
+
+
+async def _drive(options: DemoOptions, console: Console, children: Children, work_dir: Path) -> int:
+    config, progress = options.config, _Progress()
+    overrides = list(options.overrides)
+    base = await _start_server(config, overrides, children, work_dir)
+    progress.dashboard = base
+    for agent in config.agents:
+        arguments = ["agent", "--config", config.path, "--name", agent.name, "--server", base]
+        await children.start(agent.name, arguments)
+    if options.headless:
+        return await _headless(options, console, base, progress)
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        await asyncio.to_thread(webbrowser.open, base)
+    with Live(page(None, base, 0), console=console, refresh_per_second=4, screen=False) as live:
+        ticking = asyncio.create_task(_tick(live, progress))
+        try:
+            written = False
+            async for state in _states(base):
+                progress.state = state
+                if options.report and not written and _ended(state.pipeline):
+                    _write_report(options.report, await _report(base, state.pipeline))
+                    written = True
+        finally:
+            ticking.cancel()
+            await asyncio.gather(ticking, return_exceptions=True)
+    raise DemoFailed("the server closed the connection")
+
+
+async def _tick(live: Live, progress: _Progress) -> None:
+    while True:
+        live.update(page(progress.state, progress.dashboard, progress.elapsed_s))
+        await asyncio.sleep(0.25)
+
+
+async def _start_server(config: Config, overrides: list[str], children: Children, work_dir: Path) -> str:
+    arguments = ["server", "--config", config.path, "--data-dir", str(work_dir / "data"), *overrides]
+    await children.start("server", arguments)
+    address = work_dir / "data" / "address"
+    while not address.exists():  # a server that fails ends the demo through `Children.died`
+        await asyncio.sleep(0.05)
+    return address.read_text().strip()
+
+
+async def _headless(options: DemoOptions, console: Console, base: str, progress: _Progress) -> int:
+    said, first = "", False
+    async for state in _states(base):
+        pipeline = state.pipeline
+        if options.verbose:
+            text = pipeline.get("phase_text") or pipeline.get("phase") or ""
+            if text != said:
+                console.print(f"{progress.elapsed_s:6.1f} s  {text}", highlight=False)
+                said = text
+        answered = (pipeline.get("frames") or {}).get("answered") or 0
+        if answered and not first:
+            first = True
+            console.print(f"{progress.elapsed_s:6.1f} s  first frame answered", highlight=False)
+        if pipeline.get("phase") == "failed":
+            raise DemoFailed(str(pipeline.get("phase_text") or "the pipeline failed"))
+        if _ended(pipeline):
+            report = await _report(base, pipeline)
+            if options.report:
+                _write_report(options.report, report)
+            return _judge(report, options.frames, console)
+    raise DemoFailed("the server closed the connection before the last frame was answered")
+
+
+def _ended(pipeline: dict[str, Any]) -> bool:
+    return pipeline.get("phase") == "idle" and bool((pipeline.get("frames") or {}).get("sent"))
+
+
+def _judge(report: dict[str, Any], frames: int | None, console: Console) -> int:
+    """Say what happened; 0 only if every frame was answered and exact."""
+    counts, exact, latency = report["frames"], report["exact"], report["latency_s"]
+    console.print(
+        f"{report['model']}, strategy {report['strategy']}, network {report['network']}: "
+        f"{counts['answered']} of {counts['sent']} frames answered, {counts['lost']} lost; "
+        f"median latency {milliseconds(latency['median'])} ms, predicted {milliseconds(latency['predicted'])} ms",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(exactness(exact), soft_wrap=True)
+    all_answered = counts["answered"] == counts["sent"] and counts["sent"] == (frames or counts["sent"])
+    all_exact = 0 < exact["checked"] == exact["identical"] == counts["answered"]
+    return OK if all_answered and all_exact else FAILED
+
+
+async def _states(base: str) -> AsyncIterator[State]:
+    with contextlib.suppress(ConnectionClosed):
+        async for state in follow(base):
+            yield state
+
+
+async def _report(base: str, pipeline: dict[str, Any]) -> dict[str, Any]:
+    async with (
+        aiohttp.ClientSession(base) as session,
+        session.get(f"/api/runs/{pipeline['run']}/report") as response,
+    ):
+        body = await response.json()
+        if response.status != 200:
+            raise DemoFailed(f"no report: {body.get('error', response.status)}")
+        return dict(body)
+
+
+def _write_report(path: Path, report: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DemoFailed(f"--report {path}: {error.strerror}") from error

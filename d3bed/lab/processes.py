@@ -1,0 +1,131 @@
+"""The processes of a testbed on one machine: start, watch, and never leave one behind.
+
+Every child is told its parent's pid and asks the kernel for a signal when that dies (Linux), so that
+even a killed parent leaves nothing. A child's output goes to its own log file; the end of it is what a
+person sees when the child dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from d3bed.core.errors import D3Error
+
+__all__ = ["Child", "ChildDied", "Children", "die_with_parent"]
+
+#: How long a child may take to end after SIGTERM before SIGKILL.
+GRACE_S = 5.0
+
+_PR_SET_PDEATHSIG = 1
+
+
+class ChildDied(D3Error):
+    """A process of the testbed ended without being asked to."""
+
+    def __init__(self, name: str, pid: int, code: int, log: str) -> None:
+        self.name, self.pid, self.code = name, pid, code
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        super().__init__(f"{name} (pid {pid}) {how}" + (f"; its last words: {log}" if log else ""))
+
+
+@dataclass(frozen=True)
+class Child:
+    """One running process."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    log: Path
+
+    def last_words(self) -> str:
+        """The last line of the log that says something."""
+        with contextlib.suppress(OSError):
+            lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
+            return next((line for line in reversed(lines) if line), "")[:500]
+        return ""
+
+
+class Children:
+    """The children of one testbed. Use as an async context manager: leaving it ends them all."""
+
+    def __init__(self, log_dir: Path) -> None:
+        self._log_dir = log_dir
+        self._children: list[Child] = []
+        self._watchers: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self._died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Children:
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self, name: str, arguments: Sequence[str]) -> Child:
+        """Start `python -m d3bed ARGUMENTS …` under this interpreter."""
+        log = self._log_dir / f"{name}.log"
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "d3bed",
+                *arguments,
+                "--parent",
+                str(os.getpid()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # Ctrl-C in the terminal goes to the parent alone, which ends them in order.
+                start_new_session=True,
+            )
+        child = Child(name, process, log)
+        self._children.append(child)
+        self._watchers.append(asyncio.create_task(self._watch(child)))
+        return child
+
+    async def died(self) -> None:
+        """Waits until a child ends unasked, then raises `ChildDied`."""
+        await asyncio.shield(self._died)
+
+    async def stop(self) -> None:
+        """SIGTERM to all, the last started first; SIGKILL after `GRACE_S`. Returns when all are gone."""
+        self._stopping = True
+        for child in reversed(self._children):
+            with contextlib.suppress(ProcessLookupError):
+                child.process.terminate()
+        waits = [asyncio.create_task(child.process.wait()) for child in self._children]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=GRACE_S)
+            if late:
+                for child in self._children:
+                    with contextlib.suppress(ProcessLookupError):
+                        child.process.kill()
+                await asyncio.wait(waits)
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        if self._died.done():
+            self._died.exception()  # taken note of
+        else:
+            self._died.cancel()
+
+    async def _watch(self, child: Child) -> None:
+        code = await child.process.wait()
+        if not self._stopping and not self._died.done():
+            self._died.set_exception(ChildDied(child.name, child.process.pid, code, child.last_words()))
+
+
+def die_with_parent(parent: int) -> None:
+    """Called in a child: end when process `parent` ends, even if that is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the call
+        raise SystemExit(1)

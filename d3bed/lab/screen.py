@@ -1,0 +1,139 @@
+"""The demo's terminal page: state in, Rich renderable out. Pure.
+
+Numbers that are not known yet are shown as a dash, never guessed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from d3bed.core.ids import TIERS
+from d3bed.lab.follow import State
+
+__all__ = ["exactness", "milliseconds", "mbit_per_s", "page"]
+
+#: Also the dashboard's colours; the tier's name always stands beside the colour.
+TIER_STYLE = {"device": "dark_orange3", "edge": "cyan", "cloud": "magenta"}
+
+
+def milliseconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds * 1e3:.1f}"
+
+
+def mbit_per_s(bytes_per_s: float | None) -> str:
+    return "–" if bytes_per_s is None else f"{bytes_per_s * 8 / 1e6:.1f}"
+
+
+def exactness(exact: dict[str, Any]) -> Text:
+    """Are the answers those of the undivided model?"""
+    checked, identical = exact.get("checked") or 0, exact.get("identical") or 0
+    if not checked:
+        return Text("no answer checked yet", style="dim")
+    if checked == identical:
+        return Text(f"✓ all {checked} checked answers bit-identical to the undivided model", style="green")
+    worst = exact.get("max_rel_err")
+    text = f"{identical} of {checked} answers bit-identical, largest relative difference {worst:.1e}"
+    return Text(text, style="yellow" if worst is not None and worst <= 1e-5 else "bold red")
+
+
+def page(state: State | None, dashboard: str, elapsed_s: float) -> RenderableType:
+    """Everything the demo shows at one moment."""
+    if state is None:
+        return Panel(Text(f"starting the server … {elapsed_s:.0f} s"), title="d3bed demo")
+    pipeline = state.pipeline
+    parts: list[RenderableType] = [_head(pipeline, dashboard, elapsed_s), _tiers(state), _links(state)]
+    if pipeline.get("plan_text"):
+        parts.append(
+            Panel(
+                Text(pipeline["plan_text"]),
+                title=f"plan of epoch {pipeline.get('epoch')}",
+                title_align="left",
+            )
+        )
+    notes = [_note(note) for note in (state.data.get("notes") or [])[-4:]]
+    if notes:
+        parts.append(Group(*notes))
+    parts.append(Text("Ctrl-C stops everything", style="dim"))
+    return Group(*parts)
+
+
+def _head(pipeline: dict[str, Any], dashboard: str, elapsed_s: float) -> RenderableType:
+    frames = pipeline.get("frames") or {}
+    latency = pipeline.get("latency_s") or {}
+    predicted = (pipeline.get("predicted") or {}).get("latency_s")
+    lines = Table.grid(padding=(0, 2))
+    lines.add_row("dashboard", Text(dashboard, style="underline blue"))
+    lines.add_row(
+        "model",
+        f"{pipeline.get('model') or '–'}, strategy {pipeline.get('strategy') or '–'}, network {pipeline.get('network') or '–'}",
+    )
+    lines.add_row(
+        "phase", f"{pipeline.get('phase_text') or pipeline.get('phase') or '–'} ({elapsed_s:.0f} s)"
+    )
+    lines.add_row(
+        "frames",
+        f"{frames.get('answered', 0)} answered of {frames.get('sent', 0)} sent, {frames.get('lost', 0)} lost",
+    )
+    lines.add_row(
+        "latency",
+        f"median {milliseconds(latency.get('median'))} ms, 95th percentile {milliseconds(latency.get('p95'))} ms, "
+        f"predicted {milliseconds(predicted)} ms",
+    )
+    lines.add_row("exact", exactness(pipeline.get("exact") or {}))
+    return Panel(lines, title="d3bed demo", title_align="left")
+
+
+def _tiers(state: State) -> RenderableType:
+    pipeline = state.pipeline
+    compute, route = pipeline.get("compute_s") or {}, pipeline.get("route") or {}
+    last = (state.data.get("frames") or [{}])[-1].get("compute_s") or {}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("tier", "agent", "pid", "state", "speed", "vertices", "last ms", "median ms"):
+        table.add_column(
+            name, justify="right" if name in ("pid", "speed", "vertices", "last ms", "median ms") else "left"
+        )
+    order = {tier.value: tier.rank for tier in TIERS}
+    for agent in sorted(state.data.get("agents") or [], key=lambda a: (order[a["tier"]], a["agent"])):
+        tier = agent["tier"]
+        used = route.get(tier) == agent["agent"]
+        speed = agent.get("speed") or 1
+        table.add_row(
+            Text(tier, style=TIER_STYLE[tier]),
+            agent["agent"],
+            str(agent.get("pid") or "–"),
+            agent.get("state") or "–",
+            f"{speed:g}" + (" (emulated)" if speed != 1 else ""),
+            str((pipeline.get("plan") or []).count(tier)) if used else "–",
+            milliseconds(last.get(tier)) if used else "–",
+            milliseconds(compute.get(tier)) if used else "–",
+        )
+    return table
+
+
+def _links(state: State) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("link", "measured Mbit/s", "target", "achieved", "off by", "latency ms"):
+        table.add_column(name, justify="left" if name == "link" else "right")
+    for link in state.data.get("links") or []:
+        off = link.get("deviation")
+        style = "bold red" if off is not None and abs(off) > 0.02 else ""
+        table.add_row(
+            f"{link['from']} → {link['to']}",
+            mbit_per_s(link.get("bytes_per_s")),
+            mbit_per_s(link.get("target_bytes_per_s")),
+            mbit_per_s(link.get("achieved_bytes_per_s")),
+            Text("–" if off is None else f"{off:+.1%}", style=style),
+            milliseconds(link.get("latency_s")),
+        )
+    return table
+
+
+def _note(note: dict[str, Any]) -> Text:
+    style = {"warn": "yellow", "error": "bold red"}.get(note.get("level") or "", "dim")
+    return Text(f"· {note.get('text', '')}", style=style)
