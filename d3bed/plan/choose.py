@@ -1,0 +1,172 @@
+"""From measurements to a plan: who takes part, and which vertices run on which tier.
+
+Decides for one pipeline, from profiles and link rates alone. A device has its tier to itself; where
+several edge or cloud agents could take part, each way of choosing them is planned for and the one
+that costs least is kept. An agent takes part only if it has a profile and measured links, both ways,
+to its neighbours on the route. Must not know how agents are reached or plans carried out.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from d3bed.core.errors import ConfigError, D3Error, PlanInfeasible
+from d3bed.core.graph import Graph
+from d3bed.core.ids import TIERS, AgentId, Tier
+from d3bed.core.measurements import LinkRate
+from d3bed.core.plan import Plan
+from d3bed.plan.problem import Problem
+from d3bed.plan.problem_file import near
+from d3bed.plan.solve import Solution, solve
+from d3bed.plan.timeline import Timeline, timeline
+
+__all__ = ["Choice", "Pin", "choose", "pinned"]
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """Vertices whose names match the glob `vertices` may only be on `tiers`."""
+
+    vertices: str
+    tiers: tuple[Tier, ...]
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The plan, who carries it out (only tiers that it uses, or that relay), and what to expect."""
+
+    plan: Plan
+    route: dict[Tier, AgentId]
+    problem: Problem
+    solution: Solution
+    timeline: Timeline
+
+
+def pinned(graph: Graph, pins: Sequence[Pin]) -> dict[str, tuple[Tier, ...]]:
+    """The tiers that pins leave to each vertex they match; pins on one vertex add up.
+
+    Raises `ConfigError` for a pin that matches nothing, and where pins leave a vertex no tier.
+    """
+    found: dict[str, tuple[Tier, ...]] = {}
+    names = list(graph.index)
+    for pin in pins:
+        matched = fnmatch.filter(names, pin.vertices)
+        if not matched:
+            raise ConfigError(
+                "pins", pin.vertices, f"no vertex of {graph.model} matches", near(pin.vertices, names)
+            )
+        for name in matched:
+            left = tuple(tier for tier in TIERS if tier in pin.tiers and tier in found.get(name, TIERS))
+            if not left or (name == names[0] and Tier.DEVICE not in left):
+                wanted = (
+                    "the input stays on the device" if name == names[0] else "no pin may contradict another"
+                )
+                raise ConfigError("pins", pin.vertices, f"leaves {name} no tier", wanted)
+            found[name] = left
+    return found
+
+
+def choose(
+    graph: Graph,
+    profiles: Mapping[AgentId, Sequence[float]],
+    agents: Mapping[AgentId, Tier],
+    rates: Mapping[tuple[AgentId, AgentId], LinkRate],
+    device: AgentId,
+    *,
+    strategy: str = "optimal",
+    pins: Sequence[Pin] = (),
+    current: Plan | None = None,
+    migration_cost_s: float = 0.0,
+) -> Choice:
+    """Plan `graph` for the pipeline of `device`, with the agents that serve it best.
+
+    `profiles` are seconds per vertex; `rates` are directed. Least cost wins, then least predicted
+    latency, then the agents' names. Raises `ConfigError` (strategy, pins), `PlanInfeasible` if no
+    choice of agents allows a plan.
+    """
+    if device not in profiles:
+        raise PlanInfeasible(Tier.DEVICE, f"{device} has no profile yet")
+    allowed = pinned(graph, pins)
+    found: list[tuple[float, float, tuple[str, ...], Choice]] = []
+    refusals: list[D3Error] = []
+    for route in _routes(device, profiles, agents, rates):
+        for name, tiers in allowed.items():
+            if not set(tiers) & set(route):
+                wanted = " or ".join(tiers)
+                refusals.append(PlanInfeasible(wanted, f"{name} is pinned to it, and no such agent is ready"))
+                break
+        else:
+            try:
+                choice = _plan(graph, route, profiles, rates, strategy, allowed, current, migration_cost_s)
+            except PlanInfeasible as refusal:
+                refusals.append(refusal)
+                continue
+            cost = choice.solution.cost_s
+            found.append((cost, choice.timeline.latency_s, tuple(route.values()), choice))
+    if not found:
+        raise refusals[0]
+    return min(found, key=lambda entry: entry[:3])[3]
+
+
+def _plan(
+    graph: Graph,
+    route: dict[Tier, AgentId],
+    profiles: Mapping[AgentId, Sequence[float]],
+    rates: Mapping[tuple[AgentId, AgentId], LinkRate],
+    strategy: str,
+    allowed: Mapping[str, Sequence[Tier]],
+    current: Plan | None,
+    migration_cost_s: float,
+) -> Choice:
+    """The plan for one choice of agents."""
+    times_s = {tier: profiles[agent] for tier, agent in route.items()}
+    hops = list(zip(route, list(route)[1:], strict=False))
+    problem = Problem.from_graph(
+        graph,
+        times_s,
+        {f"{here}-{there}": rates[route[here], route[there]] for here, there in hops},
+        allowed=allowed,
+        current=current.tiers if current is not None else None,
+        migration_cost_s=migration_cost_s,
+        where=graph.model,
+    )
+    solution = solve(problem, strategy)
+    directed = {
+        (a, b): rates[route[a], route[b]] for here, there in hops for a, b in ((here, there), (there, here))
+    }
+    plan = Plan(solution.tiers)
+    last = max(tier.rank for tier in plan.tiers)
+    needed = {tier: agent for tier, agent in route.items() if tier.rank <= last}
+    seen = timeline(graph, plan, times_s, directed, tuple(route))
+    return Choice(plan, needed, problem, solution, seen)
+
+
+def _routes(
+    device: AgentId,
+    profiles: Mapping[AgentId, Sequence[float]],
+    agents: Mapping[AgentId, Tier],
+    rates: Mapping[tuple[AgentId, AgentId], LinkRate],
+) -> Iterator[dict[Tier, AgentId]]:
+    """Every way of choosing agents: an edge and a cloud behind it, as far as measured links reach."""
+
+    def beyond(here: AgentId, tier: Tier) -> list[AgentId]:
+        return sorted(
+            agent
+            for agent, on in agents.items()
+            if on is tier and agent in profiles and (here, agent) in rates and (agent, here) in rates
+        )
+
+    edges = beyond(device, Tier.EDGE)
+    for edge in edges:
+        clouds = beyond(edge, Tier.CLOUD)
+        for cloud in clouds:
+            yield {Tier.DEVICE: device, Tier.EDGE: edge, Tier.CLOUD: cloud}
+        if not clouds:
+            yield {Tier.DEVICE: device, Tier.EDGE: edge}
+    if not edges:
+        clouds = beyond(device, Tier.CLOUD)
+        for cloud in clouds:
+            yield {Tier.DEVICE: device, Tier.CLOUD: cloud}
+        if not clouds:
+            yield {Tier.DEVICE: device}

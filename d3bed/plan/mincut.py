@@ -1,0 +1,188 @@
+"""The cheapest plan as one minimum cut.
+
+Two nodes per vertex, on the source's side if the vertex is beyond the device (`x`) and if it is in
+the cloud (`y`). A vertex pays one of three arcs on the way source → x → y → sink: its time on the
+device, edge or cloud. Infinite arcs y → x, and between neighbours' x and y, keep the cut a monotone
+plan. A tensor is paid where a consumer is beyond a link and its producer is not; if there are several
+consumers, they join in an auxiliary node, so that it is paid once. The result's way back is paid by
+the first sink beyond a link, in the same way. This holds where tensors for the cloud are relayed (or
+there are only two tiers) and no limit couples vertices: `applies` says whether.
+
+SciPy keeps residual capacities in int32, and an overflow there is silent. A residual is at most its
+capacity plus the flow, and the flow at most the value of any cut. So: capacities are scaled such that
+a known plan costs 2^29, whatever is dearer than infinite (2^30) is infinite, and nothing passes 2^31.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+from d3bed.core.ids import TIERS, Tier
+from d3bed.plan.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, Problem, cost_s, result_way, tensor_ways
+
+__all__ = ["applies", "minimum_cut"]
+
+_FINITE = 2**29
+_INFINITE = 2**30
+#: A known plan this much dearer than the one found leaves too coarse a scale: scale and cut again.
+_COARSE = 64
+
+_Ints = NDArray[np.int64]
+_Floats = NDArray[np.float64]
+
+
+def applies(problem: Problem) -> bool:
+    """Whether a minimum cut of this problem is an optimal plan."""
+    if problem.memory_bytes or problem.rate_per_s is not None:
+        return False
+    if DEVICE_CLOUD not in problem.links or EDGE_CLOUD not in problem.links:
+        return True
+    if problem.result_bytes and DEVICE_CLOUD in result_way(problem, Tier.CLOUD):
+        return False
+    return not any(any(tensor_ways(problem, v)) for v in range(len(problem.names)))
+
+
+def minimum_cut(problem: Problem, known: tuple[Tier, ...]) -> tuple[Tier, ...]:
+    """An optimal plan; `known` is any feasible plan, the better the finer the arithmetic."""
+    network = _Network(problem)
+    bound_s = cost_s(problem, known)
+    while True:
+        found = network.cut(bound_s)
+        found_s = cost_s(problem, found)
+        if found_s >= bound_s:
+            return known
+        if network.surplus_s(found_s) * _COARSE > network.surplus_s(bound_s):
+            return found
+        known, bound_s = found, found_s
+
+
+class _Network:
+    """The flow network of a problem: arcs and their capacities in seconds."""
+
+    def __init__(self, problem: Problem) -> None:
+        count = len(problem.names)
+        self.count = count
+        unary = _unary(problem)
+        # What a vertex pays in any case is no matter of choice, and would only coarsen the scale.
+        cheapest = unary.min(axis=1)
+        self.certain_s = float(cheapest.sum())
+        unary -= cheapest[:, None]
+
+        x: _Ints = np.arange(count)
+        y = x + count
+        self.source, self.sink = 2 * count, 2 * count + 1
+        self.nodes = 2 * count + 2
+        self.tails: list[_Ints] = [np.full(count, self.source), x, y, y]
+        self.heads: list[_Ints] = [x, y, np.full(count, self.sink), x]
+        self.capacities: list[_Floats] = [*unary.T, np.full(count, np.inf)]
+
+        if problem.edges:
+            edges: _Ints = np.array(problem.edges)
+            producers, consumers = edges[:, 0], edges[:, 1]
+            fan_out = np.bincount(producers, minlength=count)
+            sizes = np.array(problem.output_bytes, dtype=np.float64)
+            for offset, link in _crossed_links(problem):
+                rate = problem.links[link]
+                paid = rate.latency_s + sizes / rate.bytes_per_s
+                self._add(producers + offset, consumers + offset, np.full(len(edges), np.inf))
+                self._add_tensors(producers, consumers, fan_out, paid, offset)
+        self._add_result(problem)
+
+        tails, heads = np.concatenate(self.tails), np.concatenate(self.heads)
+        capacities = np.concatenate(self.capacities)
+        # SciPy wants an arc's reverse to be there; having it from the start keeps flow and capacity
+        # in one pattern, so that residuals are one subtraction.
+        pair = np.concatenate((tails, heads)) * self.nodes + np.concatenate((heads, tails))
+        keys, place = np.unique(pair, return_inverse=True)
+        self.capacity_s = np.zeros(len(keys))
+        np.add.at(self.capacity_s, place[: len(tails)], capacities)
+        self.columns = (keys % self.nodes).astype(np.int32)
+        rows = keys // self.nodes
+        self.row_starts = np.searchsorted(rows, np.arange(self.nodes + 1)).astype(np.int32)
+
+    def _add(self, tails: _Ints, heads: _Ints, capacities: _Floats) -> None:
+        self.tails.append(tails)
+        self.heads.append(heads)
+        self.capacities.append(capacities)
+
+    def _new_nodes(self, count: int) -> _Ints:
+        found: _Ints = np.arange(self.nodes, self.nodes + count)
+        self.nodes += count
+        return found
+
+    def _add_tensors(
+        self, producers: _Ints, consumers: _Ints, fan_out: _Ints, paid: _Floats, offset: int
+    ) -> None:
+        """Arcs that pay a tensor once if any consumer is beyond the link and its producer is not."""
+        shared = np.flatnonzero(fan_out > 1)
+        joint: _Ints = np.full(self.count, -1)
+        joint[shared] = self._new_nodes(len(shared))
+        single = fan_out[producers] == 1
+        self._add(consumers[single] + offset, producers[single] + offset, paid[producers[single]])
+        several = ~single
+        self._add(consumers[several] + offset, joint[producers[several]], np.full(several.sum(), np.inf))
+        self._add(joint[shared], shared + offset, paid[shared])
+
+    def _add_result(self, problem: Problem) -> None:
+        """The way back is paid in two parts: for a sink beyond the device, and more for the cloud."""
+        if not problem.result_bytes:
+            return
+        sinks: _Ints = np.array(problem.sinks)
+        back = {
+            tier: sum(problem.transfer_s(link, problem.result_bytes) for link in result_way(problem, tier))
+            for tier in problem.tiers
+        }
+        first = back.get(Tier.EDGE, back.get(Tier.CLOUD, 0.0))
+        for offset, paid in ((0, first), (self.count, back.get(Tier.CLOUD, first) - first)):
+            joint = self._new_nodes(1)
+            self._add(sinks + offset, np.repeat(joint, len(sinks)), np.full(len(sinks), np.inf))
+            self._add(joint, np.array([self.sink]), np.array([paid]))
+
+    def surplus_s(self, plan_cost_s: float) -> float:
+        """The part of a plan's cost that the cut decides about."""
+        return plan_cost_s - self.certain_s
+
+    def cut(self, bound_s: float) -> tuple[Tier, ...]:
+        """The cheapest cut, in arithmetic scaled to a plan that is known to cost `bound_s`."""
+        surplus = self.surplus_s(bound_s)
+        scale = _FINITE / surplus if surplus > 0 else 0.0
+        finite = np.isfinite(self.capacity_s)
+        scaled = np.full(len(self.capacity_s), float(_INFINITE))
+        np.multiply(self.capacity_s, scale, out=scaled, where=finite)
+        units = np.minimum(np.rint(scaled), _INFINITE).astype(np.int32)
+        shape = (self.nodes, self.nodes)
+        network = csr_array((units, self.columns, self.row_starts), shape=shape)
+        flow = maximum_flow(network, self.source, self.sink).flow
+        residual = csr_array((units - flow.data, self.columns, self.row_starts), shape=shape)
+        residual.eliminate_zeros()
+        reached = np.zeros(self.nodes, dtype=bool)
+        reached[breadth_first_order(residual, self.source, return_predecessors=False)] = True
+        rank = reached[: self.count].astype(int) + reached[self.count : 2 * self.count]
+        return tuple(TIERS[r] for r in rank)
+
+
+def _unary(problem: Problem) -> _Floats:
+    """Seconds per vertex and tier, migration included; infinite where a vertex may not be."""
+    found = np.full((len(problem.names), len(TIERS)), np.inf)
+    for tier, times in problem.times_s.items():
+        found[:, tier.rank] = times
+    if problem.current and problem.migration_cost_s:
+        for v, name in enumerate(problem.names):
+            if name in problem.current:
+                moves = [tier is not problem.current[name] for tier in TIERS]
+                found[v, moves] += problem.migration_cost_s
+    if problem.allowed:
+        for v, ranks in enumerate(problem.allowed_ranks):
+            found[v, [tier.rank for tier in TIERS if tier.rank not in ranks]] = np.inf
+    found[0, 1:] = np.inf
+    return found
+
+
+def _crossed_links(problem: Problem) -> list[tuple[int, str]]:
+    """Which link a tensor crosses between neighbours' x nodes (offset 0), and between their y nodes."""
+    if EDGE_CLOUD in problem.links:
+        return [(0, DEVICE_EDGE), (len(problem.names), EDGE_CLOUD)]
+    return [(0, link) for link in (DEVICE_EDGE, DEVICE_CLOUD) if link in problem.links]

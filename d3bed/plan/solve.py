@@ -1,0 +1,59 @@
+"""The strategies by name, and what comes of one: a new strategy is one module and one line here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from d3bed.core.errors import ConfigError
+from d3bed.core.ids import Tier
+from d3bed.plan import baselines
+from d3bed.plan.optimal import optimal
+from d3bed.plan.problem import Problem, cost_s, link_bytes
+
+__all__ = ["STRATEGIES", "Solution", "Strategy", "solve"]
+
+#: A strategy: a problem in, the tier of every vertex out. Raises `PlanInfeasible`.
+Strategy = Callable[[Problem], tuple[Tier, ...]]
+
+STRATEGIES: dict[str, Strategy] = {
+    "optimal": optimal,
+    "device": baselines.device,
+    "edge": baselines.edge,
+    "cloud": baselines.cloud,
+}
+
+
+class Solution(msgspec.Struct, frozen=True):
+    """A plan, judged by definition. `link_bytes` counts one frame, its result included."""
+
+    strategy: str
+    tiers: tuple[Tier, ...]
+    cost_s: float
+    plan_time_s: float
+    link_bytes: dict[str, int]
+
+    def report(self, problem: Problem) -> dict[str, Any]:
+        """What `d3bed plan --json` prints."""
+        return {
+            "strategy": self.strategy,
+            "assignment": {n: t.value for n, t in zip(problem.names, self.tiers, strict=True)},
+            "cost_s": self.cost_s,
+            "plan_time_s": self.plan_time_s,
+            "link_bytes": self.link_bytes,
+        }
+
+
+def solve(problem: Problem, strategy: str = "optimal") -> Solution:
+    """Plan by the named strategy. Raises `ConfigError` for an unknown one, and `PlanInfeasible`."""
+    plan = STRATEGIES.get(strategy)
+    if plan is None:
+        known = ", ".join(STRATEGIES)
+        raise ConfigError("strategy", strategy, "there is no such strategy", f"known: {known}")
+    start_s = time.perf_counter()
+    tiers = plan(problem)
+    taken_s = time.perf_counter() - start_s
+    return Solution(strategy, tiers, cost_s(problem, tiers), taken_s, link_bytes(problem, tiers))
