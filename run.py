@@ -24,7 +24,7 @@ LOCKS = ROOT / "requirements"
 
 
 def main() -> int:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - a system Python may be older
         return fail(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     arguments = sys.argv[1:] or ["--help"]
     wanted = ["runtime"] + (["dev"] if arguments[0] == "test" else [])

@@ -152,7 +152,8 @@ async def _start_server(config: Config, overrides: list[str], children: Children
     arguments = ["server", "--config", config.path, "--data-dir", str(work_dir / "data"), *overrides]
     await children.start("server", arguments)
     address = work_dir / "data" / "address"
-    while not address.exists():  # a server that fails ends the demo through `Children.died`
+    # Another process makes the file; if it fails instead, `Children.died` ends the demo.
+    while not address.exists():  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     return address.read_text().strip()
 
@@ -190,7 +191,8 @@ def _judge(report: dict[str, Any], frames: int | None, console: Console) -> int:
     console.print(
         f"{report['model']}, strategy {report['strategy']}, network {report['network']}: "
         f"{counts['answered']} of {counts['sent']} frames answered, {counts['lost']} lost; "
-        f"median latency {milliseconds(latency['median'])} ms, predicted {milliseconds(latency['predicted'])} ms",
+        f"median latency {milliseconds(latency['median'])} ms, "
+        f"predicted {milliseconds(latency['predicted'])} ms",
         highlight=False,
         soft_wrap=True,
     )

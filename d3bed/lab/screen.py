@@ -71,7 +71,8 @@ def _head(pipeline: dict[str, Any], dashboard: str, elapsed_s: float) -> Rendera
     lines.add_row("dashboard", Text(dashboard, style="underline blue"))
     lines.add_row(
         "model",
-        f"{pipeline.get('model') or '–'}, strategy {pipeline.get('strategy') or '–'}, network {pipeline.get('network') or '–'}",
+        f"{pipeline.get('model') or '–'}, strategy {pipeline.get('strategy') or '–'}, "
+        f"network {pipeline.get('network') or '–'}",
     )
     lines.add_row(
         "phase", f"{pipeline.get('phase_text') or pipeline.get('phase') or '–'} ({elapsed_s:.0f} s)"
@@ -82,8 +83,8 @@ def _head(pipeline: dict[str, Any], dashboard: str, elapsed_s: float) -> Rendera
     )
     lines.add_row(
         "latency",
-        f"median {milliseconds(latency.get('median'))} ms, 95th percentile {milliseconds(latency.get('p95'))} ms, "
-        f"predicted {milliseconds(predicted)} ms",
+        f"median {milliseconds(latency.get('median'))} ms, "
+        f"95th percentile {milliseconds(latency.get('p95'))} ms, predicted {milliseconds(predicted)} ms",
     )
     lines.add_row("exact", exactness(pipeline.get("exact") or {}))
     return Panel(lines, title="d3bed demo", title_align="left")

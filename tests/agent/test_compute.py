@@ -1,0 +1,99 @@
+"""The compute thread and the emulation of slower boards."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+import torch
+
+from d3bed.agent.compute import ComputeThread, Hold, run_held
+
+
+async def test_all_jobs_run_on_one_thread_under_inference_mode() -> None:
+    compute = ComputeThread("test")
+    try:
+        names = [await compute.run(lambda: threading.current_thread().name) for _ in range(3)]
+        assert set(names) == {"compute test"}
+        assert await compute.run(torch.is_inference_mode_enabled)
+    finally:
+        compute.close()
+
+
+async def test_a_job_that_fails_fails_its_caller_and_nothing_else() -> None:
+    compute = ComputeThread("test")
+
+    def broken() -> None:
+        raise RuntimeError("shape mismatch")
+
+    try:
+        with pytest.raises(RuntimeError, match="shape mismatch"):
+            await compute.run(broken)
+        assert await compute.run(lambda: 7) == 7
+    finally:
+        compute.close()
+
+
+async def test_jobs_run_in_the_order_they_were_given() -> None:
+    compute = ComputeThread("test")
+    order: list[int] = []
+    try:
+        await asyncio.gather(*(compute.run(lambda n=n: order.append(n)) for n in range(20)))  # type: ignore[misc]
+    finally:
+        compute.close()
+    assert order == list(range(20))
+
+
+async def test_a_closed_thread_says_so() -> None:
+    compute = ComputeThread("test")
+    compute.close()
+    compute.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await compute.run(lambda: 1)
+
+
+def test_full_speed_is_never_held() -> None:
+    hold = Hold(1.0)
+    assert hold.until("f", 0.0, 0.0, 0.010, nominal_s=0.5) == 0.010
+
+
+def test_a_slow_board_is_held_to_nominal_over_speed() -> None:
+    hold = Hold(0.2)
+    assert hold.until("f", 10.0, 10.0, 10.011, nominal_s=0.010) == pytest.approx(10.050)
+
+
+def test_deadlines_of_following_steps_add_up_without_drift() -> None:
+    hold = Hold(0.5)
+    first = hold.until("f", 0.0, 0.0, 0.010, nominal_s=0.010)
+    # The thread woke late and the next step started late: the deadline does not move.
+    second = hold.until("f", first, first + 0.003, first + 0.013, nominal_s=0.010)
+    assert second == pytest.approx(0.040)
+
+
+def test_time_spent_waiting_for_inputs_is_not_made_up_for() -> None:
+    hold = Hold(0.5)
+    hold.until("f", 0.0, 0.0, 0.010, nominal_s=0.010)
+    assert hold.until("f", 1.0, 1.0, 1.010, nominal_s=0.010) == pytest.approx(1.020)
+
+
+def test_outside_the_dead_band_raw_time_counts() -> None:
+    hold = Hold(0.5)
+    assert hold.until("f", 0.0, 0.0, 0.030, nominal_s=0.010) == pytest.approx(0.060)
+
+
+def test_a_forgotten_frame_starts_afresh() -> None:
+    hold = Hold(0.5)
+    hold.until("f", 0.0, 0.0, 0.030, nominal_s=0.010)
+    hold.forget("f")
+    assert hold.until("f", 1.0, 1.0, 1.010, nominal_s=0.010) == pytest.approx(1.020)
+
+
+def test_a_held_job_really_ran_and_ends_no_earlier_than_its_deadline() -> None:
+    hold, before_s = Hold(0.1), time.monotonic()
+    done = run_held(lambda: (torch.ones(3) * 2,), hold, "f", before_s, nominal_s=0.004)
+    assert torch.equal(done.outputs[0], torch.full((3,), 2.0))
+    assert done.end_s - before_s >= 0.040 or done.held_s == 0.0
+    assert done.held_s > 0
+    assert time.monotonic() >= done.end_s
