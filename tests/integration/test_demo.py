@@ -1,0 +1,176 @@
+"""The demo as a newcomer runs it: real processes, real TCP, a report, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextlib.asynccontextmanager
+async def demo(folder: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`d3bed demo …` in a folder of its own; killed at the end if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "d3bed",
+        "demo",
+        *arguments,
+        cwd=folder,
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def until(condition: Any, what: str, limit_s: float = 60.0) -> Any:
+    """Wait for a condition (async callable) to give something true."""
+    async with asyncio.timeout(limit_s):
+        while True:
+            if found := await condition():
+                return found
+            await asyncio.sleep(0.05)
+    raise AssertionError(what)
+
+
+async def fetch(port: int, path: str) -> Any:
+    """GET JSON, or None while nobody answers."""
+    with contextlib.suppress(aiohttp.ClientError):
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{port}{path}") as answer,
+        ):
+            return await answer.json() if answer.status == 200 else None
+
+
+async def running_agents(port: int) -> list[dict[str, Any]] | None:
+    """The four agents once the first frames were answered."""
+    pipelines = await fetch(port, "/api/pipelines")
+    if not pipelines or not (pipelines[0].get("frames") or {}).get("answered"):
+        return None
+    return list(await fetch(port, "/api/agents"))
+
+
+async def children_of(process: asyncio.subprocess.Process) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+async def all_gone(children: list[psutil.Process]) -> bool:
+    return not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+
+
+async def test_headless_demo_answers_every_frame_exactly_over_shaped_links(tmp_path: Path) -> None:
+    report_path = tmp_path / "report.json"
+    arguments = ("--headless", "--frames", "6", "--report", str(report_path), "--port", "0")
+    async with demo(tmp_path, *arguments) as process:
+        output, _ = await process.communicate()
+    text = output.decode()
+    assert process.returncode == 0, text
+    report = json.loads(report_path.read_text())
+    assert report["frames"] == {"sent": 6, "answered": 6, "lost": 0}
+    assert report["exact"] == {"checked": 6, "identical": 6, "max_rel_err": 0.0}
+    assert set(report["plan"].values()) == {"device", "edge", "cloud"}
+    assert {a["tier"] for a in report["agents"]} == {"device", "edge", "cloud"}
+    assert len({a["pid"] for a in report["agents"]}) == len(report["agents"]) == 4
+    assert len({a["fingerprint"] for a in report["agents"]}) == 1
+    carried = {(link["from"], link["to"]) for link in report["links"] if link["bytes"] > 100_000}
+    assert {("pi-1", "edge-1"), ("pi-1", "edge-2")} & carried
+    assert all(link["target_bytes_per_s"] for link in report["links"])
+    assert all(report["compute_s"][tier] > 0 for tier in ("device", "edge", "cloud"))
+    assert 0 < report["latency_s"]["median"] <= report["latency_s"]["p95"]
+    assert report["latency_s"]["predicted"] > 0
+    assert "bit-identical" in text
+
+
+async def test_strategy_switch_while_frames_flow_loses_and_mixes_nothing(tmp_path: Path) -> None:
+    port, report_path = free_port(), tmp_path / "report.json"
+    arguments = ("--headless", "--frames", "30", "--report", str(report_path), "--port", str(port))
+    async with demo(tmp_path, *arguments) as process:
+        await until(lambda: running_agents(port), "the first frame")
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            for strategy in ("edge", "cloud", "device"):
+                url = "/api/pipelines/main/strategy"
+                async with session.post(url, json={"strategy": strategy}) as answer:
+                    assert answer.status == 200, await answer.text()
+
+                async def switched(wanted: str = strategy) -> bool:
+                    pipeline = await fetch(port, "/api/pipelines/main")
+                    epochs = [e for e in await fetch(port, "/api/plans") if e["state"] == "active"]
+                    return bool(pipeline) and [e["strategy"] for e in epochs] == [wanted]
+
+                await until(switched, f"an active epoch of strategy {strategy}")
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    report = json.loads(report_path.read_text())
+    assert report["frames"] == {"sent": 30, "answered": 30, "lost": 0}
+    assert report["exact"]["checked"] == report["exact"]["identical"] == 30
+    assert [e["strategy"] for e in report["epochs"]] == ["optimal", "edge", "cloud", "device"]
+    numbers = [e["epoch"] for e in report["epochs"]]
+    assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.parametrize("victim", ["edge", "server"])
+async def test_a_killed_child_ends_the_demo_with_a_clear_error(tmp_path: Path, victim: str) -> None:
+    port = free_port()
+    async with demo(tmp_path, "--headless", "--frames", "100000", "--port", str(port)) as process:
+        agents = await until(lambda: running_agents(port), "the first frame")
+        children = await children_of(process)
+        pids = {a["pid"] for a in agents if a["tier"] == victim}
+        if victim == "server":
+            pids = {c.pid for c in children} - {a["pid"] for a in agents}
+        os.kill(min(pids), signal.SIGKILL)
+        output, _ = await process.communicate()
+    assert process.returncode == 1
+    assert "was killed by SIGKILL" in output.decode()
+    assert await all_gone(children)
+
+
+async def test_ctrl_c_leaves_no_process_and_no_open_port(tmp_path: Path) -> None:
+    port = free_port()
+    async with demo(tmp_path, "--headless", "--frames", "100000", "--port", str(port)) as process:
+        await until(lambda: running_agents(port), "the first frame")
+        children = await children_of(process)
+        assert len(children) == 5
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+    assert await all_gone(children)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+async def test_when_the_demo_itself_is_killed_its_children_end(tmp_path: Path) -> None:
+    port = free_port()
+    async with demo(tmp_path, "--headless", "--frames", "100000", "--port", str(port)) as process:
+        await until(lambda: running_agents(port), "the first frame")
+        children = await children_of(process)
+        process.kill()
+        await process.communicate()
+        await until(lambda: all_gone(children), "the children to end", 20)
+        assert await all_gone(children)
