@@ -127,7 +127,8 @@ def test_a_corrupt_photo_is_named(tmp_path: Path) -> None:
         ('{"format": "d3bed.problem/1", "vertices": [', ("JSON",)),
         (
             '{"format": "d3bed.problem/1", "vertices": [{"name": "input", "time_s": {"device": 0}, '
-            '"output_bytes": 1}, {"name": "a", "time_s": {"device": NaN}, "output_bytes": 1}], "edges": [[0, 1]]}',
+            '"output_bytes": 1}, {"name": "a", "time_s": {"device": NaN}, "output_bytes": 1}], '
+            '"edges": [[0, 1]]}',
             ("a",),
         ),
         (
