@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from d3bed.core.ids import TIERS, Tier
@@ -29,6 +29,8 @@ _FINITE = 2**29
 _INFINITE = 2**30
 #: A known plan this much dearer than the one found leaves too coarse a scale: scale and cut again.
 _COARSE = 64
+#: Sums of times and transfers are exact to far less than this part of them.
+_ROUNDING = 1e-9
 
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
@@ -49,14 +51,15 @@ def minimum_cut(problem: Problem, known: tuple[Tier, ...]) -> tuple[Tier, ...]:
     """An optimal plan; `known` is any feasible plan, the better the finer the arithmetic."""
     network = _Network(problem)
     bound_s = cost_s(problem, known)
-    while True:
+    while bound_s > 0:
         found = network.cut(bound_s)
         found_s = cost_s(problem, found)
         if found_s >= bound_s:
-            return known
+            break
         if network.surplus_s(found_s) * _COARSE > network.surplus_s(bound_s):
             return found
         known, bound_s = found, found_s
+    return known
 
 
 class _Network:
@@ -91,17 +94,11 @@ class _Network:
                 self._add_tensors(producers, consumers, fan_out, paid, offset)
         self._add_result(problem)
 
-        tails, heads = np.concatenate(self.tails), np.concatenate(self.heads)
-        capacities = np.concatenate(self.capacities)
-        # SciPy wants an arc's reverse to be there; having it from the start keeps flow and capacity
-        # in one pattern, so that residuals are one subtraction.
-        pair = np.concatenate((tails, heads)) * self.nodes + np.concatenate((heads, tails))
-        keys, place = np.unique(pair, return_inverse=True)
-        self.capacity_s = np.zeros(len(keys))
-        np.add.at(self.capacity_s, place[: len(tails)], capacities)
-        self.columns = (keys % self.nodes).astype(np.int32)
-        rows = keys // self.nodes
-        self.row_starts = np.searchsorted(rows, np.arange(self.nodes + 1)).astype(np.int32)
+        arcs = (np.concatenate(self.tails), np.concatenate(self.heads))
+        shape = (self.nodes, self.nodes)
+        # To compressed rows: parallel arcs are added up, and zeros would only be carried along.
+        self.capacity_s = coo_array((np.concatenate(self.capacities), arcs), shape=shape).tocsr()
+        self.capacity_s.eliminate_zeros()
 
     def _add(self, tails: _Ints, heads: _Ints, capacities: _Floats) -> None:
         self.tails.append(tails)
@@ -147,17 +144,22 @@ class _Network:
 
     def cut(self, bound_s: float) -> tuple[Tier, ...]:
         """The cheapest cut, in arithmetic scaled to a plan that is known to cost `bound_s`."""
-        surplus = self.surplus_s(bound_s)
-        scale = _FINITE / surplus if surplus > 0 else 0.0
-        finite = np.isfinite(self.capacity_s)
-        scaled = np.full(len(self.capacity_s), float(_INFINITE))
-        np.multiply(self.capacity_s, scale, out=scaled, where=finite)
-        units = np.minimum(np.rint(scaled), _INFINITE).astype(np.int32)
-        shape = (self.nodes, self.nodes)
-        network = csr_array((units, self.columns, self.row_starts), shape=shape)
-        flow = maximum_flow(network, self.source, self.sink).flow
-        residual = csr_array((units - flow.data, self.columns, self.row_starts), shape=shape)
-        residual.eliminate_zeros()
+        # A surplus lost in the rounding of sums must not be taken for a bound.
+        surplus = max(self.surplus_s(bound_s), _ROUNDING * bound_s)
+        scale = _FINITE / surplus
+        capacity_s = self.capacity_s.data
+        units = np.full(len(capacity_s), float(_INFINITE))
+        np.multiply(capacity_s, scale, out=units, where=np.isfinite(capacity_s))
+        network = csr_array(
+            (
+                np.minimum(np.rint(units), _INFINITE).astype(np.int32),
+                self.capacity_s.indices,
+                self.capacity_s.indptr,
+            ),
+            shape=self.capacity_s.shape,
+        )
+        # Flow is antisymmetric: against an arc, what flows along it can be taken back.
+        residual = network - maximum_flow(network, self.source, self.sink).flow
         reached = np.zeros(self.nodes, dtype=bool)
         reached[breadth_first_order(residual, self.source, return_predecessors=False)] = True
         rank = reached[: self.count].astype(int) + reached[self.count : 2 * self.count]
