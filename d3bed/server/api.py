@@ -1,0 +1,287 @@
+"""The JSON API: one table of routes, which both serves and documents.
+
+`ROUTES` is the only list: handlers, types and the OpenAPI document all come from it. Errors are
+`{"error": "…"}`, 4xx where the caller is at fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from d3bed import __version__
+from d3bed.core.ids import CauseId, PipelineId
+from d3bed.core.messages import ModelSpec
+from d3bed.server.events import ChangeModel, ChangeStrategy, Order, StartRun, StopRun
+from d3bed.server.runner import Runner
+from d3bed.server.views import AgentView, LinkView, PipelineView, RunReport, RunView, StateView
+
+__all__ = ["MAX_BODY_BYTES", "ROUTES", "Api", "ApiError", "Route", "json_response", "openapi"]
+
+MAX_BODY_BYTES = 64 * 1024
+_LISTED = 200
+
+_T = TypeVar("_T")
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=300)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+_InFlight = Annotated[int, msgspec.Meta(ge=1, le=64)]
+_Size = Annotated[int, msgspec.Meta(ge=1, le=8192)]
+
+
+class ApiError(Exception):
+    """Answered as `{"error": text}` with `status`."""
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status, self.text = status, text
+        super().__init__(text)
+
+
+# ── bodies and answers ────────────────────────────────────────────────────────────────────────────
+
+
+class StrategyOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    strategy: _Text
+
+
+class ModelOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`input` is [C, H, W]; `weights` as in the model zoo: `pretrained`, `random:SEED` or a file."""
+
+    model: _Text
+    weights: _Text = "random:0"
+    input: tuple[_Size, _Size, _Size] | None = None
+
+
+class RunOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`frames` null: until stopped; `in_flight` null: as configured."""
+
+    frames: _Count | None = None
+    in_flight: _InFlight | None = None
+
+
+class StopOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The order was taken; events of the feed that follow from it carry `cause_id`."""
+
+    pipeline: PipelineId
+    cause_id: CauseId | None
+
+
+class PlanRow(msgspec.Struct, frozen=True):
+    """One answer of the planner; `tiers` in the text form of a plan, `route` the agent of each tier."""
+
+    id: int
+    at_s: float
+    cause_id: CauseId | None
+    pipeline: PipelineId
+    model: str
+    strategy: str
+    cost_s: float
+    plan_time_s: float
+    latency_s: float
+    route: dict[str, str]
+    tiers: str
+
+
+class Problem(msgspec.Struct, frozen=True):
+    error: str
+
+
+# ── handlers ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class Api:
+    """What the routes do. Every method takes the request's path values (and body)."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._coordinator = runner.coordinator
+
+    async def agents(self) -> tuple[AgentView, ...]:
+        return self._coordinator.snapshot().agents
+
+    async def links(self) -> tuple[LinkView, ...]:
+        return self._coordinator.snapshot().links
+
+    async def pipelines(self) -> list[PipelineView]:
+        return [self._coordinator.view(name) for name in self._coordinator.pipelines]
+
+    async def pipeline(self, id: str) -> PipelineView:
+        return self._coordinator.view(self._known(id))
+
+    async def state(self) -> StateView:
+        return self._coordinator.snapshot()
+
+    async def plans(self) -> list[PlanRow]:
+        rows = await self._runner.read(f"SELECT * FROM plans ORDER BY id DESC LIMIT {_LISTED}")
+        for row in rows:
+            row["route"] = msgspec.json.decode(row["route"])
+        return msgspec.convert(rows, list[PlanRow])
+
+    async def runs(self) -> list[RunView]:
+        sql = f"SELECT id, view FROM runs ORDER BY started_s DESC LIMIT {_LISTED}"
+        stored = {r["id"]: msgspec.json.decode(r["view"], type=RunView) for r in await self._runner.read(sql)}
+        live = {run.id: run.view for run in self._coordinator.runs()}
+        return sorted((stored | live).values(), key=lambda run: run.started_s, reverse=True)
+
+    async def run(self, id: str) -> RunView:
+        for run in self._coordinator.runs():
+            if run.id == id:
+                return run.view
+        return msgspec.json.decode(await self._stored(id, "view"), type=RunView)
+
+    async def report(self, id: str) -> RunReport:
+        report = self._coordinator.report(id)
+        return report or msgspec.json.decode(await self._stored(id, "report"), type=RunReport)
+
+    async def openapi(self) -> dict[str, Any]:
+        return openapi()
+
+    async def strategy(self, id: str, body: StrategyOrder) -> Accepted:
+        name = self._known(id)
+        if body.strategy not in self._coordinator.strategies:
+            known = ", ".join(self._coordinator.strategies)
+            raise ApiError(400, f"strategy: unknown strategy {body.strategy!r}; known: {known}")
+        return self._order(ChangeStrategy(name, body.strategy))
+
+    async def model(self, id: str, body: ModelOrder) -> Accepted:
+        name, models = self._known(id), self._coordinator.settings.models
+        if body.model not in models and ":" not in body.model and not body.model.endswith(".pt2"):
+            known = ", ".join(models)
+            raise ApiError(
+                400,
+                f"model: unknown model {body.model!r}; known: {known}, package.module:factory, a .pt2 file",
+            )
+        return self._order(ChangeModel(name, ModelSpec(body.model, body.weights, body.input)))
+
+    async def start(self, id: str, body: RunOrder) -> Accepted:
+        pipeline = self._coordinator.pipelines[self._known(id)]
+        if pipeline.is_running:
+            raise ApiError(409, f"pipeline {id}: a run is under way; stop it first")
+        in_flight = body.in_flight or pipeline.settings.in_flight
+        return self._order(StartRun(pipeline.settings.id, body.frames, in_flight))
+
+    async def stop(self, id: str, body: StopOrder) -> Accepted:
+        return self._order(StopRun(self._known(id)))
+
+    def _known(self, id: str) -> PipelineId:
+        name = PipelineId(id)
+        if name not in self._coordinator.pipelines:
+            known = ", ".join(self._coordinator.pipelines) or "none"
+            raise ApiError(404, f"there is no pipeline {id!r}; known: {known}")
+        return name
+
+    def _order(self, order: Order) -> Accepted:
+        self._runner.submit(order)
+        return Accepted(order.pipeline, self._coordinator.cause_of(order.pipeline))
+
+    async def _stored(self, id: str, column: str) -> str:
+        rows = await self._runner.read(f"SELECT {column} FROM runs WHERE id = ?", id)
+        if not rows:
+            raise ApiError(404, f"there is no run {id!r}")
+        return str(rows[0][column])
+
+
+# ── the table ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Route:
+    """`call` gets the path values by name, and `body` decoded as its type where there is one."""
+
+    method: str
+    path: str
+    summary: str
+    call: Callable[..., Awaitable[Any]]
+    answer: Any
+    body: Any = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes something, and thus needs the token."""
+        return self.method != "GET"
+
+    @property
+    def status(self) -> int:
+        return 202 if self.changes else 200
+
+    async def respond(self, api: Api, request: web.Request) -> web.Response:
+        values: dict[str, Any] = dict(request.match_info)
+        if self.body is not None:
+            values["body"] = _decode(await request.read(), self.body)
+        return json_response(await self.call(api, **values), self.status)
+
+
+_PIPELINE = "/api/pipelines/{id}"
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/api/state", "Everything that the dashboard shows", Api.state, StateView),
+    Route("GET", "/api/agents", "All agents seen since the start", Api.agents, list[AgentView]),
+    Route("GET", "/api/links", "Measured links and what went over them", Api.links, list[LinkView]),
+    Route("GET", "/api/pipelines", "All pipelines", Api.pipelines, list[PipelineView]),
+    Route("GET", _PIPELINE, "One pipeline", Api.pipeline, PipelineView),
+    Route("GET", "/api/plans", "The planner's latest answers, newest first", Api.plans, list[PlanRow]),
+    Route("GET", "/api/runs", "Runs, newest first", Api.runs, list[RunView]),
+    Route("GET", "/api/runs/{id}", "One run", Api.run, RunView),
+    Route("GET", "/api/runs/{id}/report", "Its report, d3bed.report/1", Api.report, RunReport),
+    Route("GET", "/api/openapi.json", "This document", Api.openapi, dict[str, Any]),
+    Route("POST", f"{_PIPELINE}/strategy", "Plan by a strategy", Api.strategy, Accepted, StrategyOrder),
+    Route("POST", f"{_PIPELINE}/model", "Switch to a model", Api.model, Accepted, ModelOrder),
+    Route("POST", f"{_PIPELINE}/start", "Start a run of frames", Api.start, Accepted, RunOrder),
+    Route("POST", f"{_PIPELINE}/stop", "Stop the run", Api.stop, Accepted, StopOrder),
+)
+
+
+def _decode(body: bytes, kind: type[_T]) -> _T:
+    """An empty body counts as `{}`."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise ApiError(400, f"body: {error}") from None
+
+
+def json_response(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+def openapi() -> dict[str, Any]:
+    """The OpenAPI 3.1 document of `ROUTES`."""
+    kinds = [kind for route in ROUTES for kind in (route.answer, route.body) if kind is not None] + [Problem]
+    schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    schema_of = dict(zip((repr(kind) for kind in kinds), schemas, strict=True))
+
+    def content(kind: Any) -> dict[str, Any]:
+        return {"content": {"application/json": {"schema": schema_of[repr(kind)]}}}
+
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        operation: dict[str, Any] = {
+            "summary": route.summary,
+            "responses": {
+                str(route.status): {"description": "done", **content(route.answer)},
+                "default": {"description": "it failed; says why", **content(Problem)},
+            },
+        }
+        if "{id}" in route.path:
+            operation["parameters"] = [
+                {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+            ]
+        if route.body is not None:
+            operation["requestBody"] = content(route.body)
+        if route.changes:
+            operation["security"] = [{"token": []}]
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "d3bed", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }

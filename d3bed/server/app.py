@@ -1,0 +1,221 @@
+"""The HTTP server: dashboard, JSON API, WebSockets, and the guards in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import jinja2
+import markupsafe
+from aiohttp import web
+
+import d3bed
+from d3bed.core.errors import ConfigError
+from d3bed.plan import STRATEGIES
+from d3bed.server.api import MAX_BODY_BYTES, ROUTES, Api, ApiError, Problem, Route, json_response
+from d3bed.server.auth import has_token, is_foreign_host, is_foreign_origin, is_loopback, kept_secret
+from d3bed.server.coordinator import Coordinator
+from d3bed.server.runner import Runner, make_clock
+from d3bed.server.settings import ServerSettings
+from d3bed.server.sockets import Sockets
+from d3bed.server.store import Store
+
+__all__ = ["make_app", "serve"]
+
+logger = logging.getLogger(__name__)
+
+_SHUTDOWN_S = 3.0
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self';"
+        " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def serve(
+    settings: ServerSettings,
+    *,
+    ready: Callable[[str], None] | None = None,
+    tell: Callable[[str], object] = sys.stderr.write,
+) -> None:
+    """Serve until cancelled. `ready` gets the address as soon as requests are answered.
+
+    `tell` gets a newly made token, once. Raises `ConfigError`: a port in use, a bad host, a data
+    directory that cannot be used, impossible settings.
+    """
+    settings.check(tuple(STRATEGIES))
+    listener = _listen(settings.host, settings.port)
+    try:
+        store = Store(settings.data_dir)
+        try:
+            await _serve(settings, listener, store, ready, tell)
+        finally:
+            await asyncio.to_thread(store.close)
+    finally:
+        listener.close()
+
+
+async def _serve(
+    settings: ServerSettings,
+    listener: socket.socket,
+    store: Store,
+    ready: Callable[[str], None] | None,
+    tell: Callable[[str], object],
+) -> None:
+    token = settings.token
+    if token is None and not is_loopback(settings.host):
+        token, is_new = kept_secret(settings.data_dir / "token")
+        if is_new:
+            tell(f"token for agents and for changes (kept in {settings.data_dir / 'token'}): {token}\n")
+    link_secret, _ = kept_secret(settings.data_dir / "link-secret")
+    coordinator = Coordinator(
+        settings,
+        link_secret=link_secret,
+        strategies=tuple(STRATEGIES),
+        boot=store.boot,
+        last_epoch=store.last_epoch,
+    )
+    runner = Runner(coordinator, store, make_clock())
+    app = make_app(runner, token=token, loopback=is_loopback(settings.host))
+    web_runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    await web_runner.setup()
+    try:
+        runner.start()
+        await web.SockSite(web_runner, listener).start()
+        if ready is not None:
+            ready(_address(settings.host, listener))
+        await asyncio.Event().wait()
+    finally:
+        await web_runner.cleanup()
+        await runner.stop()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OverflowError:
+        raise ConfigError("server", "port", f"{port} is no port", "use 0 to 65535") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            problem, remedy = f"port {port} is in use", "stop what listens there, or use another --port"
+            raise ConfigError("server", "port", problem, remedy) from None
+        raise ConfigError("server", "host", f"cannot listen on {host} port {port} ({error})") from None
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+# ── the application ───────────────────────────────────────────────────────────────────────────────
+
+
+def make_app(runner: Runner, *, token: str | None, loopback: bool) -> web.Application:
+    """`loopback`: only requests that name this machine as their host are answered."""
+    api, sockets = Api(runner), Sockets(runner)
+    app = web.Application(
+        middlewares=[_errors_as_json, _guard(token, loopback=loopback)], client_max_size=MAX_BODY_BYTES
+    )
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, _handler(api, route))
+    app.router.add_get("/ws/agent", sockets.agent)
+    app.router.add_get("/ws/events", sockets.events)
+    files = _web_files()
+    app.router.add_static("/static/", files / "static")
+    app.router.add_get("/", _page(runner, files / "templates", needs_token=token is not None))
+
+    async def say_goodbye(_: web.Application) -> None:
+        await sockets.close()
+
+    app.on_shutdown.append(say_goodbye)
+    return app
+
+
+def _handler(api: Api, route: Route) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await route.respond(api, request)
+
+    return handle
+
+
+def _guard(
+    token: str | None, *, loopback: bool
+) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host, is_socket = request.headers.get("Host"), request.path.startswith("/ws/")
+        if loopback and is_foreign_host(host):
+            raise ApiError(403, f"host: {host!r} is not this machine; use 127.0.0.1 or localhost")
+        changes = request.method not in ("GET", "HEAD")
+        if (changes or is_socket) and is_foreign_origin(request.headers.get("Origin"), host):
+            raise ApiError(403, "origin: another site's page may not do this")
+        guarded = changes or request.path == "/ws/agent"
+        if guarded and token is not None and not has_token(request.headers.get("Authorization"), token):
+            raise ApiError(401, "authorization: this needs the header 'Authorization: Bearer <token>'")
+        return await handler(request)
+
+    return guard
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return json_response(Problem(error.text), error.status)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        answer = json_response(Problem(error.text or error.reason), error.status)
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        return json_response(Problem("the server failed; its log says why"), 500)
+
+
+# ── the dashboard ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _web_files() -> Path:
+    """Templates and static files: inside the installed package, or in the checkout."""
+    package = Path(d3bed.__file__).parent
+    for place in (package / "_data" / "web", package.parent / "web"):
+        if (place / "templates").is_dir():
+            return place
+    raise ConfigError("web", "", "the dashboard's files are missing", "install d3bed again")
+
+
+def _page(runner: Runner, templates: Path, *, needs_token: bool) -> Handler:
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(templates), autoescape=True)
+
+    async def page(request: web.Request) -> web.StreamResponse:
+        runner.feed.flush()
+        text = environment.get_template("index.html").render(
+            snapshot=_for_script(runner.feed.snapshot()), version=d3bed.__version__, needs_token=needs_token
+        )
+        answer = web.Response(text=text, content_type="text/html", headers=_HEADERS)
+        answer.enable_compression()
+        return answer
+
+    return page
+
+
+def _for_script(json: str) -> markupsafe.Markup:
+    """JSON that may stand inside a `<script type="application/json">` element."""
+    for character in "<>&":
+        json = json.replace(character, f"\\u{ord(character):04x}")
+    return markupsafe.Markup(json)

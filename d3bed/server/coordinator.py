@@ -1,0 +1,344 @@
+"""The control plane's brain: `handle(event, now) -> [command]`.
+
+Pure. It knows which agents are there, hands every event to the pipelines that it concerns, counts
+what frames and transfers show, and publishes what changed. `pipeline` decides from plan to plan.
+It must not know sockets, disks, clocks or threads; only the runner performs what it commands. It
+follows dask/distributed's worker state machine in form.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import assert_never
+
+import msgspec
+
+from d3bed.core.graph import Graph
+from d3bed.core.ids import CauseId, Epoch, PipelineId
+from d3bed.core.messages import (
+    ClockPing,
+    ClockPong,
+    Drained,
+    FramesAnswered,
+    Heartbeat,
+    LinkFailed,
+    LinkLost,
+    LinkMeasured,
+    ModelFailed,
+    ModelLoaded,
+    PrepareFailed,
+    Profiled,
+    Ready,
+    Register,
+    SourceEnded,
+    SpansRecorded,
+    Stop,
+    Transferred,
+    Welcome,
+)
+from d3bed.server.events import (
+    AgentJoined,
+    AgentLost,
+    AgentSaid,
+    ChangeModel,
+    ChangeStrategy,
+    CloseAgent,
+    Command,
+    Event,
+    PlanComputed,
+    PlanFailed,
+    SendTo,
+    Shutdown,
+    StartRun,
+    StopRun,
+    Ticked,
+)
+from d3bed.server.pipeline import Pipeline, Start
+from d3bed.server.runs import Run
+from d3bed.server.settings import ServerSettings
+from d3bed.server.traffic import Traffic
+from d3bed.server.views import FrameView, PipelineView, RunReport, StateView
+from d3bed.server.world import AgentRecord, LinkRecord, World
+
+__all__ = ["HEARTBEAT_S", "SILENCE_S", "Coordinator"]
+
+#: Agents speak at least this often; one that is silent for `SILENCE_S` is lost.
+HEARTBEAT_S = 0.5
+SILENCE_S = 2.0
+#: Exporting or profiling keeps an agent's interpreter busy: then it may be silent for longer.
+BUSY_SILENCE_S = 30.0
+#: Statistics are published this often, and runs stored.
+STATISTICS_S, SAVE_S = 0.5, 1.0
+FRAMES_KEPT = 100
+
+#: WebSocket close codes for agents that are not let in.
+REFUSED_NAME, REFUSED_TIER, SILENT = 4409, 4403, 4408
+
+
+class Coordinator:
+    """State of the whole server. `link_secret` is what agents prove themselves to each other with."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        link_secret: str,
+        strategies: tuple[str, ...],
+        boot: int = 1,
+        last_epoch: Epoch = Epoch(0),  # noqa: B008
+    ) -> None:
+        self.settings = settings
+        self.world = World(boot=boot, last_epoch=last_epoch)
+        self.pipelines = {p.id: Pipeline(p, self.world) for p in settings.pipelines}
+        self.strategies = strategies
+        self.frames: deque[FrameView] = deque(maxlen=FRAMES_KEPT)
+        self._traffic = {p.settings.id: Traffic(p) for p in self.pipelines.values()}
+        self._tiers = {agent: tier for p in settings.pipelines for agent, tier in p.tiers.items()}
+        self._link_secret = link_secret
+        self._connections: dict[int, AgentRecord] = {}
+        self._graphs: dict[str, Graph] = {}
+        self._shown: dict[PipelineId, PipelineView] = {}
+        self._ticked_s: float | None = None
+        self._counted_s = self._saved_s = 0.0
+
+    # ── events in, commands out ───────────────────────────────────────────────────────────────────
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Returns what to do about `event`; `now` is the server's clock in seconds."""
+        self.world.now = now
+        match event:
+            case AgentSaid(connection, message):
+                record = self._connections.get(connection)
+                if record is not None:
+                    record.heard_s = now
+                    self._said(record, message)
+            case AgentJoined(connection, register):
+                self._joined(connection, register)
+            case AgentLost(connection, reason):
+                self._lost(connection, reason)
+            case Ticked():
+                self._tick(now)
+            case PlanComputed(pipeline, request, choice):
+                self.pipelines[pipeline].plan_computed(request, choice)
+            case PlanFailed(pipeline, request, problem):
+                self.pipelines[pipeline].plan_failed(request, problem)
+            case ChangeStrategy(pipeline, strategy):
+                self.pipelines[pipeline].want(f"strategy {strategy} chosen", strategy=strategy)
+            case ChangeModel(pipeline, model):
+                self.pipelines[pipeline].want(f"model {model.name} chosen", model=model)
+            case StartRun(pipeline, frames, in_flight):
+                self.pipelines[pipeline].begin_run(Start(frames, in_flight))
+            case StopRun(pipeline):
+                self.pipelines[pipeline].stop_run()
+            case Shutdown(reason):
+                for agent in self.world.agents:
+                    self.world.send(agent, Stop(reason))
+            case _:
+                assert_never(event)
+        for pipe in self.pipelines.values():
+            pipe.advance()
+        self._publish_changes(with_numbers=False)
+        return self.world.take()
+
+    def cause_of(self, pipeline: PipelineId) -> CauseId | None:
+        """What the pipeline's latest wish is remembered by."""
+        target = self.pipelines[pipeline].target
+        return target.cause_id if target else None
+
+    # ── agents come and go ────────────────────────────────────────────────────────────────────────
+
+    def _joined(self, connection: int, register: Register) -> None:
+        agent, world = register.agent, self.world
+        if world.is_connected(agent):
+            world.note(f"a second agent named {agent} was refused", "warn")
+            world.command(
+                CloseAgent(connection, REFUSED_NAME, f"an agent named {agent} is connected already")
+            )
+            return
+        tier = self._tiers.get(agent, register.tier)
+        if tier is not register.tier:
+            problem = f"{agent} is configured as {tier}, but registers as {register.tier}"
+            world.note(problem, "error")
+            world.command(CloseAgent(connection, REFUSED_TIER, problem[:120]))
+            return
+        record = AgentRecord(register, connection, heard_s=world.now)
+        world.agents[agent] = self._connections[connection] = record
+        world.send(agent, Welcome(self._link_secret, HEARTBEAT_S))
+        world.publish("agent", record.view)
+        world.note(f"{agent} ({register.tier}) joined from {register.host}")
+        for pipe in self.pipelines.values():
+            if agent in pipe.settings.tiers:
+                pipe.agent_joined(agent)
+
+    def _lost(self, connection: int, reason: str) -> None:
+        record = self._connections.pop(connection, None)
+        if record is None:
+            return
+        agent = record.register.agent
+        self.world.lose(agent)
+        self.world.note(f"{agent} lost: {reason}", "warn")
+        for pipe in self.pipelines.values():
+            if agent in pipe.settings.tiers:
+                pipe.agent_lost(agent)
+
+    def _tick(self, now: float) -> None:
+        gap = now - self._ticked_s if self._ticked_s is not None else 0.0
+        self._ticked_s = now
+        for connection, record in list(self._connections.items()):
+            if gap > 1.0:  # it was the server that slept
+                record.heard_s += gap
+            limit = BUSY_SILENCE_S if record.has_open("load", "profile") else SILENCE_S
+            if now - record.heard_s > limit:
+                self.world.command(CloseAgent(connection, SILENT, f"silent for {limit:g} s"))
+                self._lost(connection, f"silent for {limit:g} s")
+        for connection, failure in self.world.expired():
+            self._said(self._connections[connection], failure)
+        for pipe in self.pipelines.values():
+            pipe.check_time()
+        for traffic in self._traffic.values():
+            for frame in traffic.take_ripe():
+                self.frames.append(frame)
+                self.world.publish("frame", frame)
+        if now - self._counted_s >= STATISTICS_S:
+            self._counted_s = now
+            self._publish_changes(with_numbers=True)
+            for traffic in self._traffic.values():
+                traffic.publish_numbers()
+        if now - self._saved_s >= SAVE_S:
+            self._saved_s = now
+            for traffic in self._traffic.values():
+                traffic.save_run()
+
+    # ── what agents say ───────────────────────────────────────────────────────────────────────────
+
+    def _said(self, record: AgentRecord, message: object) -> None:
+        agent, world = record.register.agent, self.world
+        match message:
+            case Heartbeat(queued, rejected, rss_bytes):
+                record.queued, record.rejected, record.rss_bytes = queued, rejected, rss_bytes
+                world.publish("agent", record.view)
+            case ClockPing(sent_s):
+                world.command(SendTo(record.connection, agent, ClockPong(sent_s, world.now)))
+            case ModelLoaded(model=model):
+                record.due.pop(("load", model), None)
+                shared = self._graphs.setdefault(message.graph.digest, message.graph)
+                record.loaded[model] = record.last_loaded = msgspec.structs.replace(message, graph=shared)
+                world.publish("agent", record.view)
+            case ModelFailed(model, problem):
+                record.due.pop(("load", model), None)
+                record.due.pop(("profile", model), None)
+                for pipe in self._pipelines_of(record):
+                    if pipe.wish is not None and pipe.wish.model == model:
+                        pipe.give_up(f"{agent} could not load or profile {model.name}: {problem}")
+            case Profiled(model=model):
+                record.due.pop(("profile", model), None)
+                self._profiled(record, message)
+            case LinkMeasured(peer=peer):
+                record.due.pop(("link", peer), None)
+                link = world.links.setdefault((agent, peer), LinkRecord())
+                link.measured, link.problem = message, None
+                world.publish("link", link.view(agent, peer))
+                self._measurement("link", f"{agent}→{peer}", message)
+            case LinkFailed(peer, problem):
+                record.due.pop(("link", peer), None)
+                link = world.links.setdefault((agent, peer), LinkRecord())
+                link.measured, link.problem = None, problem
+                world.publish("link", link.view(agent, peer))
+                world.note(f"link {agent}→{peer} cannot be used: {problem}", "warn")
+            case _:
+                self._said_of_pipeline(record, message)
+
+    def _said_of_pipeline(self, record: AgentRecord, message: object) -> None:
+        """Messages that name a pipeline; from an agent that has no part in it they are ignored."""
+        agent = record.register.agent
+        pipe = self.pipelines.get(getattr(message, "pipeline", PipelineId("")))
+        if pipe is None or agent not in pipe.settings.tiers:
+            return
+        traffic = self._traffic[pipe.settings.id]
+        match message:
+            case Ready(epoch=epoch):
+                pipe.ready(agent, epoch)
+            case PrepareFailed(epoch=epoch, problem=problem):
+                pipe.prepare_failed(agent, epoch, problem)
+            case LinkLost(epoch=epoch, peer=peer, problem=problem):
+                pipe.link_lost(agent, epoch, peer, problem)
+            case Drained(epoch=epoch):
+                pipe.drained(epoch)
+            case FramesAnswered(sent=sent, frames=frames):
+                traffic.frames_answered(sent, frames)
+            case SpansRecorded(spans=spans):
+                traffic.spans_recorded(agent, spans)
+            case Transferred(transfers=transfers):
+                traffic.transferred(agent, transfers)
+            case SourceEnded(sent=sent, answered=answered):
+                traffic.source_ended(sent, answered)
+
+    def _pipelines_of(self, record: AgentRecord) -> list[Pipeline]:
+        return [p for p in self.pipelines.values() if record.register.agent in p.settings.tiers]
+
+    def _profiled(self, record: AgentRecord, message: Profiled) -> None:
+        agent, model = record.register.agent, message.model
+        loaded = record.loaded.get(model)
+        if loaded is None or len(loaded.graph.vertices) != len(message.times_s):
+            self._said(record, ModelFailed(model, "its profile does not fit its graph"))
+            return
+        record.profiles[model] = message.times_s
+        self._measurement("profile", f"{agent} {model.key}", message)
+
+    def _measurement(self, kind: str, subject: str, message: object) -> None:
+        causes = [p.wish.cause_id for p in self.pipelines.values() if p.wish is not None]
+        self.world.record(
+            "measurements",
+            at_s=self.world.now,
+            cause_id=causes[0] if causes else None,
+            kind=kind,
+            subject=subject,
+            data=msgspec.to_builtins(message),
+        )
+
+    # ── what the page sees ────────────────────────────────────────────────────────────────────────
+
+    def view(self, pipeline: PipelineId) -> PipelineView:
+        return self._traffic[pipeline].view(None)
+
+    def runs(self) -> list[Run]:
+        """The latest run of each pipeline."""
+        return [p.run for p in self.pipelines.values() if p.run is not None]
+
+    def report(self, run: str) -> RunReport | None:
+        """Of one of `runs`; None for older ones, which are in the store."""
+        for pipe in self.pipelines.values():
+            if pipe.run is not None and pipe.run.id == run:
+                return self._traffic[pipe.settings.id].report(pipe.run)
+        return None
+
+    def snapshot(self) -> StateView:
+        """Everything, as it is now; the feed numbers it."""
+        epochs = [e.view for p in self.pipelines.values() for e in p.epochs.values()]
+        return StateView(
+            agents=tuple(record.view for record in self.world.agents.values()),
+            links=tuple(link.view(*ends) for ends, link in self.world.links.items()),
+            pipelines=tuple(self.view(name) for name in self.pipelines),
+            epochs=tuple(sorted(epochs, key=lambda e: e.epoch)),
+            frames=tuple(self.frames),
+            notes=tuple(self.world.notes),
+            strategies=self.strategies,
+            models=self.settings.models,
+        )
+
+    def _publish_changes(self, *, with_numbers: bool) -> None:
+        """Publish the fields of each pipeline that differ from what was published last."""
+        for name, traffic in self._traffic.items():
+            before = self._shown.get(name)
+            after = traffic.view(None if with_numbers else before)
+            if before is None:
+                changed = msgspec.structs.asdict(after)
+            else:
+                changed = {
+                    key: value
+                    for key in after.__struct_fields__
+                    if (value := getattr(after, key)) is not (old := getattr(before, key)) and value != old
+                }
+            if changed:
+                self._shown[name] = after
+                self.world.publish("pipeline", {"id": name, **changed}, self.cause_of(name))

@@ -1,0 +1,111 @@
+"""One plan epoch as the server knows it: what was decided, why, and what came of it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import msgspec
+
+from d3bed.core.epochs import EpochLife
+from d3bed.core.graph import Graph
+from d3bed.core.ids import TIERS, AgentId, CauseId, Epoch, PipelineId, Tier
+from d3bed.core.messages import ModelSpec
+from d3bed.core.plan import Plan, program_for
+from d3bed.server.statistics import Recent
+from d3bed.server.views import EpochReport, EpochView
+
+__all__ = ["PlannedEpoch", "Wish"]
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """Something that calls for a new plan. `forced`: even an equal plan becomes a new epoch."""
+
+    cause: str
+    cause_id: CauseId
+    model: ModelSpec
+    strategy: str
+    forced: bool = False
+
+
+@dataclass
+class PlannedEpoch:
+    """`route` has every tier up to the last one that the plan uses; `moved` counts vertices.
+
+    `connections` are those of the agents on the route when it was decided: an agent that came back
+    under another one knows nothing of this epoch.
+    """
+
+    pipeline: PipelineId
+    life: EpochLife
+    wish: Wish
+    graph: Graph
+    plan: Plan
+    route: dict[Tier, AgentId]
+    predicted_s: float
+    compute_s: dict[Tier, float]
+    cost_s: float
+    moved: int
+    connections: dict[AgentId, int]
+    profiles: dict[Tier, tuple[float, ...]]
+    due_s: float
+    ready: set[AgentId] = field(default_factory=set)
+    activated_at: float | None = None
+    #: Whether one of its answers differed from the undivided model.
+    differed: bool = False
+    latency_s: Recent = field(default_factory=lambda: Recent(256))
+
+    @property
+    def number(self) -> Epoch:
+        return self.life.epoch
+
+    @cached_property
+    def steps(self) -> dict[Tier, int]:
+        """Compute steps of each tier's program, tiers without any left out."""
+        counts = {tier: len(program_for(self.graph, self.plan, tier).steps) for tier in self.route}
+        return {tier: count for tier, count in counts.items() if count}
+
+    @cached_property
+    def text(self) -> str:
+        return self.plan.describe(self.graph)
+
+    def is_same(self, model: ModelSpec, plan: Plan, connections: dict[AgentId, int]) -> bool:
+        """Whether frames would be run just as under this epoch."""
+        return (self.wish.model, self.plan, self.connections) == (model, plan, connections)
+
+    @property
+    def view(self) -> EpochView:
+        return EpochView(
+            pipeline=self.pipeline,
+            epoch=self.number,
+            strategy=self.wish.strategy,
+            model=self.wish.model.name,
+            cause=self.wish.cause,
+            cause_id=self.wish.cause_id,
+            state=self.life.state.value,
+            activated_at=self.activated_at,
+            moved=self.moved,
+            predicted_s=self.predicted_s,
+            measured_s=self.latency_s.median,
+        )
+
+    @property
+    def report(self) -> EpochReport:
+        return EpochReport(
+            epoch=self.number,
+            strategy=self.wish.strategy,
+            cause=self.wish.cause,
+            activated_at=self.activated_at,
+            moved=self.moved,
+        )
+
+    def sentence(self) -> str:
+        """What the plan does, in words, as in `7 vertices on the device (pi-1), 6 in the cloud (vm)`."""
+        places = {Tier.DEVICE: "on the device", Tier.EDGE: "on the edge", Tier.CLOUD: "in the cloud"}
+        parts = []
+        for tier in TIERS:
+            count = len(self.plan.segment(tier))
+            if tier in self.route and count:
+                noun = "vertex" if count == 1 else "vertices"
+                parts.append(f"{count} {noun} {places[tier]} ({self.route[tier]})")
+        return ", ".join(parts)

@@ -1,0 +1,160 @@
+"""What goes into the coordinator (events) and what comes out of it (commands).
+
+Events are facts in the past tense or orders of the user in the imperative; commands are what the
+runner must do. A finished effect (`ComputePlan`) comes back as an event (`PlanComputed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from d3bed.core.graph import Graph
+from d3bed.core.ids import AgentId, CauseId, PipelineId, Tier
+from d3bed.core.measurements import LinkRate
+from d3bed.core.messages import FromAgent, ModelSpec, Register, ToAgent
+from d3bed.core.plan import Plan
+from d3bed.plan import Choice, Pin
+
+__all__ = [
+    "AgentJoined",
+    "AgentLost",
+    "AgentSaid",
+    "ChangeModel",
+    "ChangeStrategy",
+    "CloseAgent",
+    "Command",
+    "ComputePlan",
+    "Event",
+    "PlanComputed",
+    "PlanFailed",
+    "Publish",
+    "Record",
+    "SendTo",
+    "Shutdown",
+    "StartRun",
+    "StopRun",
+    "Ticked",
+]
+
+
+# ── events ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class AgentJoined(msgspec.Struct, frozen=True):
+    """A control connection began with `register`. `connection` numbers are never used twice."""
+
+    connection: int
+    register: Register
+
+
+class AgentSaid(msgspec.Struct, frozen=True):
+    connection: int
+    message: FromAgent
+
+
+class AgentLost(msgspec.Struct, frozen=True):
+    """The control connection is gone."""
+
+    connection: int
+    reason: str
+
+
+class Ticked(msgspec.Struct, frozen=True):
+    """Some time passed (about 0.1 s): look for missed heartbeats, expired waits, ripe statistics."""
+
+
+class PlanComputed(msgspec.Struct, frozen=True):
+    pipeline: PipelineId
+    request: int
+    choice: Choice
+
+
+class PlanFailed(msgspec.Struct, frozen=True):
+    pipeline: PipelineId
+    request: int
+    problem: str
+
+
+class ChangeStrategy(msgspec.Struct, frozen=True):
+    pipeline: PipelineId
+    strategy: str
+
+
+class ChangeModel(msgspec.Struct, frozen=True):
+    pipeline: PipelineId
+    model: ModelSpec
+
+
+class StartRun(msgspec.Struct, frozen=True):
+    """`frames` None: until stopped; at most `in_flight` unanswered."""
+
+    pipeline: PipelineId
+    frames: int | None
+    in_flight: int
+
+
+class StopRun(msgspec.Struct, frozen=True):
+    pipeline: PipelineId
+
+
+class Shutdown(msgspec.Struct, frozen=True):
+    """End all agents in an orderly way."""
+
+    reason: str
+
+
+Order = ChangeStrategy | ChangeModel | StartRun | StopRun
+Event = AgentJoined | AgentSaid | AgentLost | Ticked | PlanComputed | PlanFailed | Order | Shutdown
+
+
+# ── commands ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class SendTo(msgspec.Struct, frozen=True):
+    connection: int
+    agent: AgentId
+    message: ToAgent
+
+
+class CloseAgent(msgspec.Struct, frozen=True):
+    """Close a control connection with a WebSocket close `code` and `reason` (≤ 123 bytes)."""
+
+    connection: int
+    code: int
+    reason: str
+
+
+class Record(msgspec.Struct, frozen=True):
+    """Write one row; rows of equal primary key replace each other. `urgent`: commit at once."""
+
+    table: str
+    row: dict[str, object]
+    urgent: bool = False
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """One event of the feed; `data` is a view or a plain object, see `feed`."""
+
+    kind: str
+    data: object
+    cause_id: CauseId | None = None
+
+
+class ComputePlan(msgspec.Struct, frozen=True):
+    """Plan off the event loop; answer with `PlanComputed` or `PlanFailed` of equal `request`."""
+
+    pipeline: PipelineId
+    request: int
+    device: AgentId
+    graph: Graph
+    profiles: Mapping[AgentId, tuple[float, ...]]
+    agents: Mapping[AgentId, Tier]
+    rates: Mapping[tuple[AgentId, AgentId], LinkRate]
+    pins: tuple[Pin, ...]
+    strategy: str
+    current: Plan | None
+
+
+Command = SendTo | CloseAgent | Record | Publish | ComputePlan

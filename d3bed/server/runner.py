@@ -1,0 +1,166 @@
+"""Performs what the coordinator commands, and brings what comes of it back as events.
+
+The only place where decisions meet sockets, disk, threads and the clock. Everything runs on the event
+loop, but for planning (one thread) and the store (its own).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, assert_never
+
+from d3bed.core.errors import D3Error
+from d3bed.core.messages import encode
+from d3bed.plan import choose
+from d3bed.server.coordinator import Coordinator
+from d3bed.server.events import (
+    CloseAgent,
+    Command,
+    ComputePlan,
+    Event,
+    PlanComputed,
+    PlanFailed,
+    Publish,
+    Record,
+    SendTo,
+    Ticked,
+)
+from d3bed.server.feed import Feed
+from d3bed.server.store import Store
+
+__all__ = ["BATCH_S", "AgentConnection", "Runner", "make_clock"]
+
+logger = logging.getLogger(__name__)
+
+#: The feed sends at most one batch in this time; every second one, the coordinator looks at the clock.
+BATCH_S = 0.05
+
+
+def make_clock() -> Callable[[], float]:
+    """The server's clock: seconds since 1970 at the start, monotonic from there on."""
+    offset_s = time.time() - time.monotonic()
+    return lambda: offset_s + time.monotonic()
+
+
+class AgentConnection(Protocol):
+    """A control connection as the runner sees it; neither call blocks or raises."""
+
+    def send(self, text: str) -> None: ...
+
+    def close(self, code: int, reason: str) -> None: ...
+
+
+class Runner:
+    """Owns the coordinator. Call `submit` on the event loop only."""
+
+    def __init__(self, coordinator: Coordinator, store: Store, clock: Callable[[], float]) -> None:
+        self.coordinator = coordinator
+        self.store = store
+        self.clock = clock
+        self.feed = Feed(coordinator.snapshot, clock)
+        self._connections: dict[int, AgentConnection] = {}
+        self._numbers = itertools.count(1)
+        self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        self._spawn(self._beat())
+
+    async def stop(self) -> None:
+        """Cancel what is under way; queued rows are left to the store's own `close`."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._planner.shutdown(cancel_futures=True)
+
+    async def _beat(self) -> None:
+        for beat in itertools.count():
+            await asyncio.sleep(BATCH_S)
+            if beat % 2:
+                self.submit(Ticked())
+            self.feed.flush()
+
+    # ── agents ────────────────────────────────────────────────────────────────────────────────────
+
+    def add_connection(self, connection: AgentConnection) -> int:
+        """Returns its number, to be used in events."""
+        number = next(self._numbers)
+        self._connections[number] = connection
+        return number
+
+    def drop_connection(self, number: int) -> None:
+        self._connections.pop(number, None)
+
+    # ── events in, commands performed ─────────────────────────────────────────────────────────────
+
+    def submit(self, event: Event) -> None:
+        """Handle an event now. A bug in handling it is logged and shown, and ends nothing."""
+        try:
+            commands = self.coordinator.handle(event, self.clock())
+        except Exception:
+            name = type(event).__name__
+            logger.exception("handling %s failed", name)
+            note = {"text": f"the server failed to handle {name}; its log says why", "level": "error"}
+            self.feed.publish("note", note | {"time_s": self.clock()})
+            return
+        for command in commands:
+            self._perform(command)
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case Publish(kind, data, cause_id):
+                self.feed.publish(kind, data, cause_id)
+            case SendTo(connection=number, message=message):
+                if number in self._connections:
+                    self._connections[number].send(encode(message))
+            case Record(table, row, urgent):
+                self.store.put(table, row, urgent=urgent)
+            case CloseAgent(number, code, reason):
+                if number in self._connections:
+                    self._connections[number].close(code, reason)
+            case ComputePlan():
+                self._spawn(self._plan(command))
+            case _:
+                assert_never(command)
+
+    async def _plan(self, command: ComputePlan) -> None:
+        loop = asyncio.get_running_loop()
+        event: PlanComputed | PlanFailed
+        try:
+            choice = await loop.run_in_executor(
+                self._planner,
+                lambda: choose(
+                    command.graph,
+                    command.profiles,
+                    command.agents,
+                    command.rates,
+                    command.device,
+                    strategy=command.strategy,
+                    pins=command.pins,
+                    current=command.current,
+                ),
+            )
+        except D3Error as error:
+            event = PlanFailed(command.pipeline, command.request, str(error))
+        except Exception as error:
+            logger.exception("planning %s failed", command.pipeline)
+            event = PlanFailed(command.pipeline, command.request, f"the planner broke: {error!r}")
+        else:
+            event = PlanComputed(command.pipeline, command.request, choice)
+        self.submit(event)
+
+    async def read(self, sql: str, *values: object) -> list[dict[str, Any]]:
+        """Query the store without holding up the loop."""
+        return await asyncio.to_thread(self.store.read, sql, *values)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

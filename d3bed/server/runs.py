@@ -1,0 +1,121 @@
+"""One run of a pipeline's source, and its report (`d3bed.report/1`). Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from d3bed.core.ids import PipelineId, Tier
+from d3bed.server.epochs import PlannedEpoch
+from d3bed.server.statistics import RunStatistics
+from d3bed.server.views import (
+    AgentReport,
+    ExactView,
+    FramesView,
+    LatencyReport,
+    LatencyView,
+    LinkReport,
+    RunReport,
+    RunView,
+)
+from d3bed.server.world import AgentRecord
+
+__all__ = ["Run"]
+
+
+@dataclass
+class Run:
+    """`epochs`: those that were active in it, in order; `frames_wanted` None: until stopped."""
+
+    id: str
+    pipeline: PipelineId
+    network: str
+    started_s: float
+    frames_wanted: int | None
+    in_flight: int
+    epochs: list[PlannedEpoch] = field(default_factory=list)
+    ended_s: float | None = None
+    numbers: RunStatistics = field(default_factory=RunStatistics)
+    #: True from each change on until the run's row is written.
+    unsaved: bool = True
+    #: Whether its links were compared with their targets.
+    judged: bool = False
+
+    @property
+    def frames(self) -> FramesView:
+        numbers = self.numbers
+        return FramesView(sent=numbers.sent, answered=numbers.answered, lost=numbers.lost)
+
+    @property
+    def exact(self) -> ExactView:
+        numbers = self.numbers
+        return ExactView(numbers.checked, numbers.identical, numbers.max_rel_err)
+
+    @property
+    def latency_s(self) -> LatencyView:
+        recent = self.numbers.latency_s
+        return LatencyView(last=recent.last, median=recent.median, p95=recent.p95)
+
+    @property
+    def compute_s(self) -> dict[Tier, float]:
+        medians = {tier: recent.median for tier, recent in self.numbers.compute_s.items()}
+        return {tier: medians[tier] or 0.0 for tier in Tier if tier in medians}
+
+    @property
+    def _last(self) -> PlannedEpoch | None:
+        return self.epochs[-1] if self.epochs else None
+
+    @property
+    def view(self) -> RunView:
+        return RunView(
+            id=self.id,
+            pipeline=self.pipeline,
+            started_s=self.started_s,
+            ended_s=self.ended_s,
+            model=self._last.wish.model.name if self._last else "",
+            strategy=self._last.wish.strategy if self._last else "",
+            network=self.network,
+            frames=self.frames,
+        )
+
+    def report(self, agents: list[AgentRecord]) -> RunReport:
+        last, latency = self._last, self.latency_s
+        return RunReport(
+            format="d3bed.report/1",
+            model=last.wish.model.name if last else "",
+            strategy=last.wish.strategy if last else "",
+            network=self.network,
+            frames=self.frames,
+            exact=self.exact,
+            latency_s=LatencyReport(latency.median, latency.p95, last.predicted_s if last else None),
+            compute_s=self.compute_s,
+            agents=tuple(_agent(record) for record in agents),
+            links=tuple(
+                LinkReport(
+                    source=source,
+                    target=target,
+                    bytes=traffic.bytes,
+                    target_bytes_per_s=traffic.target_bytes_per_s,
+                    achieved_bytes_per_s=traffic.achieved_bytes_per_s,
+                    deviation=traffic.deviation,
+                )
+                for (source, target), traffic in sorted(self.numbers.traffic.items())
+            ),
+            epochs=tuple(epoch.report for epoch in self.epochs),
+            plan={v.name: t for v, t in zip(last.graph.vertices, last.plan.tiers, strict=True)}
+            if last
+            else {},
+        )
+
+
+def _agent(record: AgentRecord) -> AgentReport:
+    view = record.view
+    return AgentReport(
+        agent=view.agent,
+        tier=view.tier,
+        pid=view.pid,
+        data_address=view.data_address,
+        speed=view.speed,
+        engine=view.engine,
+        threads=view.threads,
+        fingerprint=view.fingerprint,
+    )

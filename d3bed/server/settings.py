@@ -1,0 +1,91 @@
+"""What a server is told when it starts. Read from TOML by `config`, never here.
+
+Pure data; `ServerSettings.check` raises `ConfigError` for what the types cannot say. A pipeline
+without a cloud, or without edges, is legal: the planner then has fewer tiers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+
+from d3bed.core.errors import ConfigError
+from d3bed.core.ids import AgentId, PipelineId, Tier
+from d3bed.core.measurements import LinkShape
+from d3bed.core.messages import ModelSpec
+from d3bed.plan import Pin
+
+__all__ = ["ZOO", "PipelineSettings", "ServerSettings"]
+
+#: Models that the dashboard offers: the five networks that D3 is measured on.
+ZOO = ("alexnet", "vgg16", "resnet18", "darknet53", "inception_v4")
+
+
+class PipelineSettings(msgspec.Struct, frozen=True):
+    """One device's frames through one model.
+
+    `network` names the preset that `shapes` came from; `shapes` maps a directed pair of tiers, as in
+    `"device-edge"`, to what such links are held to (absent: as fast as they are). `threads` is the
+    intra-op thread count of all its agents. With `autostart` the source starts at the first plan:
+    `frames` of them (None: until stopped), at most `in_flight` unanswered.
+    """
+
+    id: PipelineId
+    device: AgentId
+    edges: tuple[AgentId, ...]
+    cloud: AgentId | None
+    model: ModelSpec
+    strategy: str = "optimal"
+    network: str = "unshaped"
+    shapes: dict[str, LinkShape] = {}
+    pins: tuple[Pin, ...] = ()
+    threads: int = 1
+    in_flight: int = 1
+    frames: int | None = None
+    autostart: bool = True
+
+    @property
+    def tiers(self) -> dict[AgentId, Tier]:
+        """All agents of the pipeline, device first, and their tiers."""
+        found = {self.device: Tier.DEVICE} | {edge: Tier.EDGE for edge in self.edges}
+        return found | ({self.cloud: Tier.CLOUD} if self.cloud is not None else {})
+
+    def shape(self, here: Tier, there: Tier) -> LinkShape | None:
+        return self.shapes.get(f"{here.value}-{there.value}")
+
+
+class ServerSettings(msgspec.Struct, frozen=True):
+    """`host` and `port` to listen on (port 0: any free one); `data_dir` holds database and secrets.
+
+    `token` is required of agents and of requests that change something whenever it is set; where
+    `host` is not loopback and none is given, one is made in `data_dir` on the first start.
+    """
+
+    data_dir: Path
+    pipelines: tuple[PipelineSettings, ...]
+    host: str = "127.0.0.1"
+    port: int = 8333
+    token: str | None = None
+    models: tuple[str, ...] = ZOO
+
+    def check(self, strategies: tuple[str, ...]) -> None:
+        """Raise `ConfigError` for repeated ids, one agent on two tiers, or an unknown strategy."""
+        for name, count in Counter(p.id for p in self.pipelines).items():
+            if count > 1:
+                raise ConfigError("pipelines", name, "two pipelines have this id", "rename one")
+        tiers: dict[AgentId, Tier] = {}
+        for pipeline in self.pipelines:
+            names = Counter([pipeline.device, *pipeline.edges, *([pipeline.cloud] if pipeline.cloud else [])])
+            for agent, count in names.items():
+                tier = pipeline.tiers[agent]
+                if count > 1 or tiers.setdefault(agent, tier) is not tier:
+                    raise ConfigError(f"pipeline {pipeline.id}", agent, "has two places", "rename one agent")
+            if pipeline.strategy not in strategies:
+                raise ConfigError(
+                    f"pipeline {pipeline.id}",
+                    "strategy",
+                    f"unknown strategy {pipeline.strategy!r}",
+                    f"one of {', '.join(strategies)}",
+                )

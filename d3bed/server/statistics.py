@@ -1,0 +1,112 @@
+"""Numbers of a run, kept in bounded memory.
+
+Pure. Medians and percentiles are over the last `RECENT` samples, not over the whole run. Rates count
+bytes over link time, so that a long transfer weighs more than a short one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from d3bed.core.ids import AgentId, Tier
+from d3bed.core.measurements import FrameReport, Transfer
+
+__all__ = ["BIG_BYTES", "RECENT", "LinkTraffic", "Recent", "RunStatistics"]
+
+#: How many samples medians and percentiles look back on.
+RECENT = 2048
+#: Transfers from this size on tell a link's rate; smaller ones are ruled by fixed costs.
+BIG_BYTES = 100_000
+
+
+class Recent:
+    """The last `limit` samples of a number."""
+
+    def __init__(self, limit: int = RECENT) -> None:
+        self._samples: deque[float] = deque(maxlen=limit)
+
+    def add(self, sample: float) -> None:
+        self._samples.append(sample)
+
+    @property
+    def last(self) -> float | None:
+        return self._samples[-1] if self._samples else None
+
+    def quantile(self, share: float) -> float | None:
+        """Linear interpolation between order statistics; None without samples."""
+        if not self._samples:
+            return None
+        ordered = sorted(self._samples)
+        place = share * (len(ordered) - 1)
+        low = int(place)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+    @property
+    def median(self) -> float | None:
+        return self.quantile(0.5)
+
+    @property
+    def p95(self) -> float | None:
+        return self.quantile(0.95)
+
+
+class LinkTraffic:
+    """Bytes over one directed link and how fast they went."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.target_bytes_per_s: float | None = None
+        self._all = (0, 0.0)
+        self._big = (0, 0.0)
+
+    def add(self, transfer: Transfer) -> None:
+        self.bytes += transfer.bytes
+        self.target_bytes_per_s = transfer.target_bytes_per_s
+        if transfer.taken_s > 0:
+            self._all = (self._all[0] + transfer.bytes, self._all[1] + transfer.taken_s)
+            if transfer.bytes >= BIG_BYTES:
+                self._big = (self._big[0] + transfer.bytes, self._big[1] + transfer.taken_s)
+
+    @property
+    def achieved_bytes_per_s(self) -> float | None:
+        """Over the transfers of at least `BIG_BYTES` where there are such, else over all."""
+        size, taken_s = self._big if self._big[0] else self._all
+        return size / taken_s if taken_s else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Achieved over target, less one; None where there is no target."""
+        achieved = self.achieved_bytes_per_s
+        if achieved is None or not self.target_bytes_per_s:
+            return None
+        return achieved / self.target_bytes_per_s - 1
+
+
+class RunStatistics:
+    """What one run of the source has shown so far."""
+
+    def __init__(self) -> None:
+        self.sent = self.answered = self.lost = 0
+        self.checked = self.identical = 0
+        self.max_rel_err: float | None = None
+        self.latency_s = Recent()
+        self.compute_s: dict[Tier, Recent] = {}
+        self.traffic: dict[tuple[AgentId, AgentId], LinkTraffic] = {}
+
+    def add_answer(self, report: FrameReport) -> None:
+        self.answered += 1
+        self.sent = max(self.sent, self.answered)
+        self.latency_s.add(report.latency_s)
+        if report.identical is not None:
+            self.checked += 1
+            self.identical += report.identical
+        if report.max_rel_err is not None:
+            self.max_rel_err = max(self.max_rel_err or 0.0, report.max_rel_err)
+
+    def add_compute(self, tier: Tier, compute_s: float) -> None:
+        """`compute_s` is the sum of one frame's compute spans on one tier."""
+        self.compute_s.setdefault(tier, Recent()).add(compute_s)
+
+    def add_transfer(self, sender: AgentId, transfer: Transfer) -> None:
+        self.traffic.setdefault((sender, transfer.peer), LinkTraffic()).add(transfer)

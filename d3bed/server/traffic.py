@@ -1,0 +1,217 @@
+"""What flows through one pipeline: answers, spans and transfers become numbers, views and rows.
+
+Pure. Decides nothing; `pipeline` does. Numbers count into the pipeline's latest run. Answers from a
+source that nobody here started (the server restarted, the device did not) begin a run of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from d3bed.core.graph import Graph
+from d3bed.core.ids import AgentId, Epoch, Tier
+from d3bed.core.measurements import FrameReport, Span, Transfer
+from d3bed.server.epochs import PlannedEpoch
+from d3bed.server.frames import FrameTracker
+from d3bed.server.pipeline import Pipeline, Start
+from d3bed.server.runs import Run
+from d3bed.server.views import (
+    EpochView,
+    ExactView,
+    FramesView,
+    FrameView,
+    GraphView,
+    LatencyView,
+    PipelineView,
+    PredictionView,
+    RunReport,
+    graph_view,
+)
+from d3bed.server.world import LinkRecord
+
+__all__ = ["DEVIATION_LIMIT", "Traffic"]
+
+#: Shaped links that are further off their target than this are flagged.
+DEVIATION_LIMIT = 0.02
+#: Batches of other agents may come this long after the end of a run, and still belong to it.
+_LATE_S = 2.0
+
+
+class Traffic:
+    """Counts for one pipeline, and shows it."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._world = pipeline.world
+        self._frames = FrameTracker(pipeline.settings.id, self._steps_of, self._count_compute)
+        self._drawn: tuple[str, GraphView] | None = None
+        self._shown_epochs: dict[Epoch, EpochView] = {}
+        self._dirty_links: set[tuple[AgentId, AgentId]] = set()
+
+    # ── what agents report ────────────────────────────────────────────────────────────────────────
+
+    def frames_answered(self, sent: int, frames: Iterable[FrameReport]) -> None:
+        run = self._run_now()
+        run.unsaved = True
+        for frame in frames:
+            run.numbers.add_answer(frame)
+            self._frames.add_report(frame, self._world.now)
+            epoch = self._pipeline.epochs.get(frame.epoch)
+            if epoch is None:
+                self._world.saw_epoch(frame.epoch)
+                continue
+            epoch.latency_s.add(frame.latency_s)
+            if frame.identical is False and self._same_fingerprint(epoch) and not epoch.differed:
+                epoch.differed = True
+                self._note(f"frame {frame.frame} differs from the undivided model (epoch {frame.epoch})")
+        run.numbers.sent = max(run.numbers.sent, sent)
+
+    def spans_recorded(self, agent: AgentId, spans: Iterable[Span]) -> None:
+        self._frames.add_spans(agent, self._pipeline.settings.tiers[agent], spans)
+
+    def transferred(self, agent: AgentId, transfers: Iterable[Transfer]) -> None:
+        run = self._pipeline.run
+        for transfer in transfers:
+            ends = (agent, transfer.peer)
+            self._world.links.setdefault(ends, LinkRecord()).traffic.add(transfer)
+            self._dirty_links.add(ends)
+            if run is not None:
+                run.numbers.add_transfer(agent, transfer)
+                run.unsaved = True
+
+    def source_ended(self, sent: int, answered: int) -> None:
+        run = self._pipeline.run
+        if run is None or run.ended_s is not None:
+            return
+        run.numbers.sent = sent
+        run.numbers.lost = max(0, sent - answered)
+        self._pipeline.end_run()
+        self._note(f"run {run.id} ended: {answered} of {sent} frames answered", error=answered < sent)
+
+    def _run_now(self) -> Run:
+        run, pipe = self._pipeline.run, self._pipeline
+        if run is not None and (run.ended_s is None or self._world.now - run.ended_s < _LATE_S):
+            return run
+        pipe.start = None
+        return pipe.open_run(Start(None, pipe.settings.in_flight))
+
+    def _count_compute(self, tier: Tier, compute_s: float) -> None:
+        if self._pipeline.run is not None:
+            self._pipeline.run.numbers.add_compute(tier, compute_s)
+            self._pipeline.run.unsaved = True
+
+    def _steps_of(self, number: Epoch) -> Mapping[Tier, int]:
+        epoch = self._pipeline.epochs.get(number)
+        return epoch.steps if epoch is not None else {}
+
+    def _note(self, text: str, *, error: bool = True) -> None:
+        epoch = self._pipeline.active
+        self._world.note(
+            text,
+            "error" if error else "info",
+            pipeline=self._pipeline.settings.id,
+            cause_id=epoch.wish.cause_id if epoch else None,
+        )
+
+    # ── from time to time ─────────────────────────────────────────────────────────────────────────
+
+    def take_ripe(self) -> list[FrameView]:
+        return self._frames.take_ripe(self._world.now)
+
+    def publish_numbers(self) -> None:
+        """Publish links that carried something and epochs whose measured latency changed."""
+        for ends in sorted(self._dirty_links):
+            self._world.publish("link", self._world.links[ends].view(*ends))
+        self._dirty_links.clear()
+        for epoch in (self._pipeline.active, *self._pipeline.draining.values()):
+            if epoch is not None and self._shown_epochs.get(epoch.number) != epoch.view:
+                self._shown_epochs = {epoch.number: epoch.view}
+                self._world.publish("epoch", epoch.view, epoch.wish.cause_id)
+
+    def save_run(self) -> None:
+        """Store the latest run as it is now, if it changed; judge its links once it is over."""
+        run = self._pipeline.run
+        if run is None or not run.unsaved:
+            return
+        run.unsaved = False
+        self._world.record(
+            "runs",
+            id=run.id,
+            pipeline=run.pipeline,
+            started_s=run.started_s,
+            ended_s=run.ended_s,
+            view=msgspec.to_builtins(run.view),
+            report=msgspec.to_builtins(self.report(run)),
+        )
+        if run.ended_s is not None and not run.judged:
+            run.judged = True
+            for (source, target), traffic in run.numbers.traffic.items():
+                if traffic.deviation is not None and abs(traffic.deviation) > DEVIATION_LIMIT:
+                    self._world.note(
+                        f"link {source}→{target} ran {traffic.deviation:+.1%} off its emulated rate",
+                        "warn",
+                        pipeline=run.pipeline,
+                    )
+
+    # ── views ─────────────────────────────────────────────────────────────────────────────────────
+
+    def report(self, run: Run) -> RunReport:
+        agents = self._world.agents
+        return run.report([agents[agent] for agent in self._pipeline.settings.tiers if agent in agents])
+
+    def view(self, before: PipelineView | None) -> PipelineView:
+        """The pipeline as it is now; with `before`, its running numbers are taken from there."""
+        pipe, epoch, run = self._pipeline, self._pipeline.active, self._pipeline.run
+        target = pipe.target
+        phase, phase_text = pipe.phase
+        graph = self._graph()
+        numbers: PipelineView | Run | None = before or run
+        return PipelineView(
+            id=pipe.settings.id,
+            phase=phase,
+            phase_text=phase_text,
+            model=(target.model if target else pipe.settings.model).name,
+            strategy=target.strategy if target else pipe.settings.strategy,
+            network=pipe.settings.network,
+            epoch=epoch.number if epoch else None,
+            plan=epoch.plan.tiers if epoch else None,
+            plan_text=epoch.text if epoch else None,
+            route=epoch.route if epoch else {},
+            graph=self._draw(graph) if graph else None,
+            profile_s=epoch.profiles if epoch else {},
+            predicted=PredictionView(epoch.predicted_s, epoch.compute_s) if epoch else None,
+            frames=numbers.frames if numbers else FramesView(),
+            exact=numbers.exact if numbers else ExactView(),
+            latency_s=numbers.latency_s if numbers else LatencyView(),
+            compute_s=numbers.compute_s if numbers else {},
+            emulated=bool(pipe.settings.shapes) or self._is_slowed(),
+            same_fingerprint=epoch is not None and self._same_fingerprint(epoch),
+            run=run.id if run else None,
+        )
+
+    def _graph(self) -> Graph | None:
+        """Of the active epoch; before there is one, of the model that is wanted."""
+        pipe = self._pipeline
+        if pipe.active is not None:
+            return pipe.active.graph
+        record = self._world.agents.get(pipe.settings.device)
+        loaded = record.loaded.get(pipe.wish.model) if record and pipe.wish else None
+        return loaded.graph if loaded else None
+
+    def _draw(self, graph: Graph) -> GraphView:
+        if self._drawn is None or self._drawn[0] != graph.digest:
+            self._drawn = (graph.digest, graph_view(graph))
+        return self._drawn[1]
+
+    def _is_slowed(self) -> bool:
+        agents = self._world.agents
+        return any(agents[a].register.speed != 1 for a in self._pipeline.settings.tiers if a in agents)
+
+    def _same_fingerprint(self, epoch: PlannedEpoch) -> bool:
+        found = set()
+        for agent in epoch.route.values():
+            loaded = self._world.agents[agent].loaded.get(epoch.wish.model)
+            found.add(loaded.fingerprint if loaded else None)
+        return len(found) == 1 and None not in found

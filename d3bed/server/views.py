@@ -1,0 +1,297 @@
+"""What the dashboard and the API show: the shape of every object, and nothing else.
+
+Pure data. The same structs are encoded for the feed, answered by the API and described in the
+OpenAPI document, so that the three cannot differ. `feed` says how the page merges them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from d3bed.core.graph import Graph
+from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
+from d3bed.core.measurements import SpanKind
+from d3bed.server.layout import layout
+
+__all__ = [
+    "AgentReport",
+    "AgentView",
+    "EpochReport",
+    "EpochView",
+    "ExactView",
+    "FrameView",
+    "FramesView",
+    "GraphView",
+    "LatencyReport",
+    "LatencyView",
+    "LinkReport",
+    "LinkView",
+    "NoteView",
+    "Phase",
+    "PipelineView",
+    "PredictionView",
+    "RunReport",
+    "RunView",
+    "SpanView",
+    "StateView",
+    "VertexView",
+    "graph_view",
+]
+
+Phase = Literal[
+    "waiting", "loading", "profiling", "measuring", "planning", "preparing", "running", "idle", "failed"
+]
+
+
+class AgentView(msgspec.Struct, frozen=True):
+    agent: AgentId
+    tier: Tier
+    pid: int
+    host: str
+    data_address: str
+    speed: float
+    engine: str
+    version: str
+    threads: int | None
+    fingerprint: str | None
+    state: Literal["connected", "lost"]
+    queued: int
+    rejected: int
+    rss_bytes: int
+
+
+class LinkView(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):
+    """A directed link: its measured rate, and what transfers over it have shown since the start."""
+
+    source: AgentId
+    target: AgentId
+    bytes_per_s: float | None
+    latency_s: float | None
+    rtt_s: float | None
+    target_bytes_per_s: float | None
+    bytes: int
+    achieved_bytes_per_s: float | None
+    deviation: float | None
+
+
+class VertexView(msgspec.Struct, frozen=True):
+    """`x`, `y` and `trail` are as in `layout`: columns and lanes, and the way of its output."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    output_bytes: int
+    flops: int
+    weight_bytes: int
+    x: float
+    y: float
+    trail: tuple[float, ...]
+
+
+class GraphView(msgspec.Struct, frozen=True):
+    vertices: tuple[VertexView, ...]
+    edges: tuple[tuple[int, int], ...]
+    width: float
+    height: float
+
+
+class PredictionView(msgspec.Struct, frozen=True):
+    latency_s: float
+    compute_s: dict[Tier, float]
+
+
+class FramesView(msgspec.Struct, frozen=True):
+    sent: int = 0
+    answered: int = 0
+    lost: int = 0
+
+
+class ExactView(msgspec.Struct, frozen=True):
+    checked: int = 0
+    identical: int = 0
+    max_rel_err: float | None = None
+
+
+class LatencyView(msgspec.Struct, frozen=True):
+    last: float | None = None
+    median: float | None = None
+    p95: float | None = None
+
+
+class PipelineView(msgspec.Struct, frozen=True):
+    """`plan` and `profile_s` go by vertex number; null where nothing is known yet."""
+
+    id: PipelineId
+    phase: Phase
+    phase_text: str
+    model: str
+    strategy: str
+    network: str
+    epoch: Epoch | None
+    plan: tuple[Tier, ...] | None
+    plan_text: str | None
+    route: dict[Tier, AgentId]
+    graph: GraphView | None
+    profile_s: dict[Tier, tuple[float, ...]]
+    predicted: PredictionView | None
+    frames: FramesView
+    exact: ExactView
+    latency_s: LatencyView
+    compute_s: dict[Tier, float]
+    emulated: bool
+    same_fingerprint: bool
+    run: str | None
+
+
+class EpochView(msgspec.Struct, frozen=True):
+    """`moved`: how many vertices changed tier against the epoch before; `measured_s`: median latency."""
+
+    pipeline: PipelineId
+    epoch: Epoch
+    strategy: str
+    model: str
+    cause: str
+    cause_id: CauseId
+    state: str
+    activated_at: float | None
+    moved: int
+    predicted_s: float
+    measured_s: float | None
+
+
+class SpanView(msgspec.Struct, frozen=True):
+    agent: AgentId
+    tier: Tier
+    kind: SpanKind
+    start_s: float
+    end_s: float
+    held_s: float
+    vertices: tuple[int, int]
+    peer: AgentId | None
+
+
+class FrameView(msgspec.Struct, frozen=True):
+    pipeline: PipelineId
+    frame: FrameId
+    epoch: Epoch
+    photo: str
+    answer: str
+    started_s: float
+    latency_s: float
+    identical: bool | None
+    max_rel_err: float | None
+    attempts: int
+    compute_s: dict[Tier, float]
+    spans: tuple[SpanView, ...]
+
+
+class NoteView(msgspec.Struct, frozen=True):
+    text: str
+    level: Literal["info", "warn", "error"]
+    time_s: float
+    cause_id: CauseId | None = None
+    pipeline: PipelineId | None = None
+
+
+class StateView(msgspec.Struct, frozen=True):
+    """All that the page shows: the snapshot of the feed."""
+
+    agents: tuple[AgentView, ...]
+    links: tuple[LinkView, ...]
+    pipelines: tuple[PipelineView, ...]
+    epochs: tuple[EpochView, ...]
+    frames: tuple[FrameView, ...]
+    notes: tuple[NoteView, ...]
+    strategies: tuple[str, ...]
+    models: tuple[str, ...]
+
+
+# ── d3bed.report/1 ────────────────────────────────────────────────────────────────────────────────
+
+
+class LatencyReport(msgspec.Struct, frozen=True):
+    median: float | None
+    p95: float | None
+    predicted: float | None
+
+
+class AgentReport(msgspec.Struct, frozen=True):
+    agent: AgentId
+    tier: Tier
+    pid: int
+    data_address: str
+    speed: float
+    engine: str
+    threads: int | None
+    fingerprint: str | None
+
+
+class LinkReport(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):
+    source: AgentId
+    target: AgentId
+    bytes: int
+    target_bytes_per_s: float | None
+    achieved_bytes_per_s: float | None
+    deviation: float | None
+
+
+class EpochReport(msgspec.Struct, frozen=True):
+    epoch: Epoch
+    strategy: str
+    cause: str
+    activated_at: float | None
+    moved: int
+
+
+class RunReport(msgspec.Struct, frozen=True):
+    """`compute_s`: median over frames of the compute time on each tier, held time included."""
+
+    format: Literal["d3bed.report/1"]
+    model: str
+    strategy: str
+    network: str
+    frames: FramesView
+    exact: ExactView
+    latency_s: LatencyReport
+    compute_s: dict[Tier, float]
+    agents: tuple[AgentReport, ...]
+    links: tuple[LinkReport, ...]
+    epochs: tuple[EpochReport, ...]
+    plan: dict[str, Tier]
+
+
+class RunView(msgspec.Struct, frozen=True):
+    """One run of a source; `ended_s` is None while it goes on (or if the server died in it)."""
+
+    id: str
+    pipeline: PipelineId
+    started_s: float
+    ended_s: float | None
+    model: str
+    strategy: str
+    network: str
+    frames: FramesView
+
+
+def graph_view(graph: Graph) -> GraphView:
+    placed = layout(graph)
+    vertices = tuple(
+        VertexView(
+            name=vertex.name,
+            kind=vertex.kind,
+            shape=vertex.outputs[0].shape,
+            dtype=vertex.outputs[0].dtype,
+            output_bytes=graph.output_bytes[number],
+            flops=vertex.flops,
+            weight_bytes=vertex.weight_bytes,
+            x=float(place["x"]),
+            y=float(place["y"]),
+            trail=tuple(place["trail"]),
+        )
+        for number, (vertex, place) in enumerate(zip(graph.vertices, placed["nodes"], strict=True))
+    )
+    edges = tuple((edge.producer, edge.consumer) for edge in graph.edges)
+    return GraphView(vertices, edges, float(placed["width"]), float(placed["height"]))

@@ -1,0 +1,244 @@
+"""What the coordinator knows of agents and links, and the orders that agents have yet to answer.
+
+Pure: commands pile up in `out` until `take` hands them over. Orders that disturb each other are kept
+apart here: two agents of one host never profile at the same time (they share cores and a disk
+cache), and links are measured by one agent at a time while nobody profiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from d3bed.core.ids import AgentId, CauseId, Epoch, PipelineId
+from d3bed.core.measurements import LinkRate
+from d3bed.core.messages import (
+    LinkFailed,
+    LinkMeasured,
+    LoadModel,
+    MeasureLinks,
+    ModelFailed,
+    ModelLoaded,
+    ModelSpec,
+    Peer,
+    ProfileModel,
+    Register,
+    ToAgent,
+)
+from d3bed.server.events import Command, Publish, Record, SendTo
+from d3bed.server.statistics import LinkTraffic
+from d3bed.server.views import AgentView, LinkView, NoteView
+
+__all__ = ["AgentRecord", "LinkRecord", "World"]
+
+#: How long an order may take before it counts as failed.
+LOAD_S, PROFILE_S, LINK_S = 300.0, 600.0, 60.0
+NOTES_KEPT = 200
+
+#: What an agent was asked for: to load or profile a model, to measure the link to a peer.
+Order = tuple[Literal["load", "profile"], ModelSpec] | tuple[Literal["link"], AgentId]
+
+
+@dataclass
+class AgentRecord:
+    """One registered agent. `due`: when each open order counts as failed."""
+
+    register: Register
+    connection: int
+    heard_s: float
+    connected: bool = True
+    queued: int = 0
+    rejected: int = 0
+    rss_bytes: int = 0
+    loaded: dict[ModelSpec, ModelLoaded] = field(default_factory=dict)
+    profiles: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
+    due: dict[Order, float] = field(default_factory=dict)
+    last_loaded: ModelLoaded | None = None
+
+    def has_open(self, *kinds: str) -> bool:
+        return any(kind in kinds for kind, _ in self.due)
+
+    @property
+    def view(self) -> AgentView:
+        register, loaded = self.register, self.last_loaded
+        return AgentView(
+            agent=register.agent,
+            tier=register.tier,
+            pid=register.pid,
+            host=register.host,
+            data_address=register.data_address,
+            speed=register.speed,
+            engine=register.engine,
+            version=register.version,
+            threads=loaded.threads if loaded else None,
+            fingerprint=loaded.fingerprint if loaded else None,
+            state="connected" if self.connected else "lost",
+            queued=self.queued,
+            rejected=self.rejected,
+            rss_bytes=self.rss_bytes,
+        )
+
+
+@dataclass
+class LinkRecord:
+    """A directed link: `measured` or why it could not be; both None: not known (again)."""
+
+    measured: LinkMeasured | None = None
+    problem: str | None = None
+    traffic: LinkTraffic = field(default_factory=LinkTraffic)
+
+    @property
+    def known(self) -> bool:
+        return self.measured is not None or self.problem is not None
+
+    def forget(self) -> None:
+        self.measured = self.problem = None
+
+    def view(self, source: AgentId, target: AgentId) -> LinkView:
+        measured, traffic = self.measured, self.traffic
+        return LinkView(
+            source=source,
+            target=target,
+            bytes_per_s=measured.bytes_per_s if measured else None,
+            latency_s=measured.latency_s if measured else None,
+            rtt_s=measured.rtt_s if measured else None,
+            target_bytes_per_s=measured.target_bytes_per_s if measured else traffic.target_bytes_per_s,
+            bytes=traffic.bytes,
+            achieved_bytes_per_s=traffic.achieved_bytes_per_s,
+            deviation=traffic.deviation,
+        )
+
+
+class World:
+    """Shared by the pipelines. `now` is the server's clock at the event that is being handled."""
+
+    def __init__(self, *, boot: int, last_epoch: Epoch) -> None:
+        self.now = 0.0
+        self.agents: dict[AgentId, AgentRecord] = {}
+        self.links: dict[tuple[AgentId, AgentId], LinkRecord] = {}
+        self.notes: list[NoteView] = []
+        self._out: list[Command] = []
+        self.boot = boot
+        self._causes = 0
+        self._epoch = last_epoch
+
+    # ── numbers ───────────────────────────────────────────────────────────────────────────────────
+
+    def new_cause(self) -> CauseId:
+        self._causes += 1
+        return CauseId(f"{self.boot}-{self._causes}")
+
+    def new_epoch(self) -> Epoch:
+        self._epoch = Epoch(self._epoch + 1)
+        return self._epoch
+
+    def saw_epoch(self, epoch: Epoch) -> None:
+        """An agent still runs an epoch from before a crash: never give out its number again."""
+        self._epoch = max(self._epoch, epoch)
+
+    # ── commands ──────────────────────────────────────────────────────────────────────────────────
+
+    def take(self) -> list[Command]:
+        out, self._out = self._out, []
+        return out
+
+    def command(self, command: Command) -> None:
+        self._out.append(command)
+
+    def send(self, agent: AgentId, message: ToAgent) -> None:
+        """Send to a connected agent; to one that is not, nothing."""
+        record = self.agents.get(agent)
+        if record is not None and record.connected:
+            self._out.append(SendTo(record.connection, agent, message))
+
+    def publish(self, kind: str, data: object, cause_id: CauseId | None = None) -> None:
+        self._out.append(Publish(kind, data, cause_id))
+
+    def record(self, table: str, *, urgent: bool = False, **row: object) -> None:
+        self._out.append(Record(table, row, urgent))
+
+    def note(
+        self,
+        text: str,
+        level: Literal["info", "warn", "error"] = "info",
+        *,
+        pipeline: PipelineId | None = None,
+        cause_id: CauseId | None = None,
+    ) -> None:
+        """Say something to the user, and remember it."""
+        note = NoteView(text, level, self.now, cause_id, pipeline)
+        self.notes = [*self.notes[1 - NOTES_KEPT :], note]
+        self.publish("note", note, cause_id)
+        self.record("events", at_s=self.now, cause_id=cause_id, kind="note", data=msgspec.to_builtins(note))
+
+    # ── agents ────────────────────────────────────────────────────────────────────────────────────
+
+    def is_connected(self, agent: AgentId) -> bool:
+        record = self.agents.get(agent)
+        return record is not None and record.connected
+
+    def lose(self, agent: AgentId) -> None:
+        """Forget all that a new process of this name would not have, and the links at its ends."""
+        record = self.agents[agent]
+        record.connected = False
+        record.loaded.clear()
+        record.profiles.clear()
+        record.due.clear()
+        for ends, link in self.links.items():
+            if agent in ends:
+                link.forget()
+        for other in self.agents.values():
+            other.due.pop(("link", agent), None)
+        self.publish("agent", record.view)
+
+    # ── orders ────────────────────────────────────────────────────────────────────────────────────
+
+    def order_load(self, agent: AgentId, model: ModelSpec, threads: int) -> None:
+        self._order(agent, ("load", model), LOAD_S, LoadModel(model, threads))
+
+    def order_profile(self, agent: AgentId, model: ModelSpec) -> None:
+        """Waits (does nothing) while another agent of the host profiles or links are measured."""
+        host = self.agents[agent].register.host
+        busy = any(
+            other.has_open("link") or (other.register.host == host and other.has_open("profile"))
+            for other in self.agents.values()
+        )
+        if not busy:
+            self._order(agent, ("profile", model), PROFILE_S, ProfileModel(model))
+
+    def order_links(self, agent: AgentId, peers: tuple[Peer, ...]) -> None:
+        """Waits (does nothing) while any agent profiles or measures links."""
+        if any(other.has_open("link", "profile") for other in self.agents.values()):
+            return
+        for peer in peers:
+            self.agents[agent].due["link", peer.agent] = self.now + LINK_S * len(peers)
+        self.send(agent, MeasureLinks(peers))
+
+    def _order(self, agent: AgentId, order: Order, limit_s: float, message: ToAgent) -> None:
+        due = self.agents[agent].due
+        if order not in due:
+            due[order] = self.now + limit_s
+            self.send(agent, message)
+
+    def expired(self) -> list[tuple[int, ModelFailed | LinkFailed]]:
+        """Orders whose time is over, as the failure that the agent did not report."""
+        found: list[tuple[int, ModelFailed | LinkFailed]] = []
+        for record in self.agents.values():
+            for order in [order for order, due_s in record.due.items() if self.now >= due_s]:
+                match order:
+                    case ("link", peer):
+                        found.append((record.connection, LinkFailed(peer, "not measured in time")))
+                    case (("load" | "profile") as kind, model):
+                        found.append((record.connection, ModelFailed(model, f"did not {kind} in time")))
+        return found
+
+    def rates(self, members: Mapping[AgentId, object]) -> dict[tuple[AgentId, AgentId], LinkRate]:
+        """The measured links among `members`."""
+        return {
+            ends: LinkRate(link.measured.bytes_per_s, link.measured.latency_s)
+            for ends, link in self.links.items()
+            if link.measured is not None and ends[0] in members and ends[1] in members
+        }
