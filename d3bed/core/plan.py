@@ -3,7 +3,8 @@
 Pure data and derivation. A program is what an agent runs for one epoch: steps in order, and for
 every value where it goes next. Values travel from tier to adjacent tier, each at most once per
 link; the edge relays what only the cloud needs and the results on their way back. A step ends where
-a value must leave (so that it leaves at once) and starts where a new value must have arrived.
+a value must leave (so that it leaves at once) and starts where a new value must have arrived, so that
+no vertex waits for a value that only others need.
 """
 
 from __future__ import annotations
@@ -151,26 +152,26 @@ def program_for(graph: Graph, plan: Plan, tier: Tier, relays: Collection[Tier] =
         if ways:
             forward[value] = ways
 
-    # A vertex can run when the last of the received values in its ancestry has come.
+    # A vertex can run when the received values in its ancestry have come: `needs` has a bit for each.
+    # As numbers they order vertices by the last arrival, and an ancestor never after its descendants.
     mine = [v for v in plan.segment(tier) if v != 0]
-    arrival = {value: rank for rank, value in enumerate(receives)}
+    arrival = {value: 1 << rank for rank, value in enumerate(receives)}
     reads: dict[int, list[Value]] = {v: [] for v in mine}
     for value, readers in graph.consumers.items():
         for reader in readers:
             if reader in reads:
                 reads[reader].append(value)
-    due: dict[int, int] = {}
+    needs: dict[int, int] = {}
     for v in mine:
-        due[v] = max(
-            (arrival[value] if value in arrival else due.get(value.vertex, -1) for value in reads[v]),
-            default=-1,
-        )
-    order = sorted(mine, key=lambda v: (due[v], v))
+        needs[v] = 0
+        for value in reads[v]:
+            needs[v] |= arrival.get(value) or needs.get(value.vertex, 0)
+    order = sorted(mine, key=lambda v: (needs[v], v))
 
     groups: list[list[int]] = []
     closed = True
     for position, v in enumerate(order):
-        if closed or due[v] != due[order[position - 1]]:
+        if closed or needs[v] != needs[order[position - 1]]:
             groups.append([])
         groups[-1].append(v)
         closed = any(Value(v, o) in forward for o in range(len(graph.vertices[v].outputs)))

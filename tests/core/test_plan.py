@@ -102,6 +102,20 @@ def test_a_step_ends_where_a_value_leaves(case: tuple[Graph, Plan]) -> None:
 
 
 @given(planned_graphs())
+def test_no_vertex_waits_for_a_received_value_that_it_does_not_need(case: tuple[Graph, Plan]) -> None:
+    graph, plan = case
+    for program in programs(graph, plan).values():
+        ancestry: dict[int, set[Value]] = {}
+        for v in sorted(program.vertices):
+            ancestry[v] = set()
+            for edge in (edge for edge in graph.edges if edge.consumer == v):
+                read = {Value(edge.producer, o) for o in edge.outputs}
+                ancestry[v] |= ancestry.get(edge.producer, set()) | read.intersection(program.receives)
+        for step in program.steps:
+            assert len({frozenset(ancestry[v]) for v in step.vertices}) == 1
+
+
+@given(planned_graphs())
 def test_without_an_edge_agent_device_and_cloud_are_neighbours(case: tuple[Graph, Plan]) -> None:
     graph, plan = case
     two_tier = Plan(tuple(Tier.CLOUD if t is Tier.EDGE else t for t in plan.tiers))
