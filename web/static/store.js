@@ -1,0 +1,94 @@
+// What the page knows, as a pure function of what the server said: reduce(state, message) → state.
+//
+// A snapshot replaces everything; numbered events change one thing each. Slices that a message does
+// not touch keep their identity, so that a view can tell by === whether it must draw again.
+
+const KEPT = { frame: 100, note: 200 };
+
+export const TIERS = ["device", "edge", "cloud"];
+
+// kind of event → the slice it changes, and the fields that name the thing in it
+const UPSERTS = {
+  agent: ["agents", ["agent"]],
+  link: ["links", ["from", "to"]],
+  pipeline: ["pipelines", ["id"]],
+  epoch: ["epochs", ["pipeline", "epoch"]],
+};
+const APPENDS = { frame: "frames", note: "notes" };
+
+export const EMPTY = Object.freeze({
+  seq: null,
+  nowS: null,
+  agents: [],
+  links: [],
+  pipelines: [],
+  epochs: [],
+  frames: [],
+  notes: [],
+  strategies: [],
+  models: [],
+});
+
+export const reduce = (state, message) => {
+  if (message.type === "snapshot") return { ...EMPTY, ...message.state, seq: message.seq, nowS: message.now };
+  if (message.type !== "events") return state;
+  const next = { ...state, seq: message.seq, nowS: message.now };
+  for (const event of message.events) if (event.seq > state.seq) apply(next, event);
+  for (const [kind, slice] of Object.entries(APPENDS))
+    if (next[slice].length > KEPT[kind]) next[slice] = next[slice].slice(-KEPT[kind]);
+  return next;
+};
+
+// Whether a message joins on to what is known; if not, something was missed.
+export const follows = (seq, message) =>
+  message.type === "snapshot" || (message.events[0]?.seq ?? message.seq) <= seq + (message.events.length ? 1 : 0);
+
+const apply = (next, event) => {
+  if (event.kind in APPENDS) {
+    const slice = APPENDS[event.kind];
+    next[slice] = [...next[slice], event.data];
+  } else if (event.kind in UPSERTS) {
+    const [slice, keys] = UPSERTS[event.kind];
+    const at = next[slice].findIndex((item) => keys.every((key) => item[key] === event.data[key]));
+    next[slice] =
+      at < 0 ? [...next[slice], event.data] : next[slice].with(at, { ...next[slice][at], ...event.data });
+  }
+};
+
+// ── questions that several views ask ────────────────────────────────────────────────────────────
+
+export const pipelineOf = (state, id) => state.pipelines.find((p) => p.id === id) ?? state.pipelines[0] ?? null;
+
+// Tensors that cross from one tier to the next on the way forward, each once: [{from, to, tensors, bytes}].
+export const crossings = (graph, plan) => {
+  if (!graph || !plan) return [];
+  const reach = graph.vertices.map((_, v) => TIERS.indexOf(plan[v]));
+  const furthest = [...reach];
+  for (const [producer, consumer] of graph.edges)
+    furthest[producer] = Math.max(furthest[producer], reach[consumer]);
+  return [0, 1]
+    .map((tier) => {
+      const crossing = graph.vertices.filter((_, v) => reach[v] <= tier && furthest[v] > tier);
+      return {
+        from: TIERS[tier],
+        to: TIERS[tier + 1],
+        tensors: crossing.length,
+        bytes: crossing.reduce((sum, vertex) => sum + vertex.output_bytes, 0),
+      };
+    })
+    .filter(({ tensors }) => tensors > 0);
+};
+
+// A frame's latency in parts: compute per tier, and the rest (transfer, waiting, queues).
+export const parts = (frame) => {
+  const compute = TIERS.map((tier) => frame.compute_s?.[tier] ?? 0);
+  const rest = Math.max(0, (frame.latency_s ?? 0) - compute.reduce((sum, s) => sum + s, 0));
+  return [...compute, rest];
+};
+
+export const median = (numbers) => {
+  const sorted = numbers.filter((n) => n !== null && n !== undefined).sort((a, b) => a - b);
+  if (!sorted.length) return null;
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+};

@@ -1,0 +1,141 @@
+// Links, agents, epochs and events in words and numbers.
+
+import { html, say, set, swatch } from "./dom.js";
+import { bytes, deviation, duration, rate, speed, text, timeOfDay } from "./format.js";
+import { TIERS } from "./store.js";
+
+const OFF_BY = 0.02;
+const EPOCHS_SHOWN = 12;
+const EVENTS_SHOWN = 100;
+
+// Rows are kept and only changed texts are touched, so that a selection survives the next update.
+// `columns`: [(item) => text, or {text, title, class, mark}].
+const fill = (body, items, columns, empty) => {
+  if (!items.length) {
+    if (!body.querySelector(".empty"))
+      body.replaceChildren(html("tr", {}, html("td", { class: "empty", colspan: columns.length }, empty)));
+    return;
+  }
+  body.querySelector(".empty")?.closest("tr").remove();
+  while (body.rows.length > items.length) body.lastElementChild.remove();
+  items.forEach((item, n) => {
+    const row = body.rows[n] ?? body.appendChild(html("tr"));
+    columns.forEach((column, c) => {
+      const made = column(item);
+      const { text: words, title, class: name, mark } = typeof made === "string" ? { text: made } : made;
+      const cell = row.cells[c] ?? row.appendChild(html("td", {}, html("span")));
+      set(cell, { title, class: name });
+      if ((cell.dataset.mark ?? "") !== (mark ?? "")) {
+        cell.querySelector("svg")?.remove();
+        if (mark) cell.prepend(swatch(mark));
+        cell.dataset.mark = mark ?? "";
+      }
+      say(cell.lastElementChild, words);
+    });
+  });
+};
+
+// Draws only when one of the values it was given is another one.
+const whenChanged = (draw) => {
+  let last = [];
+  return (...values) => {
+    if (values.length === last.length && values.every((value, n) => value === last[n])) return;
+    last = values;
+    draw(...values);
+  };
+};
+
+const offTarget = (link) => {
+  if (link.deviation === null || link.deviation === undefined) return text(null);
+  const off = Math.abs(link.deviation) > OFF_BY;
+  return {
+    text: `${off ? "⚠ " : ""}${deviation(link.deviation)}`,
+    class: off ? "flag" : "fine",
+    title: off ? "more than 2 % off the target rate" : "within 2 % of the target rate",
+  };
+};
+
+export const createLinks = (body) =>
+  whenChanged((links) =>
+    fill(
+      body,
+      links,
+      [
+        (link) => `${link.from} → ${link.to}`,
+        (link) => rate(link.bytes_per_s),
+        (link) => (link.target_bytes_per_s ? rate(link.target_bytes_per_s) : { text: "unshaped", class: "muted" }),
+        (link) => rate(link.achieved_bytes_per_s),
+        offTarget,
+        (link) => duration(link.latency_s),
+        (link) => duration(link.rtt_s),
+        (link) => bytes(link.bytes),
+      ],
+      "No link has been measured yet.",
+    ),
+  );
+
+export const createAgents = (body) =>
+  whenChanged((agents) =>
+    fill(
+      body,
+      [...agents].sort((a, b) => TIERS.indexOf(a.tier) - TIERS.indexOf(b.tier) || a.agent.localeCompare(b.agent)),
+      [
+        (agent) => ({ text: agent.agent, mark: agent.tier, title: `on ${text(agent.host)}, process ${text(agent.pid)}` }),
+        (agent) => agent.tier,
+        (agent) =>
+          agent.state === "connected" ? { text: "● connected", class: "fine" } : { text: "○ lost", class: "flag" },
+        (agent) => ({ text: speed(agent.speed), title: agent.speed === 1 ? "nothing is held" : "tensors are held back to act as a machine of this speed" }),
+        (agent) => ({ text: text(agent.engine), title: `d3bed ${text(agent.version)}, fingerprint ${text(agent.fingerprint)}` }),
+        (agent) => text(agent.threads),
+        (agent) => bytes(agent.rss_bytes),
+        (agent) => text(agent.queued),
+        (agent) => text(agent.data_address),
+      ],
+      "No agent has registered yet.",
+    ),
+  );
+
+export const createEpochs = (body) =>
+  whenChanged((epochs) =>
+    fill(
+      body,
+      [...epochs].sort((a, b) => b.epoch - a.epoch).slice(0, EPOCHS_SHOWN),
+      [
+        (epoch) => text(epoch.epoch),
+        (epoch) => ({ text: epoch.state === "active" ? "▶ active" : text(epoch.state), class: epoch.state === "active" ? "fine" : epoch.state === "failed" ? "flag" : "muted" }),
+        (epoch) => text(epoch.strategy),
+        (epoch) => ({ text: text(epoch.cause), title: text(epoch.cause), class: "words" }),
+        (epoch) => text(epoch.moved),
+        (epoch) => duration(epoch.predicted_s),
+        (epoch) => duration(epoch.measured_s),
+      ],
+      "No plan has been made yet.",
+    ),
+  );
+
+const LEVELS = { info: ["·", "note"], warn: ["▲", "warning"], error: ["✖", "error"] };
+
+export const createEvents = (list) => {
+  let shown = new Map();
+  return whenChanged((notes, nowS, nowMs) => {
+    const items = notes.slice(-EVENTS_SHOWN).reverse();
+    const kept = new Map();
+    for (const note of items) {
+      const [mark, level] = LEVELS[note.level] ?? LEVELS.info;
+      kept.set(
+        note,
+        shown.get(note) ??
+          html(
+            "li",
+            { class: note.level },
+            html("time", {}, timeOfDay(note.time_s, nowS, nowMs)),
+            html("span", { class: "mark", role: "img", "aria-label": level }, mark),
+            html("span", { class: "words" }, text(note.text)),
+            ...(note.cause_id ? [html("span", { class: "cause", title: "what belongs together shares this cause" }, `cause ${note.cause_id}`)] : []),
+          ),
+      );
+    }
+    shown = kept;
+    list.replaceChildren(...(kept.size ? kept.values() : [html("li", { class: "empty" }, "Nothing has happened yet.")]));
+  });
+};
