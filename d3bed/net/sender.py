@@ -1,0 +1,362 @@
+"""The sending end of a link: one TCP connection from this agent to a peer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+
+from d3bed.core.errors import D3Error, LinkBroken, LinkClosed
+from d3bed.core.ids import AgentId, PipelineId
+from d3bed.core.measurements import LinkShape, Transfer
+from d3bed.net.codec import (
+    Accepted,
+    Breach,
+    Challenge,
+    Goodbye,
+    Limits,
+    Message,
+    Ping,
+    Pong,
+    Probed,
+    ProbeData,
+    Refused,
+    TensorMessage,
+    WireViolation,
+)
+from d3bed.net.handshake import NONCE_BYTES, Introduction
+from d3bed.net.outbox import Outbox, Outgoing
+from d3bed.net.probe import PINGS, Probe, RateSearch
+from d3bed.net.shaping import Pacing
+from d3bed.net.sockets import no_delay, parse_address, send_buffer_for
+from d3bed.net.wire import Event, Role, Wire, WireState
+
+__all__ = ["Sender"]
+
+_log = logging.getLogger(__name__)
+
+_TENSORS_IN_FLIGHT = 8
+_BYTES_IN_FLIGHT = 32 * 1024 * 1024
+
+
+class _Room:
+    """Lets in a few tensors and a bounded number of bytes at a time, first come, first served."""
+
+    def __init__(self) -> None:
+        self._bytes = self._tensors = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def _fits(self, nbytes: int) -> bool:
+        few = self._tensors < _TENSORS_IN_FLIGHT and self._bytes + nbytes <= _BYTES_IN_FLIGHT
+        return few or not self._tensors
+
+    async def enter(self, nbytes: int) -> None:
+        if self._waiting or not self._fits(nbytes):
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append((nbytes, turn))
+            try:
+                await turn  # `_admit` has counted us in
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled() and turn.exception() is None:
+                    self.leave(nbytes)
+                raise
+        else:
+            self._count(nbytes)
+
+    def leave(self, nbytes: int) -> None:
+        self._tensors -= 1
+        self._bytes -= nbytes
+        while self._waiting and (self._waiting[0][1].done() or self._fits(self._waiting[0][0])):
+            size, turn = self._waiting.popleft()
+            if not turn.done():
+                self._count(size)
+                turn.set_result(None)
+
+    def close(self, error: Exception) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()[1]
+            if not turn.done():
+                turn.set_exception(error)
+
+    def _count(self, nbytes: int) -> None:
+        self._tensors += 1
+        self._bytes += nbytes
+
+
+class Sender:
+    """A link to `peer` for one pipeline; made by `connect`, usable by many tasks at once.
+
+    Tensors leave in the order of the `send` calls. When the link is lost, every waiting and later
+    call raises and `on_lost` is called once, unless `close` was.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        introduction: Introduction,
+        address: str,
+        shape: LinkShape | None,
+        limits: Limits,
+        on_lost: Callable[[Exception], None] | None,
+    ) -> None:
+        self.peer = AgentId(introduction.hello.receiver)
+        self.pipeline = PipelineId(introduction.hello.pipeline)
+        self.address = address
+        self.shape = shape
+        self._loop = asyncio.get_running_loop()
+        self._socket = sock
+        self._limits = limits
+        self._on_lost = on_lost
+        self._introduction = introduction
+        self._wire = Wire(Role.CONNECTOR, limits)
+        self._room = _Room()
+        self._down: D3Error | None = None
+        self._leaving = False
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._replies: dict[tuple[type, int], asyncio.Future[Probed | None]] = {}
+        self._asked = 0
+        self._probing = asyncio.Lock()
+        self._outbox = Outbox(sock, self._write_failed)
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    @classmethod
+    async def connect(
+        cls,
+        address: str,
+        *,
+        me: AgentId,
+        peer: AgentId,
+        pipeline: PipelineId,
+        secret: bytes,
+        shape: LinkShape | None = None,
+        limits: Limits = Limits(),  # noqa: B008 — frozen
+        on_lost: Callable[[Exception], None] | None = None,
+    ) -> Sender:
+        """Connect to `address` (`host:port`) and prove who we are, within `limits.timeout_s`.
+
+        Raises `LinkBroken` if nobody is there, or the peer refuses us; `RemoteProtocolError` if what
+        is there is not `peer`.
+        """
+        latency_s = shape.latency_s if shape is not None else 0.0
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        introduction = Introduction(me, peer, pipeline, secret, nonce, latency_s)
+        try:
+            async with asyncio.timeout(limits.timeout_s):
+                sock = await _connected_socket(address)
+                sender = cls(sock, introduction, address, shape, limits, on_lost)
+                try:
+                    await sender._open()
+                except BaseException as error:
+                    sender._fail(error if isinstance(error, D3Error) else LinkBroken("gave up connecting"))
+                    raise
+        except TimeoutError:
+            raise LinkBroken(f"{peer} at {address}: no answer in {limits.timeout_s:g} s") from None
+        except OSError as error:
+            raise LinkBroken(f"{peer} at {address}: {error.strerror or error}") from error
+        return sender
+
+    async def _open(self) -> None:
+        self._write(self._introduction.hello)
+        await self._opened
+        if self.shape is not None:  # the handshake is not part of the emulated link
+            send_buffer_for(self._socket, self.shape)
+            self._outbox.start_pacing(Pacing(self.shape))
+
+    @property
+    def closed(self) -> bool:
+        """Lost, or closed by either side: it will not send again."""
+        return self._leaving or self._down is not None
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Of what was let in by `send`; payloads are not copied, this is the callers' memory."""
+        return self._outbox.unsent_bytes
+
+    # ── sending ───────────────────────────────────────────────────────────────────────────────────
+
+    async def send(self, tensor: TensorMessage) -> Transfer:
+        """Wait for room, send, and return when the last byte has left (pacing included, latency not).
+
+        Do not change the payload until the peer has it. A call that is cancelled while its tensor is
+        on the way out does not call it back. Raises `LinkBroken`, `LinkClosed`, or `LocalProtocolError` if
+        the tensor breaks a limit or disagrees with its shape.
+        """
+        nbytes = memoryview(tensor.payload).nbytes
+        self._check_up()
+        await self._room.enter(nbytes)
+        try:
+            self._check_up()
+            item = self._write(tensor)
+            if not item.done:
+                await self._outbox.left(item)
+        finally:
+            self._room.leave(nbytes)
+        self._check_sent(item)
+        return Transfer(
+            self.peer,
+            tensor.frame,
+            tensor.epoch,
+            tensor.value,
+            nbytes,
+            item.taken_s,
+            self.shape.bytes_per_s if self.shape is not None else None,
+        )
+
+    async def probe(self) -> Probe:
+        """Measure the link; takes about half a second and wants it idle. Raises as `send`."""
+        async with self._probing:
+            rtt_s = min([await self._ping() for _ in range(PINGS)])
+            search = RateSearch(rtt_s, self._limits.payload_bytes)
+            while (nbytes := search.next_bytes()) is not None:
+                number = self._next_number()
+                reply = await self._ask(ProbeData(number, b"\x5a" * nbytes), (Probed, number))
+                search.measured(nbytes, reply.taken_s if reply is not None else 0.0)
+            return Probe(search.bytes_per_s, rtt_s / 2, rtt_s)
+
+    async def _ping(self) -> float:
+        number = self._next_number()
+        asked_s = time.monotonic()
+        await self._ask(Ping(number), (Pong, number))
+        return time.monotonic() - asked_s
+
+    async def close(self) -> None:
+        """Say goodbye after what is on its way (for at most `timeout_s`) and close."""
+        if self._down is None and not self._leaving:
+            self._leaving, self._on_lost = True, None
+            self._room.close(self._closed_here())
+            self._write(Goodbye("closed by the sender"))
+            try:
+                async with asyncio.timeout(self._limits.timeout_s):
+                    await self._outbox.drained()
+            except TimeoutError:
+                _log.info("link to %s closed with %d bytes unsent", self.peer, self.unsent_bytes)
+            self._fail(self._closed_here())
+
+    # ── inside ────────────────────────────────────────────────────────────────────────────────────
+
+    def _next_number(self) -> int:
+        self._asked += 1
+        return self._asked
+
+    async def _ask(self, message: Message, awaited: tuple[type, int]) -> Probed | None:
+        self._check_up()
+        reply: asyncio.Future[Probed | None] = self._loop.create_future()
+        self._replies[awaited] = reply
+        try:
+            self._write(message)  # a failure reaches the reply
+            return await reply
+        finally:
+            del self._replies[awaited]
+
+    def _write(self, message: Message) -> Outgoing:
+        self._wire.send(message)
+        return self._outbox.put(*self._wire.data_to_send())
+
+    def _closed_here(self) -> LinkClosed:
+        return LinkClosed(f"link to {self.peer} was closed here")
+
+    def _check_up(self) -> None:
+        if self._down is not None:
+            raise self._down
+        if self._leaving:
+            raise self._closed_here()
+
+    def _check_sent(self, item: Outgoing) -> None:
+        if item.error is not None:
+            raise item.error
+
+    def _readable(self) -> None:
+        try:
+            received = self._socket.recv_into(self._wire.get_buffer())
+            if not received:
+                self._ended()
+            self._wire.buffer_updated(received)
+            for event in self._wire.events_received():
+                self._handle(event)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._fail(LinkBroken(f"link to {self.peer} was lost: {error.strerror or error}"))
+        except D3Error as error:
+            self._fail(error)
+
+    def _ended(self) -> None:
+        try:
+            self._wire.receive_eof()
+        except LinkBroken as error:
+            raise LinkBroken(f"link to {self.peer} was lost: {error}") from None
+        raise LinkBroken(f"link to {self.peer} was lost")
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Challenge():
+                self._write(self._introduction.challenged(event))
+            case Accepted():
+                self._introduction.accepted(event)
+                self._opened.set_result(None)
+            case Refused():
+                raise LinkBroken(f"{self.peer} at {self.address} refused: {event.reason}")
+            case Pong():
+                self._resolve((Pong, event.number), None)
+            case Probed():
+                self._resolve((Probed, event.number), event)
+            case Goodbye():
+                raise LinkClosed(f"{self.peer} closed the link: {event.reason}")
+            case _:  # the state table lets nothing else come this way
+                raise WireViolation(Breach.ORDER, f"unexpected {type(event).__name__}")
+
+    def _resolve(self, awaited: tuple[type, int], answer: Probed | None) -> None:
+        reply = self._replies.get(awaited)
+        if reply is not None and not reply.done():
+            reply.set_result(answer)
+
+    def _write_failed(self, error: OSError) -> None:
+        # What the peer said before it went tells more than our failed write, so read that first.
+        if self._wire.state is not WireState.CLOSED:
+            self._readable()
+        self._fail(LinkBroken(f"link to {self.peer} was lost: {error.strerror or error}"))
+
+    def _fail(self, error: D3Error) -> None:
+        """The first error is the one that counts."""
+        if self._down is not None:
+            return
+        self._down = error
+        self._outbox.close(error)
+        self._room.close(error)
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+        if not self._opened.done():
+            self._opened.set_exception(error)
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(error)
+        if self._on_lost is not None and self._opened_well():
+            self._on_lost(error)
+
+    def _opened_well(self) -> bool:
+        return self._opened.done() and not self._opened.cancelled() and self._opened.exception() is None
+
+
+async def _connected_socket(address: str) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    host, port = parse_address(address)
+    failure: OSError = OSError(f"no address for {host}")
+    for family, kind, protocol, _, where in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        sock.setblocking(False)
+        try:
+            no_delay(sock)
+            await loop.sock_connect(sock, where)
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure

@@ -1,0 +1,63 @@
+"""Socket settings and event loops that fit the links."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import socket
+from importlib import import_module
+from importlib.util import find_spec
+
+from d3bed.core.errors import ConfigError
+from d3bed.core.measurements import LinkShape
+
+__all__ = ["new_event_loop", "no_delay", "parse_address", "send_buffer_for"]
+
+#: A peer that acknowledges nothing for this long is gone (its board lost power, or the cable).
+_SILENCE_S = 10
+
+_SHAPED_BUFFER_S = 0.020
+_LEAST_BUFFER_BYTES = 64 * 1024
+_MOST_BUFFER_BYTES = 1024 * 1024
+
+
+def new_event_loop(shaped: bool) -> asyncio.AbstractEventLoop:
+    """The loop for a process whose links are `shaped` or not.
+
+    Pacing needs timers finer than a millisecond: `epoll` and uvloop round up to one, `select` does
+    not. Unshaped links use uvloop where it is installed.
+    """
+    if shaped:
+        return asyncio.SelectorEventLoop(selectors.SelectSelector())
+    if find_spec("uvloop") is not None:
+        loop = import_module("uvloop").new_event_loop()
+        assert isinstance(loop, asyncio.AbstractEventLoop)
+        return loop
+    return asyncio.new_event_loop()
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """`host:port`, an IPv6 host in brackets. Raises `ConfigError`."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError("data address", address, "not host:port", "write it as 192.168.0.7:4750")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def no_delay(sock: socket.socket) -> None:
+    """Small messages leave at once, and a peer that fell silent is noticed."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_S * 1000)
+
+
+def send_buffer_for(sock: socket.socket, shape: LinkShape) -> None:
+    """Let the kernel hold about 20 ms of the emulated link, not the megabytes that it would by itself."""
+    nbytes = int(shape.bytes_per_s * _SHAPED_BUFFER_S)
+    sock.setsockopt(
+        socket.SOL_SOCKET, socket.SO_SNDBUF, min(max(nbytes, _LEAST_BUFFER_BYTES), _MOST_BUFFER_BYTES)
+    )
