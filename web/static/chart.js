@@ -5,10 +5,10 @@ import { duration } from "./format.js";
 import { TIERS, median, parts } from "./store.js";
 
 const SHOWN = 100;
-const HEIGHT = 208;
+const HEIGHT = 232;
 const EDGE = { left: 52, right: 10, top: 18, bottom: 22 };
 // One slow frame must not flatten the others: bars end at this multiple of the median.
-const CLIP = 3;
+const CLIP = 2;
 
 export const PARTS = [...TIERS, "rest"];
 export const PART_NAMES = { device: "device compute", edge: "edge compute", cloud: "cloud compute", rest: "transfer, waiting" };

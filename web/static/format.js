@@ -16,7 +16,7 @@ const scaled = (number, base, units) => {
     number /= base;
     step += 1;
   }
-  return `${step || !Number.isInteger(number) ? digits(number) : number} ${units[step]}`;
+  return `${digits(number)} ${units[step]}`;
 };
 
 // Seconds → "8.20 ms", "271 ms", "1.24 s".
@@ -31,7 +31,7 @@ export const rate = (bytesPerSecond) =>
 
 // Bytes → "774 KB", decimal as on a network.
 export const bytes = (count) =>
-  known(count) ? scaled(count, 1e3, ["B", "KB", "MB", "GB", "TB"]) : UNKNOWN;
+  !known(count) ? UNKNOWN : count < 1e3 ? `${Math.round(count)} B` : scaled(count / 1e3, 1e3, ["KB", "MB", "GB", "TB"]);
 
 // Share → "−3.1 %", with its sign.
 export const deviation = (share) => {

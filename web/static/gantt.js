@@ -11,7 +11,8 @@ const AXIS = 22;
 // A frame stays long enough to be read; pointing at the chart holds it.
 const HOLD_MS = 1_000;
 
-// Spans → rows [{label, tier, spans}], agents in tier order, each followed by its links.
+// Spans → rows [{label, tier, link, spans}] in the order of a frame's way: agents from device to cloud,
+// each with its links onward, then the links that bring the result back.
 export const rowsOf = (spans) => {
   const rows = new Map();
   for (const span of spans) {
@@ -20,10 +21,13 @@ export const rowsOf = (spans) => {
     row.spans.push(span);
     rows.set(label, row);
   }
-  const rank = (row) => TIERS.indexOf(row.tier);
-  return [...rows.values()].sort(
-    (a, b) => rank(a) - rank(b) || (a.link ? 1 : 0) - (b.link ? 1 : 0) || a.label.localeCompare(b.label),
-  );
+  const tierOf = new Map(spans.map((span) => [span.agent, TIERS.indexOf(span.tier)]));
+  const rank = ({ tier, link, spans: [span] }) => {
+    const here = TIERS.indexOf(tier);
+    const back = link && (tierOf.get(span.peer) ?? Infinity) < here;
+    return back ? 100 - here : here * 2 + (link ? 1 : 0);
+  };
+  return [...rows.values()].sort((a, b) => rank(a) - rank(b) || a.label.localeCompare(b.label));
 };
 
 const title = (span) => {
@@ -49,7 +53,7 @@ export const createGantt = ({ canvas, caption }) => {
     const group = svg("g", { class: `span ${span.kind}` }, say(svg("title"), title(span)));
     const real = span.kind === "compute" ? Math.max(0, x(span.end_s - (span.held_s ?? 0)) - left) : wide;
     if (real > 0 || wide <= 1) group.append(svg("rect", { x: left, y: top, width: Math.max(1, real), height, rx: 1.5, fill: paint }));
-    if (real < wide) group.append(svg("rect", { class: "held", x: left + real, y: top + 3, width: wide - real, height: height - 6, stroke: `var(--${span.tier})` }));
+    if (real < wide) group.append(svg("rect", { class: "held", "data-tier": span.tier, x: left + real, y: top + 2.5, width: wide - real, height: height - 5 }));
     return group;
   };
 
@@ -63,7 +67,7 @@ export const createGantt = ({ canvas, caption }) => {
       return;
     }
     const rows = rowsOf(frame.spans);
-    const gutter = Math.min(width * 0.3, 18 + 6.4 * Math.max(...rows.map((row) => row.label.length)));
+    const gutter = Math.min(width * 0.4, 18 + 6.4 * Math.max(...rows.map((row) => row.label.length)));
     const start = frame.started_s ?? Math.min(...frame.spans.map((span) => span.start_s));
     const end = Math.max(start + (frame.latency_s ?? 0), ...frame.spans.map((span) => span.end_s));
     const scale = ticks(end - start || 1e-3);

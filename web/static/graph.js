@@ -98,7 +98,10 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
     if (!width) return;
     canvas.replaceChildren();
     [vertices, edges, shown] = [[], [], null];
-    if (!graph) return;
+    if (!graph) {
+      set(canvas, { width, height: 56, viewBox: null });
+      return;
+    }
     focused = Math.min(focused, graph.vertices.length - 1);
     const g = geometry(graph, width);
     set(canvas, { width: g.width, height: g.height, viewBox: `0 0 ${g.width} ${g.height}` });

@@ -90,7 +90,7 @@ const offerPipelines = (pipeline) => {
 
 const plan = (pipeline) => {
   const words = pipeline?.plan_text;
-  say(byId("plan"), words ?? (pipeline ? text(pipeline.phase_text) : "No plan yet."));
+  say(byId("plan"), words ?? "No plan yet.");
 };
 
 const draw = () => {
