@@ -205,7 +205,7 @@ def _wrap(columns: _Columns, lane: list[float]) -> Layout:
         {
             "x": at - start_of[at],
             "y": round(lane[v] + top_of[at], 2),
-            "trail": [round(lane[p] + top_of[at], 2) for p in columns.trail[v]],
+            "trail": [round(lane[p] + top_of[n], 2) for n, p in enumerate(columns.trail[v], at + 1)],
         }
         for v, at in enumerate(columns.depth)
     ]

@@ -188,11 +188,15 @@ def test_shuffled_branches_are_untangled() -> None:
     assert crossings(sketch.graph(), layout(sketch.graph())) == 0
 
 
-def test_skip_connection_passes_beside_the_layers_that_it_skips() -> None:
-    graph = residual_graph(3)
+@pytest.mark.parametrize("blocks", [3, 25])
+def test_skip_connection_passes_beside_the_layers_that_it_skips(blocks: int) -> None:
+    graph = residual_graph(blocks)
     drawn = layout(graph)
     for edge in graph.edges:
-        for x, y in route(graph, drawn, edge)[1:-1]:
+        points = route(graph, drawn, edge)
+        end = drawn["nodes"][edge.consumer]
+        for x, y in points[:-1] if edge.producer in turns(graph, drawn) else points[1:-1]:
+            assert abs(y - end["y"]) < 2  # in the reader's row
             assert all(n["x"] != x or abs(n["y"] - y) >= 0.5 for n in drawn["nodes"])
 
 
