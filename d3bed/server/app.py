@@ -7,12 +7,13 @@ import errno
 import logging
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
 import markupsafe
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 import d3bed
 from d3bed.core.errors import ConfigError
@@ -39,8 +40,6 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 async def serve(
@@ -150,9 +149,7 @@ def _handler(api: Api, route: Route) -> Handler:
     return handle
 
 
-def _guard(
-    token: str | None, *, loopback: bool
-) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _guard(token: str | None, *, loopback: bool) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         host, is_socket = request.headers.get("Host"), request.path.startswith("/ws/")

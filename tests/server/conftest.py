@@ -1,0 +1,300 @@
+"""Agents that follow a script, and a stage on which the coordinator meets them without sockets.
+
+A `Script` speaks the true protocol (`core.messages`) with made-up measurements; the planner is the
+real one. The app's tests let the same scripts speak over real WebSockets.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from d3bed.core.errors import D3Error
+from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
+from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
+from d3bed.core.measurements import FrameReport, LinkShape, Span, SpanKind, Transfer
+from d3bed.core.messages import (
+    FramesAnswered,
+    FromAgent,
+    LinkMeasured,
+    LoadModel,
+    MeasureLinks,
+    ModelLoaded,
+    ModelSpec,
+    Prepare,
+    Profiled,
+    ProfileModel,
+    Ready,
+    Register,
+    SourceEnded,
+    SpansRecorded,
+    StartSource,
+    ToAgent,
+    Transferred,
+)
+from d3bed.plan import STRATEGIES, choose
+from d3bed.server import Coordinator, PipelineSettings, ServerSettings
+from d3bed.server.events import (
+    AgentJoined,
+    AgentLost,
+    AgentSaid,
+    CloseAgent,
+    ComputePlan,
+    Event,
+    PlanComputed,
+    PlanFailed,
+    Publish,
+    Record,
+    SendTo,
+    Ticked,
+)
+from d3bed.server.views import NoteView
+
+PIPELINE = PipelineId("demo")
+DEVICE, EDGE_1, EDGE_2, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("edge-2"), AgentId("vm-1")
+TIER_OF = {DEVICE: Tier.DEVICE, EDGE_1: Tier.EDGE, EDGE_2: Tier.EDGE, CLOUD: Tier.CLOUD}
+#: Seconds per vertex: the edge is 5 times as fast as the device, the cloud 20 times.
+TIME_S = {DEVICE: 0.1, EDGE_1: 0.02, EDGE_2: 0.021, CLOUD: 0.005}
+
+
+def make_graph(model: str = "alexnet", layers: int = 3) -> Graph:
+    """A chain: the uint8 photo, then `layers` convolutions."""
+    photo = Vertex("input", "input", (TensorSpec((1, 3, 8, 8), "uint8"),))
+    maps = (TensorSpec((1, 8, 8, 8), "float32"),)
+    convs = tuple(
+        Vertex(f"conv{n}", "conv2d", maps, flops=1000, weight_bytes=100) for n in range(1, layers + 1)
+    )
+    edges = tuple(Edge(n, n + 1) for n in range(layers))
+    return Graph(model, (photo, *convs), edges, (Value(layers),))
+
+
+class Script:
+    """What one well-behaved agent answers; `silent` names message types that it ignores."""
+
+    def __init__(self, agent: AgentId, *, layers: int = 3) -> None:
+        self.agent = agent
+        self.tier = TIER_OF[agent]
+        self.layers = layers
+        self.silent: set[type] = set()
+        self.heard: list[ToAgent] = []
+
+    @property
+    def register(self) -> Register:
+        return Register(self.agent, self.tier, 4711, "laptop", "127.0.0.1:4000", 1.0, "torch", "0.1.0")
+
+    def count(self, kind: type) -> int:
+        return sum(isinstance(message, kind) for message in self.heard)
+
+    def answers(self, message: ToAgent) -> list[FromAgent]:
+        self.heard.append(message)
+        if type(message) in self.silent:
+            return []
+        match message:
+            case LoadModel(model, threads):
+                return [ModelLoaded(model, make_graph(model.name, self.layers), "same", threads, 0.5)]
+            case ProfileModel(model):
+                times = (0.0, *[TIME_S[self.agent]] * self.layers)
+                return [Profiled(model, times, False, 1.0)]
+            case MeasureLinks(peers):
+                return [LinkMeasured(p.agent, 1e7, 0.001, 0.002) for p in peers]
+            case Prepare(pipeline=pipeline, epoch=epoch):
+                return [Ready(pipeline, epoch, 0.1)]
+            case _:
+                return []
+
+    def compute(self, frame: int, epoch: Epoch, start_s: float, end_s: float) -> SpansRecorded:
+        span = Span(FrameId(frame), epoch, SpanKind.COMPUTE, start_s, end_s, (1, self.layers))
+        return SpansRecorded(PIPELINE, 0.001, (span,))
+
+
+class Stage:
+    """The coordinator with scripted agents, the real planner and a clock that tests turn."""
+
+    def __init__(self, settings: ServerSettings, *, last_epoch: int = 0) -> None:
+        self.coordinator = Coordinator(
+            settings,
+            link_secret="secret",
+            strategies=tuple(STRATEGIES),
+            boot=1,
+            last_epoch=Epoch(last_epoch),
+        )
+        self.now = 1000.0
+        self.scripts: dict[AgentId, Script] = {}
+        self.connections: dict[AgentId, int] = {}
+        self.published: list[Publish] = []
+        self.records: list[Record] = []
+        self.closed: list[CloseAgent] = []
+        self.plans: list[ComputePlan] = []
+        self.hold_plans = False
+        self._joined = 0
+        self._events: deque[Event] = deque()
+
+    @property
+    def pipeline(self) -> PipelineId:
+        return PIPELINE
+
+    def submit(self, *events: Event) -> None:
+        """Handle events and all that follows from them."""
+        self._events.extend(events)
+        while self._events:
+            for command in self.coordinator.handle(self._events.popleft(), self.now):
+                match command:
+                    case SendTo(connection, agent, message):
+                        answers = self.scripts[agent].answers(message)
+                        self._events.extend(AgentSaid(connection, answer) for answer in answers)
+                    case ComputePlan():
+                        self.plans.append(command)
+                        if not self.hold_plans:
+                            self._events.append(self.plan(command))
+                    case Publish():
+                        self.published.append(command)
+                    case Record():
+                        self.records.append(command)
+                    case CloseAgent():
+                        self.closed.append(command)
+
+    @staticmethod
+    def plan(command: ComputePlan) -> PlanComputed | PlanFailed:
+        try:
+            choice = choose(
+                command.graph,
+                command.profiles,
+                command.agents,
+                command.rates,
+                command.device,
+                strategy=command.strategy,
+                pins=command.pins,
+                current=command.current,
+            )
+        except D3Error as error:
+            return PlanFailed(command.pipeline, command.request, str(error))
+        return PlanComputed(command.pipeline, command.request, choice)
+
+    def join(self, *agents: AgentId, layers: int = 3, silent: type | None = None) -> None:
+        for agent in agents:
+            script = Script(agent, layers=layers)
+            if silent is not None:
+                script.silent.add(silent)
+            self._joined += 1
+            self.scripts[agent], self.connections[agent] = script, self._joined
+            self.submit(AgentJoined(self._joined, script.register))
+
+    def join_all(self) -> None:
+        self.join(*TIER_OF)
+
+    def lose(self, agent: AgentId) -> None:
+        self.submit(AgentLost(self.connections[agent], "its connection closed"))
+
+    def say(self, agent: AgentId, *messages: FromAgent) -> None:
+        self.submit(*[AgentSaid(self.connections[agent], message) for message in messages])
+
+    def tick(self, seconds: float = 0.1, *, hearts: bool = True) -> None:
+        """Let time pass in steps of 0.1 s; with `hearts`, agents stay alive meanwhile."""
+        for _ in range(round(seconds / 0.1)):
+            self.now += 0.1
+            if hearts:
+                for record in self.coordinator.world.agents.values():
+                    record.heard_s = self.now
+            self.submit(Ticked())
+
+    def answer(self, epoch: Epoch, *frames: int, identical: bool | None = None) -> None:
+        """The device answers `frames`, 0.3 s each, and every agent of the route sends its spans."""
+        reports = tuple(
+            FrameReport(
+                FrameId(frame), epoch, "cat.jpg", self.now - 0.3, self.now, "cat", 1, identical,
+                None if identical is None else 0.0,
+            )
+            for frame in frames
+        )  # fmt: skip
+        self.say(DEVICE, FramesAnswered(PIPELINE, max(frames), reports))
+        planned = self.coordinator.pipelines[PIPELINE].epochs[epoch]
+        for tier in planned.steps:
+            agent = planned.route[tier]
+            for frame in frames:
+                self.say(agent, self.scripts[agent].compute(frame, epoch, self.now - 0.3, self.now - 0.28))
+
+    def transfer(self, sender: AgentId, peer: AgentId, size: int, taken_s: float, target: float) -> None:
+        moved = Transfer(peer, FrameId(1), Epoch(1), Value(0), size, taken_s, target)
+        self.say(sender, Transferred(PIPELINE, (moved,)))
+
+    def end_source(self, sent: int, answered: int) -> None:
+        self.say(DEVICE, SourceEnded(PIPELINE, sent, answered))
+
+    # ── what came of it ───────────────────────────────────────────────────────────────────────────
+
+    @property
+    def phase(self) -> str:
+        return self.coordinator.pipelines[PIPELINE].phase[0]
+
+    @property
+    def active(self) -> int:
+        """The number of the active epoch; 0 for none."""
+        active = self.coordinator.pipelines[PIPELINE].active
+        return active.number if active else 0
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        active = self.coordinator.pipelines[PIPELINE].active
+        assert active is not None
+        return active.plan.tiers
+
+    def states(self) -> dict[int, str]:
+        epochs = self.coordinator.pipelines[PIPELINE].epochs
+        return {number: epoch.life.state.value for number, epoch in epochs.items()}
+
+    def notes(self, level: str | None = None) -> list[str]:
+        found = [event.data for event in self.published if isinstance(event.data, NoteView)]
+        return [note.text for note in found if level in (None, note.level)]
+
+    def heard(self, agent: AgentId, kind: type) -> list[ToAgent]:
+        return [message for message in self.scripts[agent].heard if isinstance(message, kind)]
+
+    @property
+    def starts(self) -> int:
+        return self.scripts[DEVICE].count(StartSource)
+
+
+MakeStage = Callable[..., Stage]
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., ServerSettings]:
+    """Settings of a server with one pipeline over four agents; `changes` go into the pipeline."""
+
+    def make(*, host: str = "127.0.0.1", token: str | None = None, **changes: object) -> ServerSettings:
+        pipeline = PipelineSettings(
+            id=PIPELINE,
+            device=DEVICE,
+            edges=(EDGE_1, EDGE_2),
+            cloud=CLOUD,
+            model=ModelSpec("alexnet"),
+            network="wifi",
+            shapes={"device-edge": LinkShape(1e7, 0.001)},
+            frames=10,
+        )
+        pipeline = msgspec.structs.replace(pipeline, **changes)
+        return ServerSettings(tmp_path / "data", (pipeline,), host=host, port=0, token=token)
+
+    return make
+
+
+@pytest.fixture
+def make_stage(make_settings: Callable[..., ServerSettings]) -> MakeStage:
+    def make(*, last_epoch: int = 0, **changes: object) -> Stage:
+        return Stage(make_settings(**changes), last_epoch=last_epoch)
+
+    return make
+
+
+@pytest.fixture
+def stage(make_stage: MakeStage) -> Stage:
+    return make_stage()
+
+
+@pytest.fixture
+def make_script() -> Callable[[AgentId], Script]:
+    return Script
