@@ -217,6 +217,11 @@ class Stage:
             for frame in frames:
                 self.say(agent, self.scripts[agent].compute(frame, epoch, self.now - 0.3, self.now - 0.28))
 
+    def say_answer_of_unknown_epoch(self, epoch: int) -> None:
+        """As from a device that kept running while the server was down."""
+        report = FrameReport(FrameId(90), Epoch(epoch), "cat.jpg", self.now - 0.3, self.now)
+        self.say(DEVICE, FramesAnswered(PIPELINE, 90, (report,)))
+
     def transfer(self, sender: AgentId, peer: AgentId, size: int, taken_s: float, target: float) -> None:
         moved = Transfer(peer, FrameId(1), Epoch(1), Value(0), size, taken_s, target)
         self.say(sender, Transferred(PIPELINE, (moved,)))

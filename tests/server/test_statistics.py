@@ -1,0 +1,191 @@
+"""Numbers of a run: medians, link rates, frames joined with their spans, the report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from d3bed.core.graph import Value
+from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
+from d3bed.core.measurements import FrameReport, Span, SpanKind, Transfer
+from d3bed.server.frames import TRACKED, FrameTracker
+from d3bed.server.statistics import LinkTraffic, Recent
+from d3bed.server.views import FrameView
+
+if TYPE_CHECKING:
+    from tests.server.conftest import MakeStage, Stage
+
+DEMO = PipelineId("demo")
+DEVICE, EDGE_1, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm-1")
+
+
+def moved(size: int, taken_s: float, target: float | None = 1e6) -> Transfer:
+    return Transfer(EDGE_1, FrameId(1), Epoch(1), Value(0), size, taken_s, target)
+
+
+def report(frame: int, epoch: int = 1) -> FrameReport:
+    return FrameReport(FrameId(frame), Epoch(epoch), "cat.jpg", 10.0, 10.3)
+
+
+def span(frame: int, seconds: float, epoch: int = 1, kind: SpanKind = SpanKind.COMPUTE) -> Span:
+    return Span(FrameId(frame), Epoch(epoch), kind, 10.0, 10.0 + seconds, (1, 2))
+
+
+def test_quantiles_are_of_the_last_samples() -> None:
+    recent = Recent(limit=4)
+    assert recent.median is None
+    for sample in (100.0, 1.0, 2.0, 3.0, 4.0):
+        recent.add(sample)
+    assert (recent.last, recent.median) == (4.0, 2.5)
+    assert recent.p95 == pytest.approx(3.85)
+
+
+def test_big_transfers_rule_the_rate_where_there_are_any() -> None:
+    link = LinkTraffic()
+    link.add(moved(1_000, 0.1))
+    assert link.achieved_bytes_per_s == pytest.approx(10_000)
+    link.add(moved(200_000, 0.2))
+    link.add(moved(200_000, 0.204))
+    assert link.bytes == 401_000
+    assert link.achieved_bytes_per_s == pytest.approx(400_000 / 0.404)
+    assert link.deviation == pytest.approx(400_000 / 0.404 / 1e6 - 1)
+
+
+def test_unshaped_link_has_no_deviation() -> None:
+    link = LinkTraffic()
+    link.add(moved(200_000, 0.2, None))
+    assert link.deviation is None and link.achieved_bytes_per_s == pytest.approx(1e6)
+
+
+def test_frame_waits_for_the_spans_of_every_tier() -> None:
+    counted: list[tuple[Tier, float]] = []
+    tracker = FrameTracker(DEMO, lambda _: {Tier.DEVICE: 1, Tier.CLOUD: 2}, lambda *c: counted.append(c))
+    tracker.add_report(report(1), now=100.0)
+    tracker.add_spans(DEVICE, Tier.DEVICE, [span(1, 0.1)])
+    tracker.add_spans(CLOUD, Tier.CLOUD, [span(1, 0.02)])
+    assert tracker.take_ripe(100.1) == []
+    tracker.add_spans(CLOUD, Tier.CLOUD, [span(1, 0.03), span(1, 0.2, kind=SpanKind.TRANSFER)])
+    (frame,) = tracker.take_ripe(100.2)
+    assert len(frame.spans) == 4
+    assert frame.compute_s == pytest.approx({Tier.DEVICE: 0.1, Tier.CLOUD: 0.05})
+    assert dict(counted) == pytest.approx({Tier.DEVICE: 0.1, Tier.CLOUD: 0.05})
+    assert tracker.take_ripe(200.0) == []
+
+
+def test_frame_waits_no_longer_than_half_a_second() -> None:
+    counted: list[tuple[Tier, float]] = []
+    tracker = FrameTracker(DEMO, lambda _: {Tier.DEVICE: 2}, lambda *c: counted.append(c))
+    tracker.add_spans(DEVICE, Tier.DEVICE, [span(1, 0.1)])
+    tracker.add_report(report(1), now=100.0)
+    assert tracker.take_ripe(100.4) == []
+    assert [frame.frame for frame in tracker.take_ripe(100.5)] == [1]
+    assert counted == [(Tier.DEVICE, pytest.approx(0.1))]
+
+
+def test_at_most_twenty_frames_a_second_are_shown_and_memory_is_bounded() -> None:
+    counted: list[float] = []
+    tracker = FrameTracker(DEMO, lambda _: {Tier.DEVICE: 1}, lambda _, s: counted.append(s))
+    shown = 0
+    for frame in range(1000):
+        now = 100.0 + frame / 100
+        tracker.add_report(report(frame), now)
+        tracker.add_spans(DEVICE, Tier.DEVICE, [span(frame, 0.1)])
+        shown += len(tracker.take_ripe(now))
+    assert 200 <= shown <= 215
+    assert len(counted) == 1000
+    assert len(tracker) == TRACKED
+
+
+def test_answers_and_spans_become_statistics(stage: Stage) -> None:
+    stage.join_all()
+    stage.answer(Epoch(1), 1, 2, 3, identical=True)
+    stage.tick(1.0)
+    view = stage.coordinator.view(DEMO)
+    assert (view.frames.sent, view.frames.answered) == (3, 3)
+    assert (view.exact.checked, view.exact.identical, view.exact.max_rel_err) == (3, 3, 0.0)
+    assert view.latency_s.median == pytest.approx(0.3)
+    assert view.compute_s == pytest.approx({Tier.CLOUD: 0.02})
+    frames = [event.data for event in stage.published if event.kind == "frame"]
+    assert [frame.frame for frame in frames if isinstance(frame, FrameView)] == [1, 2, 3]
+    epochs = [event.data for event in stage.published if event.kind == "epoch"]
+    assert msgspec.to_builtins(epochs[-1])["measured_s"] == pytest.approx(0.3)
+
+
+def test_pipeline_events_carry_only_what_changed(stage: Stage) -> None:
+    stage.join_all()
+    stage.tick(1.0)
+    stage.published.clear()
+    stage.answer(Epoch(1), 1)
+    stage.tick(1.0)
+    changed = [event.data for event in stage.published if event.kind == "pipeline"]
+    assert changed
+    for data in changed:
+        assert isinstance(data, dict)
+        assert set(data) <= {"id", "frames", "exact", "latency_s", "compute_s"}
+
+
+def test_difference_from_the_whole_model_is_said_once_an_epoch(stage: Stage) -> None:
+    stage.join_all()
+    stage.answer(Epoch(1), 1, 2, identical=False)
+    assert stage.notes("error") == ["frame 1 differs from the undivided model (epoch 1)"]
+
+
+def test_report_has_exactly_the_documented_keys(stage: Stage) -> None:
+    stage.join_all()
+    stage.answer(Epoch(1), *range(1, 11), identical=True)
+    stage.transfer(DEVICE, EDGE_1, 200_000, 0.02, 1e7)
+    stage.end_source(10, 10)
+    stage.tick(2.0)
+    (run,) = stage.coordinator.runs()
+    found = msgspec.to_builtins(stage.coordinator.report(run.id))
+    assert list(found) == [
+        "format", "model", "strategy", "network", "frames", "exact", "latency_s", "compute_s", "agents",
+        "links", "epochs", "plan",
+    ]  # fmt: skip
+    assert found["frames"] == {"sent": 10, "answered": 10, "lost": 0}
+    assert set(found["latency_s"]) == {"median", "p95", "predicted"}
+    assert [agent["agent"] for agent in found["agents"]] == ["pi-1", "edge-1", "edge-2", "vm-1"]
+    assert list(found["links"]) == [
+        {
+            "from": "pi-1",
+            "to": "edge-1",
+            "bytes": 200_000,
+            "target_bytes_per_s": 1e7,
+            "achieved_bytes_per_s": 1e7,
+            "deviation": 0.0,
+        }
+    ]
+    assert set(found["epochs"][0]) == {"epoch", "strategy", "cause", "activated_at", "moved"}
+    assert found["plan"] == {"input": "device", "conv1": "cloud", "conv2": "cloud", "conv3": "cloud"}
+    saved = [record.row for record in stage.records if record.table == "runs"]
+    assert saved[-1]["report"] == found
+
+
+def test_link_off_its_target_is_flagged(stage: Stage) -> None:
+    stage.join_all()
+    stage.transfer(DEVICE, EDGE_1, 200_000, 0.02, 0.9e7)
+    stage.end_source(10, 10)
+    stage.tick(2.0)
+    assert "link pi-1→edge-1 ran +11.1% off its emulated rate" in stage.notes("warn")
+
+
+def test_lost_frames_are_counted_when_the_source_ends(stage: Stage) -> None:
+    stage.join_all()
+    stage.answer(Epoch(1), 1, 2)
+    stage.end_source(10, 8)
+    assert stage.coordinator.runs()[0].frames.lost == 2
+    assert stage.phase == "idle"
+
+
+def test_source_that_outlived_the_server_gets_a_run(make_stage: MakeStage) -> None:
+    stage = make_stage(last_epoch=5)
+    stage.join(DEVICE, EDGE_1, CLOUD)
+    pipeline = stage.coordinator.pipelines[DEMO]
+    assert pipeline.run is None
+    stage.say_answer_of_unknown_epoch(7)
+    assert pipeline.run is not None and pipeline.is_running
+    stage.join(AgentId("edge-2"))
+    assert stage.active == 8
+    assert stage.starts == 0
