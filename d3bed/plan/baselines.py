@@ -31,6 +31,8 @@ def cloud(problem: Problem) -> tuple[Tier, ...]:
 
 def all_on(problem: Problem, tier: Tier) -> tuple[Tier, ...]:
     """The assignment nearest to `tier` for every vertex; limits on memory and rate are not looked at."""
+    if not problem.allowed:
+        return (Tier.DEVICE, *[tier] * (len(problem.names) - 1))
     latest = [max(ranks) for ranks in problem.allowed_ranks]
     for v in reversed(problem.order):
         bound = min((latest[c] for c in problem.successors[v]), default=latest[v])

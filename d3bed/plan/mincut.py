@@ -10,15 +10,15 @@ there are only two tiers) and no limit couples vertices: `applies` says whether.
 
 SciPy keeps residual capacities in int32, and an overflow there is silent. A residual is at most its
 capacity plus the flow, and the flow at most the value of any cut. So: capacities are scaled such that
-a known plan costs 2^29, whatever is dearer than infinite (2^30) is infinite, and nothing passes 2^31.
+a known plan costs 2^29; whatever is dearer is infinite, which is 2^30; and nothing reaches 2^31.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components, maximum_flow
 
 from d3bed.core.ids import TIERS, Tier
 from d3bed.plan.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, Problem, cost_s, result_way, tensor_ways
@@ -31,6 +31,8 @@ _INFINITE = 2**30
 _COARSE = 64
 #: Sums of times and transfers are exact to far less than this part of them.
 _ROUNDING = 1e-9
+#: An arc that costs so many times a known plan is in no better one; the margin is for rounding.
+_DEARER = 1.01
 
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
@@ -47,10 +49,9 @@ def applies(problem: Problem) -> bool:
     return not any(any(tensor_ways(problem, v)) for v in range(len(problem.names)))
 
 
-def minimum_cut(problem: Problem, known: tuple[Tier, ...]) -> tuple[Tier, ...]:
-    """An optimal plan; `known` is any feasible plan, the better the finer the arithmetic."""
+def minimum_cut(problem: Problem, known: tuple[Tier, ...], bound_s: float) -> tuple[Tier, ...]:
+    """An optimal plan. `known` is any feasible plan and `bound_s` its cost: the less, the finer."""
     network = _Network(problem)
-    bound_s = cost_s(problem, known)
     while bound_s > 0:
         found = network.cut(bound_s)
         found_s = cost_s(problem, found)
@@ -94,11 +95,8 @@ class _Network:
                 self._add_tensors(producers, consumers, fan_out, paid, offset)
         self._add_result(problem)
 
-        arcs = (np.concatenate(self.tails), np.concatenate(self.heads))
-        shape = (self.nodes, self.nodes)
-        # To compressed rows: parallel arcs are added up, and zeros would only be carried along.
-        self.capacity_s = coo_array((np.concatenate(self.capacities), arcs), shape=shape).tocsr()
-        self.capacity_s.eliminate_zeros()
+        self.tail, self.head = np.concatenate(self.tails), np.concatenate(self.heads)
+        self.capacity_s = np.concatenate(self.capacities)
 
     def _add(self, tails: _Ints, heads: _Ints, capacities: _Floats) -> None:
         self.tails.append(tails)
@@ -146,23 +144,28 @@ class _Network:
         """The cheapest cut, in arithmetic scaled to a plan that is known to cost `bound_s`."""
         # A surplus lost in the rounding of sums must not be taken for a bound.
         surplus = max(self.surplus_s(bound_s), _ROUNDING * bound_s)
-        scale = _FINITE / surplus
-        capacity_s = self.capacity_s.data
-        units = np.full(len(capacity_s), float(_INFINITE))
-        np.multiply(capacity_s, scale, out=units, where=np.isfinite(capacity_s))
-        network = csr_array(
-            (
-                np.minimum(np.rint(units), _INFINITE).astype(np.int32),
-                self.capacity_s.indices,
-                self.capacity_s.indptr,
-            ),
-            shape=self.capacity_s.shape,
+        infinite = self.capacity_s > surplus * _DEARER
+        units = np.full(len(self.capacity_s), _INFINITE)
+        units[~infinite] = np.rint(self.capacity_s[~infinite] * (_FINITE / surplus))
+
+        # Nodes in a circle of infinite arcs are on one side, and one node: over a slow link, most are.
+        nodes = self.nodes
+        bonds = csr_array(
+            (infinite[infinite], (self.tail[infinite], self.head[infinite])), shape=(nodes, nodes)
         )
+        nodes, node = connected_components(bonds, connection="strong")
+        tail, head = node[self.tail], node[self.head]
+        kept = (tail != head) & (units > 0)
+        network = csr_array((units[kept], (tail[kept], head[kept])), shape=(nodes, nodes))
+        network.data = np.minimum(network.data, _INFINITE).astype(np.int32)
+
+        source = node[self.source]
+        flow = maximum_flow(network, source, node[self.sink]).flow
         # Flow is antisymmetric: against an arc, what flows along it can be taken back.
-        residual = network - maximum_flow(network, self.source, self.sink).flow
-        reached = np.zeros(self.nodes, dtype=bool)
-        reached[breadth_first_order(residual, self.source, return_predecessors=False)] = True
-        rank = reached[: self.count].astype(int) + reached[self.count : 2 * self.count]
+        reached = np.zeros(nodes, dtype=bool)
+        reached[breadth_first_order(network - flow, source, return_predecessors=False)] = True
+        beyond = reached[node]
+        rank = beyond[: self.count].astype(int) + beyond[self.count : 2 * self.count]
         return tuple(TIERS[r] for r in rank)
 
 

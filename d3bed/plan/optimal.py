@@ -31,7 +31,7 @@ def optimal(problem: Problem) -> tuple[Tier, ...]:
     from d3bed.plan import mincut
 
     if best is not None and mincut.applies(problem):
-        return mincut.minimum_cut(problem, best[2])
+        return mincut.minimum_cut(problem, best[2], best[0])
 
     from d3bed.plan.milp import mixed_integer
 

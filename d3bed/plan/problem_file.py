@@ -13,7 +13,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -205,19 +205,28 @@ def check_numbers(problem: Problem, where: str) -> None:
             raise ProblemError(where, f"time_s.{tier}", f"has {len(times)} vertices, the graph {count}")
     if Tier.DEVICE not in problem.times_s:
         raise ProblemError(where, "time_s.device", "is missing", "the device always exists")
-    for key, number in _numbers(problem):
-        try:
-            sound = math.isfinite(number) and number >= 0
-        except OverflowError:
-            sound = False
-        if not sound:
-            raise ProblemError(where, key, f"is {_short(number)}", "it must be a finite number ≥ 0")
+    series = [*problem.times_s.values(), problem.output_bytes, problem.weight_bytes]
+    rates = [number for rate in problem.links.values() for number in (rate.bytes_per_s, rate.latency_s)]
+    limits = [*problem.memory_bytes.values(), problem.rate_per_s or 0]
+    series.append((problem.result_bytes, problem.migration_cost_s, *rates, *limits))
+    if not all(_sound(numbers) for numbers in series):
+        for key, number in _numbers(problem):
+            if not _sound((number,)):
+                raise ProblemError(where, key, f"is {_short(number)}", "it must be a finite number ≥ 0")
     positive = {f"links.{link}.bytes_per_s": rate.bytes_per_s for link, rate in problem.links.items()}
     if problem.rate_per_s is not None:
         positive["rate_per_s"] = problem.rate_per_s
     for key, number in positive.items():
         if number <= 0:
             raise ProblemError(where, key, "is 0", "it must be above 0; leave out what does not exist")
+
+
+def _sound(numbers: Sequence[_Number]) -> bool:
+    """Whether all are finite and not negative; of sums that overflow it may wrongly say no."""
+    try:
+        return math.isfinite(sum(numbers)) and min(numbers, default=0) >= 0
+    except OverflowError:
+        return False
 
 
 def _short(number: _Number) -> str:
