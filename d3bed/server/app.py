@@ -133,7 +133,7 @@ def make_app(runner: Runner, *, token: str | None, loopback: bool) -> web.Applic
     app.router.add_get("/ws/events", sockets.events)
     files = _web_files()
     app.router.add_static("/static/", files / "static")
-    app.router.add_get("/", _page(runner, files / "templates", needs_token=token is not None))
+    app.router.add_get("/", _page(runner, files / "templates"))
 
     async def say_goodbye(_: web.Application) -> None:
         await sockets.close()
@@ -196,13 +196,13 @@ def _web_files() -> Path:
     raise ConfigError("web", "", "the dashboard's files are missing", "install d3bed again")
 
 
-def _page(runner: Runner, templates: Path, *, needs_token: bool) -> Handler:
+def _page(runner: Runner, templates: Path) -> Handler:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(templates), autoescape=True)
 
     async def page(request: web.Request) -> web.StreamResponse:
         runner.feed.flush()
         text = environment.get_template("index.html").render(
-            snapshot=_for_script(runner.feed.snapshot()), version=d3bed.__version__, needs_token=needs_token
+            snapshot=_for_script(runner.feed.snapshot()), version=d3bed.__version__
         )
         answer = web.Response(text=text, content_type="text/html", headers=_HEADERS)
         answer.enable_compression()

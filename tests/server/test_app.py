@@ -1,0 +1,484 @@
+"""The server as it is: real HTTP, real WebSockets, scripted agents over the true protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import msgspec
+import pytest
+import websockets
+from websockets.asyncio.client import ClientConnection
+
+from d3bed.core.errors import ConfigError
+from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId
+from d3bed.core.measurements import FrameReport
+from d3bed.core.messages import (
+    ClockPing,
+    ClockPong,
+    FramesAnswered,
+    Heartbeat,
+    LoadModel,
+    StartSource,
+    decode_to_agent,
+    encode,
+)
+from d3bed.server import ServerSettings, app, serve
+from d3bed.server.api import ROUTES, openapi
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Script
+
+pytestmark = pytest.mark.sockets
+
+DEMO = PipelineId("demo")
+DEVICE, EDGE_1, EDGE_2, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("edge-2"), AgentId("vm-1")
+ALL = (DEVICE, EDGE_1, EDGE_2, CLOUD)
+
+MakeSettings = Callable[..., ServerSettings]
+MakeScript = Callable[[AgentId], "Script"]
+
+
+class Lab:
+    """A running server, and clients of it that end with the test."""
+
+    def __init__(self, address: str, http: aiohttp.ClientSession, make_script: MakeScript) -> None:
+        self.address = address
+        self.http = http
+        self.task: asyncio.Task[None] | None = None
+        self._make_script = make_script
+        self._agents: list[asyncio.Task[None]] = []
+
+    def ws(self, path: str) -> str:
+        return self.address.replace("http", "ws", 1) + path
+
+    async def get(self, path: str, status: int = 200, **options: Any) -> Any:
+        async with self.http.get(self.address + path, **options) as answer:
+            assert answer.status == status, await answer.text()
+            assert answer.content_type == "application/json"
+            return await answer.json()
+
+    async def post(self, path: str, body: Any = None, status: int = 202, **options: Any) -> Any:
+        data = body if isinstance(body, bytes) else json.dumps(body if body is not None else {})
+        async with self.http.post(self.address + path, data=data, **options) as answer:
+            assert answer.status == status, await answer.text()
+            return await answer.json()
+
+    async def join(self, *agents: AgentId, token: str | None = None) -> list[Script]:
+        scripts = [self._make_script(agent) for agent in agents]
+        for script in scripts:
+            self._agents.append(asyncio.create_task(self._be(script, token)))
+        return scripts
+
+    async def _be(self, script: Script, token: str | None) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with websockets.connect(self.ws("ws/agent"), additional_headers=headers) as connection:
+            await connection.send(encode(script.register))
+            beating = asyncio.create_task(_beat(connection))
+            try:
+                async for text in connection:
+                    for answer in script.answers(decode_to_agent(text)):
+                        await connection.send(encode(answer))
+            finally:
+                beating.cancel()
+
+    async def until(self, condition: Callable[[Any], bool], path: str = "api/pipelines/demo") -> Any:
+        """Ask until the answer fits."""
+        async with asyncio.timeout(20):
+            while not condition(found := await self.get(path)):  # noqa: ASYNC110 — over HTTP nothing wakes us
+                await asyncio.sleep(0.02)
+        return found
+
+    async def running(self) -> Any:
+        return await self.until(lambda pipeline: pipeline["phase"] == "running")
+
+    async def close(self) -> None:
+        for task in (*self._agents, *([self.task] if self.task else [])):
+            task.cancel()
+        await asyncio.gather(*self._agents, return_exceptions=True)
+        if self.task is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.task
+
+
+async def _beat(connection: ClientConnection) -> None:
+    with contextlib.suppress(websockets.ConnectionClosed):
+        while True:
+            await connection.send(encode(Heartbeat(rss_bytes=1000)))
+            await asyncio.sleep(0.3)
+
+
+StartLab = Callable[[ServerSettings], Awaitable[Lab]]
+
+
+@pytest.fixture
+async def start_lab(make_script: MakeScript) -> AsyncIterator[StartLab]:
+    labs: list[Lab] = []
+    async with aiohttp.ClientSession() as http:
+
+        async def start(settings: ServerSettings) -> Lab:
+            address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(serve(settings, ready=address.set_result))
+            await asyncio.wait([task, address], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+            lab = Lab(address.result(), http, make_script)
+            lab.task = task
+            labs.append(lab)
+            return lab
+
+        try:
+            yield start
+        finally:
+            for lab in labs:
+                await lab.close()
+
+
+@pytest.fixture
+async def lab(start_lab: StartLab, make_settings: MakeSettings) -> Lab:
+    return await start_lab(make_settings())
+
+
+# ── the whole way ─────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_four_agents_come_to_a_running_plan(lab: Lab) -> None:
+    scripts = await lab.join(*ALL)
+    pipeline = await lab.running()
+    assert pipeline["plan"] == ["device", "cloud", "cloud", "cloud"]
+    assert pipeline["route"] == {"device": "pi-1", "edge": "edge-1", "cloud": "vm-1"}
+    assert pipeline["predicted"]["latency_s"] > 0
+    assert len(pipeline["graph"]["vertices"]) == 4
+    agents = await lab.get("api/agents")
+    assert {agent["agent"]: agent["tier"] for agent in agents} == {
+        "pi-1": "device", "edge-1": "edge", "edge-2": "edge", "vm-1": "cloud",
+    }  # fmt: skip
+    assert all(agent["pid"] == 4711 and agent["data_address"] for agent in agents)
+    links = await lab.get("api/links")
+    assert {"from", "to", "bytes_per_s", "rtt_s"} <= set(links[0])
+    assert len(links) == 8
+    assert scripts[0].count(StartSource) == 1
+
+
+async def test_switch_answers_a_cause_that_the_plans_carry(lab: Lab) -> None:
+    await lab.join(*ALL)
+    await lab.running()
+    accepted = await lab.post("api/pipelines/demo/strategy", {"strategy": "edge"})
+    assert accepted["pipeline"] == "demo"
+    await lab.until(lambda pipeline: pipeline["epoch"] == 2)
+    plans = await lab.until(lambda rows: len(rows) == 2, "api/plans")
+    assert plans[0]["strategy"] == "edge" and plans[0]["cause_id"] == accepted["cause_id"]
+    assert plans[0]["route"] == {"device": "pi-1", "edge": "edge-1"}
+
+
+async def test_run_is_listed_reported_and_outlives_the_server(
+    start_lab: StartLab, make_settings: MakeSettings, make_script: MakeScript
+) -> None:
+    lab = await start_lab(make_settings())
+    await lab.join(EDGE_1, EDGE_2, CLOUD)
+    script = make_script(DEVICE)
+    async with websockets.connect(lab.ws("ws/agent")) as device:
+        await device.send(encode(script.register))
+        while not script.count(StartSource):
+            for answer in script.answers(decode_to_agent(await device.recv())):
+                await device.send(encode(answer))
+        frame = FrameReport(FrameId(1), Epoch(1), "cat.jpg", 10.0, 10.25, "cat", 1, True, 0.0)
+        await device.send(encode(FramesAnswered(DEMO, 1, (frame,))))
+        pipeline = await lab.until(lambda p: p["frames"]["answered"] == 1)
+        (run,) = await lab.get("api/runs")
+        assert run["id"] == pipeline["run"] and run["ended_s"] is None
+        report = await lab.get(f"api/runs/{run['id']}/report")
+        assert report["exact"] == {"checked": 1, "identical": 1, "max_rel_err": 0.0}
+        assert report["latency_s"]["median"] == pytest.approx(0.25)
+        state = await lab.until(lambda found: len(found["frames"]) == 1, "api/state")
+        assert state["frames"][0]["photo"] == "cat.jpg"
+        await asyncio.sleep(1.2)  # runs are stored once a second
+    await lab.close()
+    again = await start_lab(make_settings())
+    assert (await again.get(f"api/runs/{run['id']}"))["frames"]["answered"] == 1
+    assert (await again.get(f"api/runs/{run['id']}/report"))["frames"]["answered"] == 1
+    await again.join(*ALL)
+    assert (await again.running())["epoch"] == 2
+
+
+async def test_clock_ping_is_answered(lab: Lab, make_script: MakeScript) -> None:
+    async with websockets.connect(lab.ws("ws/agent")) as agent:
+        await agent.send(encode(make_script(DEVICE).register))
+        await agent.send(encode(ClockPing(3.5)))
+        answers = [decode_to_agent(await agent.recv()) for _ in range(2)]
+    assert isinstance(answers[1], ClockPong)
+    assert answers[1].sent_s == 3.5 and answers[1].server_s > 1.7e9
+
+
+# ── agents that misbehave ─────────────────────────────────────────────────────────────────────────
+
+
+async def _closed(connection: ClientConnection) -> tuple[int, str]:
+    async with asyncio.timeout(10):
+        await connection.wait_closed()
+    assert connection.close_code is not None
+    return connection.close_code, connection.close_reason or ""
+
+
+async def test_second_agent_of_a_name_is_refused_with_the_reason(lab: Lab, make_script: MakeScript) -> None:
+    await lab.join(EDGE_1)
+    await lab.until(lambda agents: len(agents) == 1, "api/agents")
+    async with websockets.connect(lab.ws("ws/agent")) as second:
+        await second.send(encode(make_script(EDGE_1).register))
+        assert await _closed(second) == (4409, "an agent named edge-1 is connected already")
+    (agent,) = await lab.get("api/agents")
+    assert agent["state"] == "connected"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "garbage",
+        b"\x80\x04pickle",
+        '{"type": "Heartbeat"}',
+        '{"type": "Register"}',
+        '{"type": "Register", "agent": "", "tier": "edge", "pid": 1, "host": "h", "data_address": "a",'
+        ' "speed": 1, "engine": "torch", "version": "0"}',
+    ],
+)
+async def test_who_does_not_register_is_closed(lab: Lab, first: str | bytes) -> None:
+    async with websockets.connect(lab.ws("ws/agent")) as stranger:
+        await stranger.send(first)
+        code, reason = await _closed(stranger)
+    assert code == 1002 and reason
+    assert await lab.get("api/agents") == []
+
+
+async def test_who_says_nothing_is_closed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("d3bed.server.sockets.REGISTER_S", 0.1)
+    async with websockets.connect(lab.ws("ws/agent")) as stranger:
+        assert await _closed(stranger) == (1008, "did not register in time")
+
+
+async def test_agent_that_breaks_the_protocol_is_lost_and_others_stay(
+    lab: Lab, make_script: MakeScript
+) -> None:
+    await lab.join(EDGE_1)
+    async with websockets.connect(lab.ws("ws/agent")) as agent:
+        await agent.send(encode(make_script(EDGE_2).register))
+        await agent.send(encode(make_script(EDGE_2).register))
+        assert await _closed(agent) == (1002, "registered already")
+    agents = await lab.until(
+        lambda found: {a["agent"]: a["state"] for a in found} == {"edge-1": "connected", "edge-2": "lost"},
+        "api/agents",
+    )
+    assert len(agents) == 2
+
+
+# ── the feed ──────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_feed_gives_a_snapshot_then_events_and_resumes(lab: Lab) -> None:
+    async with websockets.connect(lab.ws("ws/events")) as page:
+        snapshot = json.loads(await page.recv())
+        assert snapshot["type"] == "snapshot"
+        assert set(snapshot["state"]) == {
+            "agents", "links", "pipelines", "epochs", "frames", "notes", "strategies", "models",
+        }  # fmt: skip
+        assert "optimal" in snapshot["state"]["strategies"] and "alexnet" in snapshot["state"]["models"]
+        await lab.join(*ALL)
+        kinds: set[str] = set()
+        seq = snapshot["seq"]
+        while "epoch" not in kinds:
+            message = json.loads(await page.recv())
+            assert message["type"] == "events"
+            for event in message["events"]:
+                assert event["seq"] == seq + 1
+                seq = event["seq"]
+                kinds.add(event["kind"])
+        assert kinds >= {"agent", "link", "pipeline", "note"}
+    await lab.running()
+    async with websockets.connect(lab.ws(f"ws/events?after={seq}")) as page:
+        message = json.loads(await page.recv())
+        assert message["type"] == "events" and message["events"][0]["seq"] == seq + 1
+    async with websockets.connect(lab.ws("ws/events?after=5")) as page:
+        assert json.loads(await page.recv())["type"] == "snapshot"
+
+
+async def test_feed_refuses_a_number_that_is_none(lab: Lab) -> None:
+    assert "after" in (await lab.get("ws/events?after=x", 400))["error"]
+
+
+async def test_sockets_are_closed_with_going_away(lab: Lab, make_script: MakeScript) -> None:
+    async with (
+        websockets.connect(lab.ws("ws/events")) as page,
+        websockets.connect(lab.ws("ws/agent")) as agent,
+    ):
+        await agent.send(encode(make_script(EDGE_1).register))
+        await agent.recv()
+        await page.recv()
+        assert lab.task is not None
+        lab.task.cancel()
+        assert (await _closed(agent))[0] == 1001
+        assert (await _closed(page))[0] == 1001
+
+
+# ── the page ──────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_page_carries_the_snapshot_and_no_inline_script(lab: Lab) -> None:
+    async with lab.http.get(lab.address) as answer:
+        text = await answer.text()
+        policy = answer.headers["Content-Security-Policy"]
+    assert answer.status == 200 and "unsafe" not in policy and "default-src 'none'" in policy
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", text, re.DOTALL)
+    inline = [body for attributes, body in scripts if "src=" not in attributes]
+    assert len(inline) == 1
+    assert json.loads(inline[0])["state"]["pipelines"][0]["id"] == "demo"
+    for path in re.findall(r'(?:src|href)="/(static/[^"]+)"', text):
+        async with lab.http.get(lab.address + path) as answer:
+            assert answer.status == 200, path
+
+
+# ── the callers' faults ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        ("api/pipelines/demo/strategy", {"strategy": "magic"}, 400, "unknown strategy 'magic'"),
+        ("api/pipelines/demo/strategy", {"strategi": "edge"}, 400, "strategi"),
+        ("api/pipelines/demo/strategy", {}, 400, "strategy"),
+        ("api/pipelines/demo/strategy", b"{nonsense", 400, "body"),
+        ("api/pipelines/demo/strategy", b"\xff\xfe", 400, "body"),
+        ("api/pipelines/demo/strategy", b"[" * 30_000, 400, "body"),
+        ("api/pipelines/demo/strategy", b'{"strategy": "' + b"x" * 70_000 + b'"}', 413, "size"),
+        ("api/pipelines/other/strategy", {"strategy": "edge"}, 404, "no pipeline 'other'; known: demo"),
+        ("api/pipelines/demo/model", {"model": "alexnut"}, 400, "unknown model 'alexnut'"),
+        ("api/pipelines/demo/model", {"model": "alexnet", "input": [3, 0, 224]}, 400, "input"),
+        ("api/pipelines/demo/start", {"frames": 0}, 400, "frames"),
+        ("api/pipelines/demo/start", {"in_flight": 1000}, 400, "in_flight"),
+        ("api/pipelines", {}, 405, "Method"),
+        ("api/nothing", {}, 404, "Not Found"),
+    ],
+)
+async def test_bad_orders_are_refused_with_words(
+    lab: Lab, path: str, body: Any, status: int, words: str
+) -> None:
+    answer = await lab.post(path, body, status)
+    assert set(answer) == {"error"} and words in answer["error"]
+
+
+@pytest.mark.parametrize("path", ["api/pipelines/x", "api/runs/x", "api/runs/x/report", "api/x", "x"])
+async def test_unknown_things_are_404(lab: Lab, path: str) -> None:
+    assert set(await lab.get(path, 404)) == {"error"}
+
+
+async def test_second_run_is_refused_while_one_is_under_way(lab: Lab) -> None:
+    await lab.join(*ALL)
+    await lab.running()
+    assert "stop it first" in (await lab.post("api/pipelines/demo/start", {}, 409))["error"]
+    await lab.post("api/pipelines/demo/stop")
+
+
+async def test_other_sites_and_rebound_names_are_refused(lab: Lab) -> None:
+    path = "api/pipelines/demo/strategy"
+    evil = {"Origin": "http://evil.org"}
+    assert "origin" in (await lab.post(path, {"strategy": "edge"}, 403, headers=evil))["error"]
+    assert "origin" in (await lab.get("ws/events", 403, headers=evil))["error"]
+    assert "origin" in (await lab.get("ws/agent", 403, headers=evil))["error"]
+    rebound = {"Host": "evil.org:80", "Origin": "http://evil.org:80"}
+    assert "host" in (await lab.post(path, {"strategy": "edge"}, 403, headers=rebound))["error"]
+    assert "host" in (await lab.get("api/state", 403, headers=rebound))["error"]
+    own = {"Origin": lab.address.rstrip("/")}
+    await lab.post(path, {"strategy": "edge"}, headers=own)
+
+
+async def test_token_is_needed_for_changes_and_by_agents(
+    start_lab: StartLab, make_settings: MakeSettings
+) -> None:
+    lab = await start_lab(make_settings(token="sesame-open-sesame"))
+    await lab.get("api/state")
+    path, body = "api/pipelines/demo/strategy", {"strategy": "edge"}
+    assert "Bearer" in (await lab.post(path, body, 401))["error"]
+    await lab.post(path, body, 401, headers={"Authorization": "Bearer wrong"})
+    await lab.post(path, body, headers={"Authorization": "Bearer sesame-open-sesame"})
+    with pytest.raises(websockets.InvalidStatus, match="401"):
+        await websockets.connect(lab.ws("ws/agent"))
+    await lab.join(*ALL, token="sesame-open-sesame")
+    await lab.running()
+
+
+async def test_token_is_made_and_told_once_beyond_loopback(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "is_loopback", lambda host: False)
+    told: list[str] = []
+    for _ in range(2):
+        ready = asyncio.Event()
+        task = asyncio.create_task(serve(make_settings(), ready=lambda _: ready.set(), tell=told.append))  # noqa: B023
+        await ready.wait()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    token = (make_settings().data_dir / "token").read_text().strip()
+    assert len(told) == 1 and token in told[0]
+
+
+async def test_port_in_use_is_named_with_a_remedy(make_settings: MakeSettings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        settings = msgspec.structs.replace(make_settings(), port=port)
+        with pytest.raises(ConfigError, match=f"port {port} is in use .* --port"):
+            await serve(settings)
+
+
+async def test_impossible_settings_are_refused(make_settings: MakeSettings) -> None:
+    with pytest.raises(ConfigError, match="edge-1"):
+        await serve(make_settings(edges=(EDGE_1,), cloud=EDGE_1))
+    with pytest.raises(ConfigError, match="unknown strategy 'magic'"):
+        await serve(make_settings(strategy="magic"))
+
+
+# ── the document ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_document_describes_exactly_the_routes(lab: Lab) -> None:
+    document = await lab.get("api/openapi.json")
+    assert document == json.loads(json.dumps(openapi()))
+    described = {(m.upper(), path) for path, item in document["paths"].items() for m in item}
+    assert described == {(route.method, route.path) for route in ROUTES}
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references <= set(document["components"]["schemas"])
+
+
+async def test_every_get_route_answers(lab: Lab) -> None:
+    await lab.join(*ALL)
+    run = (await lab.running())["run"]
+    for route in ROUTES:
+        if route.method == "GET":
+            name = run if "runs" in route.path else "demo"
+            assert await lab.get(route.path.lstrip("/").replace("{id}", name)) is not None
+
+
+# ── without torch, and small ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.processes
+def test_import_needs_neither_torch_nor_scipy() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; import d3bed.server;"
+        "assert not {'scipy', 'numpy', 'websockets', 'd3bed.model'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+async def test_model_is_loaded_with_the_pipelines_threads(lab: Lab) -> None:
+    (script, *_) = await lab.join(*ALL)
+    await lab.running()
+    (load,) = [message for message in script.heard if isinstance(message, LoadModel)]
+    assert load.threads == 1
