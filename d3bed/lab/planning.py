@@ -122,7 +122,7 @@ def show(planned: Planned) -> RenderableType:
         if not mine:
             table.add_row(Text(tier, style=TIER_STYLE[tier]), "0", "–", "–", "–")
             continue
-        compute_s = sum(problem.time_s[v][tier] for v in mine)
+        compute_s = sum(problem.times_s[tier][v] for v in mine)
         table.add_row(
             Text(tier, style=TIER_STYLE[tier]),
             str(len(mine)),
