@@ -1,0 +1,15 @@
+"""The network as something that runs: loaded, exported to a graph, cut into callables.
+
+`load` gives a `LoadedModel` (the undivided eager module and its `Graph`), `compile_step` turns any set
+of its vertices into one function, `to_wire` and `from_wire` take tensors to bytes and back with their
+strides. Knows torch; knows nothing of plans' making, links or servers.
+"""
+
+from __future__ import annotations
+
+from d3bed.model.loading import ENGINE, LoadedModel, fingerprint, load
+from d3bed.model.segment import compile_step
+from d3bed.model.tensors import from_wire, to_wire
+from d3bed.model.zoo import ZOO
+
+__all__ = ["ENGINE", "ZOO", "LoadedModel", "compile_step", "fingerprint", "from_wire", "load", "to_wire"]

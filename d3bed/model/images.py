@@ -1,0 +1,95 @@
+"""Photos: where they are, and from a file to the first tensor of the network.
+
+The shipped photos are real ones that come with packages d3bed's environment installs anyway; their
+packages are found, not imported.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image, ImageOps
+
+from d3bed.core.errors import ConfigError
+
+__all__ = ["decode", "folder", "shipped"]
+
+_SHIPPED = {
+    "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
+    "skimage": (
+        "data/astronaut.png",
+        "data/chelsea.png",
+        "data/coffee.png",
+        "data/motorcycle_left.png",
+        "data/rocket.jpg",
+    ),
+    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+}
+_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+
+#: What Pillow raises on files that are not, or no longer, images.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def shipped() -> list[Path]:
+    """The photos inside installed packages, sorted by name. Raises `ConfigError` when there are none."""
+    found = []
+    for package, names in _SHIPPED.items():
+        spec = find_spec(package)
+        for place in (spec.submodule_search_locations or ()) if spec else ():
+            found += [path for path in (Path(place) / name for name in names) if path.is_file()]
+    if not found:
+        raise ConfigError(
+            "shipped photos",
+            "",
+            f"none of {', '.join(_SHIPPED)} is installed",
+            "install scikit-image, or point `photos` at a folder of images",
+        )
+    return sorted(found, key=lambda path: path.name)
+
+
+def folder(path: Path) -> list[Path]:
+    """The images of a folder, sorted by name. Raises `ConfigError` when it has none."""
+    try:
+        found = sorted(p for p in Path(path).iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file())
+    except OSError as error:
+        raise ConfigError(
+            str(path), "photos", error.strerror or "cannot be read", "name a folder of images"
+        ) from error
+    if not found:
+        wanted = ", ".join(sorted(_SUFFIXES))
+        raise ConfigError(str(path), "photos", f"holds no image ({wanted})", "name a folder of images")
+    return found
+
+
+def decode(path: Path, height: int, width: int) -> torch.Tensor:
+    """uint8 `[1, 3, height, width]`, contiguous: upright, cropped to the aspect ratio, resized.
+
+    Raises `ConfigError` naming the file if it is not a readable image of a sane size.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+        fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            str(path), "", f"not a readable image: {reason}", "remove or replace the file"
+        ) from error
+    pixels = torch.from_numpy(numpy.array(fitted))
+    return pixels.permute(2, 0, 1).unsqueeze(0).contiguous()

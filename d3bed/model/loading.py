@@ -1,0 +1,83 @@
+"""A `ModelSpec` becomes something that runs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from d3bed.core.graph import Graph, TensorSpec
+from d3bed.core.messages import ModelSpec
+from d3bed.model import weights, zoo
+from d3bed.model.export import export_module, flatten, normalise, read_pt2
+from d3bed.model.vertices import Body, vertices_of
+
+__all__ = ["ENGINE", "LoadedModel", "fingerprint", "load"]
+
+ENGINE = "eager"
+
+Whole = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in memory.
+
+    `whole` is the undivided eager module, normalising included: uint8 `[1, 3, H, W]` (`input`) → the
+    graph's results in order. It is the reference that segments must equal bit for bit.
+    """
+
+    spec: ModelSpec
+    graph: Graph
+    whole: Whole
+    input: TensorSpec
+    body: Body
+
+
+def load(spec: ModelSpec) -> LoadedModel:
+    """Build, fill and export a network; takes seconds. Raises `ModelError`.
+
+    A `.pt2` file brings its own weights: they are used unless `spec.weights` is a `.safetensors` file.
+    Weights `pretrained` of a user's factory are those that the factory gave.
+    """
+    from_file = spec.weights.endswith(".safetensors")
+    if spec.name.endswith(".pt2"):
+        program = read_pt2(Path(spec.name))
+        module: nn.Module = program.module()
+        mean, std = zoo.IMAGENET
+        if from_file:
+            weights.load_file(module, Path(spec.weights))
+    else:
+        pretrained = spec.weights == "pretrained"
+        seed = None if pretrained or from_file else weights.seed_of(spec.weights)
+        built = zoo.build(spec.name, spec.input, pretrained)
+        module, mean, std = built.module, built.mean, built.std
+        if from_file:
+            weights.load_file(module, Path(spec.weights))
+        elif seed is not None:
+            weights.randomise(module, seed)
+        program = export_module(spec.name, module, torch.zeros(1, *built.input))
+
+    mean_, std_ = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
+    flat = flatten(spec.name, program, mean_, std_, loaded=spec.name.endswith(".pt2"))
+    graph, body = vertices_of(spec.name, flat)
+    takes_uint8 = not any(vertex.kind == "normalise" for vertex in graph.vertices)
+
+    def whole(image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.inference_mode():
+            first = image.clone() if takes_uint8 else normalise(image, mean_, std_)
+            return tuple(pytree.tree_leaves(module(first)))
+
+    return LoadedModel(spec, graph, whole, graph.vertices[0].outputs[0], body)
+
+
+def fingerprint(threads: int) -> str:
+    """What decides how sums are rounded; equal fingerprints promise bit-identical results."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    cores = f"{threads} thread" + ("" if threads == 1 else "s")
+    return f"torch {torch.__version__}, {platform.machine()} {capability}, {cores}, cpu, {ENGINE}"
