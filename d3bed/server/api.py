@@ -71,6 +71,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
     pipeline: PipelineId
     cause_id: CauseId | None
+    message: str
 
 
 class PlanRow(msgspec.Struct, frozen=True):
@@ -179,7 +180,9 @@ class Api:
 
     def _order(self, order: Order) -> Accepted:
         self._runner.submit(order)
-        return Accepted(order.pipeline, self._coordinator.cause_of(order.pipeline))
+        phase, text = self._coordinator.pipelines[order.pipeline].phase
+        cause_id = self._coordinator.cause_of(order.pipeline)
+        return Accepted(order.pipeline, cause_id, f"{order.pipeline}: {phase}: {text}")
 
     async def _stored(self, id: str, column: str) -> str:
         rows = await self._runner.read(f"SELECT {column} FROM runs WHERE id = ?", id)

@@ -71,8 +71,8 @@ BUSY_SILENCE_S = 30.0
 STATISTICS_S, SAVE_S = 0.5, 1.0
 FRAMES_KEPT = 100
 
-#: WebSocket close codes for agents that are not let in.
-REFUSED_NAME, REFUSED_TIER, SILENT = 4409, 4403, 4408
+#: WebSocket close codes for agents. After `REFUSED`, trying again would not help.
+REFUSED, SILENT, SUPERSEDED = 4003, 4008, 4009
 
 
 class Coordinator:
@@ -149,17 +149,20 @@ class Coordinator:
 
     def _joined(self, connection: int, register: Register) -> None:
         agent, world = register.agent, self.world
+        before = world.agents.get(agent)
+        if before is not None and before.connected and before.register == register:
+            # The same process again, over a new connection: the old one is dead, only not yet noticed.
+            world.command(CloseAgent(before.connection, SUPERSEDED, "connected anew"))
+            self._lost(before.connection, "it connected anew")
         if world.is_connected(agent):
             world.note(f"a second agent named {agent} was refused", "warn")
-            world.command(
-                CloseAgent(connection, REFUSED_NAME, f"an agent named {agent} is connected already")
-            )
+            world.command(CloseAgent(connection, REFUSED, f"an agent named {agent} is connected already"))
             return
         tier = self._tiers.get(agent, register.tier)
         if tier is not register.tier:
             problem = f"{agent} is configured as {tier}, but registers as {register.tier}"
             world.note(problem, "error")
-            world.command(CloseAgent(connection, REFUSED_TIER, problem[:120]))
+            world.command(CloseAgent(connection, REFUSED, problem[:120]))
             return
         record = AgentRecord(register, connection, heard_s=world.now)
         world.agents[agent] = self._connections[connection] = record
@@ -208,6 +211,7 @@ class Coordinator:
             self._saved_s = now
             for traffic in self._traffic.values():
                 traffic.save_run()
+                traffic.judge_links()
 
     # ── what agents say ───────────────────────────────────────────────────────────────────────────
 

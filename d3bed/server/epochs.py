@@ -30,7 +30,7 @@ class Wish(msgspec.Struct, frozen=True):
 
 @dataclass
 class PlannedEpoch:
-    """`route` has every tier up to the last one that the plan uses; `moved` counts vertices.
+    """`route` has the tiers that the plan uses, or that relay; `moved` counts vertices.
 
     `connections` are those of the agents on the route when it was decided: an agent that came back
     under another one knows nothing of this epoch.
@@ -51,6 +51,8 @@ class PlannedEpoch:
     due_s: float
     ready: set[AgentId] = field(default_factory=set)
     activated_at: float | None = None
+    #: Whether a node or link that it needs was lost: its unanswered frames must run again.
+    broken: bool = False
     #: Whether one of its answers differed from the undivided model.
     differed: bool = False
     latency_s: Recent = field(default_factory=lambda: Recent(256))
@@ -62,7 +64,9 @@ class PlannedEpoch:
     @cached_property
     def steps(self) -> dict[Tier, int]:
         """Compute steps of each tier's program, tiers without any left out."""
-        counts = {tier: len(program_for(self.graph, self.plan, tier).steps) for tier in self.route}
+        counts = {
+            tier: len(program_for(self.graph, self.plan, tier, self.route).steps) for tier in self.route
+        }
         return {tier: count for tier, count in counts.items() if count}
 
     @cached_property

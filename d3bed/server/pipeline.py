@@ -14,16 +14,14 @@ are made, who performs commands, or what time it is other than `world.now`.
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import msgspec
 
 from d3bed.core.epochs import EpochLife, EpochState
-from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, Epoch, Tier
 from d3bed.core.messages import Activate, ModelSpec, Peer, Prepare, Retire, Route, StartSource, StopSource
-from d3bed.plan import Choice, Pin
+from d3bed.plan import Choice
 from d3bed.server.epochs import PlannedEpoch, Wish
 from d3bed.server.events import ComputePlan
 from d3bed.server.runs import Run
@@ -31,11 +29,13 @@ from d3bed.server.settings import PipelineSettings
 from d3bed.server.views import Phase
 from d3bed.server.world import LinkRecord, World
 
-__all__ = ["PREPARE_S", "Pipeline", "Start"]
+__all__ = ["PREPARE_S", "SETTLE_S", "Pipeline", "Start"]
 
 #: How long agents may take to prepare an epoch.
 PREPARE_S = 120.0
 EPOCHS_KEPT = 100
+#: A run shows as running for this long after its end: then all agents' batches have come.
+SETTLE_S = 0.6
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -85,11 +85,17 @@ class Pipeline:
         return self.run is not None and self.run.ended_s is None
 
     @property
+    def is_counting(self) -> bool:
+        """Whether a run is under way, or may still get late batches of other agents than the device."""
+        run = self.run
+        return run is not None and (run.ended_s is None or self.world.now - run.ended_s < SETTLE_S)
+
+    @property
     def phase(self) -> tuple[Phase, str]:
         if self.wish is not None:
             return self._stage
         if self.active is not None:
-            return ("running" if self.is_running else "idle", self.active.sentence())
+            return ("running" if self.is_counting else "idle", self.active.sentence())
         return ("failed", self._problem) if self._problem else ("waiting", "for a device")
 
     # ── wishes ────────────────────────────────────────────────────────────────────────────────────
@@ -196,14 +202,14 @@ class Pipeline:
         return not waiting
 
     def _peers(self, agent: AgentId, members: dict[AgentId, Tier]) -> tuple[Peer, ...]:
-        """Who `agent` may send to: all members on the adjacent tiers."""
-        tier = members[agent]
+        """Who `agent` may send to: members on the next tiers, up and down, that have any."""
+        tier, present = members[agent], sorted({t.rank for t in members.values()})
         return tuple(
             Peer(
                 other, there, self.world.agents[other].register.data_address, self.settings.shape(tier, there)
             )
             for other, there in members.items()
-            if abs(there.rank - tier.rank) == 1
+            if abs(present.index(there.rank) - present.index(tier.rank)) == 1
         )
 
     def _plan(self, wish: Wish, members: dict[AgentId, Tier]) -> None:
@@ -221,23 +227,11 @@ class Pipeline:
                 profiles={agent: self.world.agents[agent].profiles[wish.model] for agent in members},
                 agents=members,
                 rates=self.world.rates(members),
-                pins=self._pins(wish, graph),
+                pins=self.settings.pins.get(wish.model.name, ()),
                 strategy=wish.strategy,
                 current=self.active.plan if self.active and same_model else None,
             )
         )
-
-    def _pins(self, wish: Wish, graph: Graph) -> tuple[Pin, ...]:
-        """Pins name vertices of the configured model: for another one, those that match nothing lapse."""
-        pins = self.settings.pins
-        if wish.model == self.settings.model:
-            return pins
-        kept = tuple(pin for pin in pins if any(fnmatchcase(name, pin.vertices) for name in graph.index))
-        for pin in pins:
-            if pin not in kept:
-                text = f"pin {pin.vertices!r} matches no vertex of {wish.model.name}: it does not apply"
-                self.world.note(text, "warn", pipeline=self.settings.id, cause_id=wish.cause_id)
-        return kept
 
     def plan_failed(self, request: int, problem: str) -> None:
         if request == self._request:
@@ -250,8 +244,7 @@ class Pipeline:
         if request != self._request or wish is None:
             return
         self._request = None
-        last = max(choice.plan.tiers, key=lambda tier: tier.rank)
-        route = {tier: choice.route[tier] for tier in Tier if tier.rank <= last.rank}
+        route = choice.route
         connections = {agent: self.world.agents[agent].connection for agent in route.values()}
         self._record_plan(wish, choice)
         active = self.active
@@ -313,7 +306,8 @@ class Pipeline:
         if old is not None:
             self.draining[old.number] = old
             self._move(old, "drain")
-        self.world.send(self.settings.device, Activate(self.settings.id, number))
+        abandoned = tuple(old.number for old in self.draining.values() if old.broken)
+        self.world.send(self.settings.device, Activate(self.settings.id, number, abandoned))
         predicted = f"predicted {1000 * epoch.predicted_s:.0f} ms a frame"
         self._say(f"{epoch.wish.cause} → epoch {number}: {epoch.sentence()}; {predicted}", epoch.wish)
         if self.run is not None and self.is_running:
@@ -337,9 +331,16 @@ class Pipeline:
                 self.world.send(agent, Retire(self.settings.id, number))
 
     def link_lost(self, agent: AgentId, number: Epoch, peer: AgentId, problem: str) -> None:
-        """Measure the link again; where that fails the planner does without it."""
-        if self.active is None or self.active.number != number or self.wish is not None:
+        """Measure the link again; where that fails the planner does without it.
+
+        Without a `peer` it is a frame that failed on `agent`: no other plan would mend that.
+        """
+        if self.active is None or self.active.number != number or self.active.broken:
             return
+        if not peer:
+            self.world.note(f"{agent}: {problem}", "error", pipeline=self.settings.id)
+            return
+        self.active.broken = True
         for ends in ((agent, peer), (peer, agent)):
             if ends in self.world.links:
                 self.world.links[ends].forget()
@@ -352,6 +353,9 @@ class Pipeline:
 
     def agent_lost(self, agent: AgentId) -> None:
         """Plan without it. Without the device there is nothing to plan: its epochs are over."""
+        for epoch in (self.active, *self.draining.values()):
+            if epoch is not None and agent in epoch.route.values():
+                epoch.broken = True
         if agent == self.settings.device:
             self._device_lost()
         elif self.active is not None and agent in self.active.route.values():
@@ -421,7 +425,8 @@ class Pipeline:
 
     def stop_run(self) -> None:
         self.start = None
-        if self.is_running:
+        if self.run is not None and self.is_running:
+            self.run.stopped = True
             self.world.send(self.settings.device, StopSource(self.settings.id))
 
     def end_run(self) -> None:

@@ -37,6 +37,8 @@ class Run:
     numbers: RunStatistics = field(default_factory=RunStatistics)
     #: True from each change on until the run's row is written.
     unsaved: bool = True
+    #: Whether the user stopped it: frames under way then were given up, not lost.
+    stopped: bool = False
     #: Whether its links were compared with their targets.
     judged: bool = False
 

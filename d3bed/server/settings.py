@@ -27,9 +27,10 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     """One device's frames through one model.
 
     `network` names the preset that `shapes` came from; `shapes` maps a directed pair of tiers, as in
-    `"device-edge"`, to what such links are held to (absent: as fast as they are). `threads` is the
-    intra-op thread count of all its agents. With `autostart` the source starts at the first plan:
-    `frames` of them (None: until stopped), at most `in_flight` unanswered.
+    `"device-edge"`, to what such links are held to (absent: as fast as they are). `pins` go by the
+    name of the model whose vertices they name. `threads` is the intra-op thread count of all agents.
+    With `autostart` the source starts at the first plan: `frames` of them (None: until stopped), at
+    most `in_flight` unanswered.
     """
 
     id: PipelineId
@@ -40,7 +41,7 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     strategy: str = "optimal"
     network: str = "unshaped"
     shapes: dict[str, LinkShape] = {}
-    pins: tuple[Pin, ...] = ()
+    pins: dict[str, tuple[Pin, ...]] = {}
     threads: int = 1
     in_flight: int = 1
     frames: int | None = None

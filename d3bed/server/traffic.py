@@ -35,8 +35,6 @@ __all__ = ["DEVIATION_LIMIT", "Traffic"]
 
 #: Shaped links that are further off their target than this are flagged.
 DEVIATION_LIMIT = 0.02
-#: Batches of other agents may come this long after the end of a run, and still belong to it.
-_LATE_S = 2.0
 
 
 class Traffic:
@@ -86,13 +84,16 @@ class Traffic:
         if run is None or run.ended_s is not None:
             return
         run.numbers.sent = sent
-        run.numbers.lost = max(0, sent - answered)
+        run.numbers.lost = 0 if run.stopped else max(0, sent - answered)
         self._pipeline.end_run()
-        self._note(f"run {run.id} ended: {answered} of {sent} frames answered", error=answered < sent)
+        self._note(
+            f"run {run.id} {'stopped' if run.stopped else 'ended'}: {answered} of {sent} frames answered",
+            error=run.numbers.lost > 0,
+        )
 
     def _run_now(self) -> Run:
         run, pipe = self._pipeline.run, self._pipeline
-        if run is not None and (run.ended_s is None or self._world.now - run.ended_s < _LATE_S):
+        if run is not None and pipe.is_counting:
             return run
         pipe.start = None
         return pipe.open_run(Start(None, pipe.settings.in_flight))
@@ -131,7 +132,7 @@ class Traffic:
                 self._world.publish("epoch", epoch.view, epoch.wish.cause_id)
 
     def save_run(self) -> None:
-        """Store the latest run as it is now, if it changed; judge its links once it is over."""
+        """Store the latest run as it is now, if it changed."""
         run = self._pipeline.run
         if run is None or not run.unsaved:
             return
@@ -145,15 +146,17 @@ class Traffic:
             view=msgspec.to_builtins(run.view),
             report=msgspec.to_builtins(self.report(run)),
         )
-        if run.ended_s is not None and not run.judged:
-            run.judged = True
-            for (source, target), traffic in run.numbers.traffic.items():
-                if traffic.deviation is not None and abs(traffic.deviation) > DEVIATION_LIMIT:
-                    self._world.note(
-                        f"link {source}→{target} ran {traffic.deviation:+.1%} off its emulated rate",
-                        "warn",
-                        pipeline=run.pipeline,
-                    )
+
+    def judge_links(self) -> None:
+        """Once a run is over: say which links were not as fast as they were meant to be."""
+        run = self._pipeline.run
+        if run is None or run.judged or self._pipeline.is_counting:
+            return
+        run.judged = True
+        for (source, target), traffic in run.numbers.traffic.items():
+            if traffic.deviation is not None and abs(traffic.deviation) > DEVIATION_LIMIT:
+                text = f"link {source}→{target} ran {traffic.deviation:+.1%} off its emulated rate"
+                self._world.note(text, "warn", pipeline=run.pipeline)
 
     # ── views ─────────────────────────────────────────────────────────────────────────────────────
 

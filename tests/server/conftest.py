@@ -81,6 +81,7 @@ class Script:
         self.layers = layers
         self.silent: set[type] = set()
         self.heard: list[ToAgent] = []
+        self.to_say: list[FromAgent] = []
 
     @property
     def register(self) -> Register:
@@ -105,6 +106,17 @@ class Script:
                 return [Ready(pipeline, epoch, 0.1)]
             case _:
                 return []
+
+    def say_frame(self, frame: int, epoch: Epoch, spans: int = 20) -> None:
+        """Queue an answer and the spans that go with it, to be said with the next heartbeat."""
+        report = FrameReport(
+            FrameId(frame), epoch, "cat.jpg", 10.0 + frame, 10.3 + frame, "cat", 1, True, 0.0
+        )
+        one = Span(FrameId(frame), epoch, SpanKind.QUEUE, 10.0 + frame, 10.1 + frame, (1, self.layers))
+        self.to_say += [
+            SpansRecorded(PIPELINE, 0.001, (one,) * spans),
+            FramesAnswered(PIPELINE, frame + 1, (report,)),
+        ]
 
     def compute(self, frame: int, epoch: Epoch, start_s: float, end_s: float) -> SpansRecorded:
         span = Span(FrameId(frame), epoch, SpanKind.COMPUTE, start_s, end_s, (1, self.layers))
@@ -301,5 +313,5 @@ def stage(make_stage: MakeStage) -> Stage:
 
 
 @pytest.fixture
-def make_script() -> Callable[[AgentId], Script]:
+def make_script() -> Callable[..., Script]:
     return Script

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
+import psutil
 import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection
@@ -44,7 +45,7 @@ DEVICE, EDGE_1, EDGE_2, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("edg
 ALL = (DEVICE, EDGE_1, EDGE_2, CLOUD)
 
 MakeSettings = Callable[..., ServerSettings]
-MakeScript = Callable[[AgentId], "Script"]
+MakeScript = Callable[..., "Script"]
 
 
 class Lab:
@@ -72,8 +73,8 @@ class Lab:
             assert answer.status == status, await answer.text()
             return await answer.json()
 
-    async def join(self, *agents: AgentId, token: str | None = None) -> list[Script]:
-        scripts = [self._make_script(agent) for agent in agents]
+    async def join(self, *agents: AgentId, token: str | None = None, layers: int = 3) -> list[Script]:
+        scripts = [self._make_script(agent, layers=layers) for agent in agents]
         for script in scripts:
             self._agents.append(asyncio.create_task(self._be(script, token)))
         return scripts
@@ -82,7 +83,7 @@ class Lab:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with websockets.connect(self.ws("ws/agent"), additional_headers=headers) as connection:
             await connection.send(encode(script.register))
-            beating = asyncio.create_task(_beat(connection))
+            beating = asyncio.create_task(_beat(connection, script))
             try:
                 async for text in connection:
                     for answer in script.answers(decode_to_agent(text)):
@@ -109,11 +110,13 @@ class Lab:
                 await self.task
 
 
-async def _beat(connection: ClientConnection) -> None:
+async def _beat(connection: ClientConnection, script: Script) -> None:
     with contextlib.suppress(websockets.ConnectionClosed):
         while True:
             await connection.send(encode(Heartbeat(rss_bytes=1000)))
-            await asyncio.sleep(0.3)
+            while script.to_say:
+                await connection.send(encode(script.to_say.pop(0)))
+            await asyncio.sleep(0.1)
 
 
 StartLab = Callable[[ServerSettings], Awaitable[Lab]]
@@ -127,10 +130,12 @@ async def start_lab(make_script: MakeScript) -> AsyncIterator[StartLab]:
         async def start(settings: ServerSettings) -> Lab:
             address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             task = asyncio.create_task(serve(settings, ready=address.set_result))
-            await asyncio.wait([task, address], return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
+            task.add_done_callback(lambda _: address.cancel())
+            try:
+                lab = Lab(await address, http, make_script)
+            except asyncio.CancelledError:
                 task.result()
-            lab = Lab(address.result(), http, make_script)
+                raise
             lab.task = task
             labs.append(lab)
             return lab
@@ -172,7 +177,7 @@ async def test_switch_answers_a_cause_that_the_plans_carry(lab: Lab) -> None:
     await lab.join(*ALL)
     await lab.running()
     accepted = await lab.post("api/pipelines/demo/strategy", {"strategy": "edge"})
-    assert accepted["pipeline"] == "demo"
+    assert accepted["pipeline"] == "demo" and accepted["message"].startswith("demo: planning: edge plans")
     await lab.until(lambda pipeline: pipeline["epoch"] == 2)
     plans = await lab.until(lambda rows: len(rows) == 2, "api/plans")
     assert plans[0]["strategy"] == "edge" and plans[0]["cause_id"] == accepted["cause_id"]
@@ -232,8 +237,9 @@ async def test_second_agent_of_a_name_is_refused_with_the_reason(lab: Lab, make_
     await lab.join(EDGE_1)
     await lab.until(lambda agents: len(agents) == 1, "api/agents")
     async with websockets.connect(lab.ws("ws/agent")) as second:
-        await second.send(encode(make_script(EDGE_1).register))
-        assert await _closed(second) == (4409, "an agent named edge-1 is connected already")
+        register = msgspec.structs.replace(make_script(EDGE_1).register, pid=4712)
+        await second.send(encode(register))
+        assert await _closed(second) == (4003, "an agent named edge-1 is connected already")
     (agent,) = await lab.get("api/agents")
     assert agent["state"] == "connected"
 
@@ -475,6 +481,41 @@ def test_import_needs_neither_torch_nor_scipy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+SERVER = """
+import asyncio, sys
+import msgspec
+from d3bed.server import ServerSettings, serve
+settings = msgspec.json.decode(sys.argv[1], type=ServerSettings, dec_hook=lambda kind, value: kind(value))
+asyncio.run(serve(settings, ready=lambda url: print(url, flush=True)))
+"""
+
+
+@pytest.mark.processes
+async def test_server_with_four_agents_and_a_deep_model_stays_small(
+    make_settings: MakeSettings, make_script: MakeScript
+) -> None:
+    text = msgspec.json.encode(make_settings(frames=None), enc_hook=str).decode()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVER, text, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    address = (await process.stdout.readline()).decode().strip()
+    async with aiohttp.ClientSession() as http:
+        lab = Lab(address, http, make_script)
+        try:
+            scripts = await lab.join(*ALL, layers=195)
+            await lab.running()
+            for number in range(300):
+                scripts[0].say_frame(number, Epoch(1))
+            await lab.until(lambda pipeline: pipeline["frames"]["answered"] == 300)
+            resident_bytes = psutil.Process(process.pid).memory_info().rss
+        finally:
+            await lab.close()
+            process.terminate()
+            await process.communicate()
+    assert resident_bytes <= 120e6, f"{resident_bytes / 1e6:.0f} MB"
 
 
 async def test_model_is_loaded_with_the_pipelines_threads(lab: Lab) -> None:
