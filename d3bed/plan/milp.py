@@ -26,6 +26,7 @@ from d3bed.plan.problem import (
     DEVICE_EDGE,
     EDGE_CLOUD,
     Problem,
+    cost_s,
     loads_s,
     result_way,
     tensor_ways,
@@ -35,17 +36,29 @@ __all__ = ["mixed_integer"]
 
 #: HiGHS compares in absolute terms (1e-6): costs and limits are scaled up to this many units.
 _UNITS = 1e4
+#: A plan so many times cheaper than what costs were scaled by deserves a finer scale.
+_COARSE = 64
+#: As in the cut: an element that costs so many times a known plan is in no better one.
+_DEARER = 1.01
 
 _Floats = NDArray[np.float64]
 
 
-def mixed_integer(problem: Problem) -> tuple[Tier, ...]:
-    """An optimal plan. Raises `PlanInfeasible`, which names the stage that binds."""
-    return _Program(problem).solve()
+def mixed_integer(problem: Problem, bound_s: float | None = None) -> tuple[Tier, ...]:
+    """An optimal plan; `bound_s` is the cost of any feasible plan, if one is known.
+
+    Raises `PlanInfeasible`, which names the stage that binds.
+    """
+    program = _Program(problem, bound_s)
+    found = program.solve()
+    found_s = cost_s(problem, found)
+    if 0 < found_s * _COARSE < program.scale_s:
+        return mixed_integer(problem, found_s)
+    return found
 
 
 class _Program:
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, bound_s: float | None = None) -> None:
         self.problem = problem
         self.rows: list[dict[int, float]] = []
         self.floors: list[float] = []
@@ -54,11 +67,15 @@ class _Program:
         self.y = list(range(count, 2 * count))
         self.columns = 2 * count
         self.cost: dict[int, float] = {}
-        self.bounds: dict[int, tuple[float, float]] = {}
+        self.continuous: list[int] = []
+        self.never: list[int] = []
+        #: What costs more than this is in no optimal plan.
+        self.dear_s = math.inf if bound_s is None else bound_s * _DEARER
         self.crosses = {link: self._new(count) for link in problem.links}
         self._vertices()
         self._tensors()
         self._result()
+        self.scale_s = bound_s or max(map(abs, self.cost.values())) or 1.0
 
     def _new(self, count: int) -> list[int]:
         found = list(range(self.columns, self.columns + count))
@@ -82,12 +99,13 @@ class _Program:
             self._at_least(0, {self.x[v]: 1, self.y[v]: -1})
             for tier in TIERS:
                 on, terms = self._on(v, tier)
-                if tier.rank not in problem.allowed_ranks[v]:
+                paid = math.inf
+                if tier.rank in problem.allowed_ranks[v]:
+                    moved = problem.current.get(name, tier) is not tier
+                    paid = problem.times_s[tier][v] + moved * problem.migration_cost_s
+                if paid > self.dear_s or paid == math.inf:
                     self._at_least(on, {column: -c for column, c in terms.items()})
                     continue
-                paid = problem.times_s[tier][v]
-                if problem.current.get(name, tier) is not tier:
-                    paid += problem.migration_cost_s
                 for column, c in terms.items():
                     self.cost[column] = self.cost.get(column, 0.0) + c * paid
         for u, v in problem.edges:
@@ -98,7 +116,11 @@ class _Program:
         problem, x, y = self.problem, self.x, self.y
         for link, crosses in self.crosses.items():
             for v, column in enumerate(crosses):
-                self.cost[column] = problem.transfer_s(link, problem.output_bytes[v])
+                paid = problem.transfer_s(link, problem.output_bytes[v])
+                if paid > self.dear_s:
+                    self.never.append(column)
+                else:
+                    self.cost[column] = paid
         near, onward, direct = (self.crosses.get(link) for link in (DEVICE_EDGE, EDGE_CLOUD, DEVICE_CLOUD))
         for u, after in enumerate(problem.successors):
             alone, beside = tensor_ways(problem, u)
@@ -135,7 +157,14 @@ class _Program:
                 self._at_least(0, {made: 1, nodes[v]: -1})
             self._at_least(0, {made: -1} | {nodes[v]: 1.0 for v in problem.sinks})
         back = {t: sum(problem.transfer_s(k, size) for k in result_way(problem, t)) for t in problem.tiers}
+        if Tier.CLOUD in back and back[Tier.CLOUD] > self.dear_s:
+            self.never.append(cloud)
+            del back[Tier.CLOUD]
         first = back.get(Tier.EDGE, 0.0)
+        if first > self.dear_s:
+            # Not from the edge: whatever ends beyond the device ends in the cloud.
+            self._at_least(0, {cloud: 1, beyond: -1})
+            first = 0.0
         self.cost[beyond] = first
         self.cost[cloud] = back.get(Tier.CLOUD, first) - first
 
@@ -186,11 +215,11 @@ class _Program:
         problem = self.problem
         self._memory()
         if problem.rate_per_s is None:
-            found = self._run(self.cost)
+            found = self._run(self.cost, self.scale_s)
         else:
             without_rate = len(self.rows)
             self._rate(1 / problem.rate_per_s)
-            found = self._run(self.cost)
+            found = self._run(self.cost, self.scale_s)
             if found is None:
                 del self.rows[without_rate:], self.floors[without_rate:]
                 self._explain_rate(problem.rate_per_s)
@@ -202,9 +231,9 @@ class _Program:
     def _explain_rate(self, rate_per_s: float) -> None:
         """Raise for the rate, unless memory alone leaves no plan."""
         (longest,) = self._new(1)
-        self.bounds[longest] = (0.0, np.inf)
+        self.continuous.append(longest)
         self._rate(1 / rate_per_s, longest)
-        best = self._run({longest: 1.0})
+        best = self._run({longest: 1.0}, 1.0)
         if best is None:
             return
         loads = loads_s(self.problem, best)
@@ -219,9 +248,9 @@ class _Program:
         fresh = _Program(self.problem)
         limits = self.problem.memory_bytes
         slack = dict(zip(limits, fresh._new(len(limits)), strict=True))
-        fresh.bounds |= {column: (0.0, np.inf) for column in slack.values()}
+        fresh.continuous += slack.values()
         fresh._memory(slack)
-        tiers = fresh._run({column: 1.0 for column in slack.values()})
+        tiers = fresh._run({column: 1.0 for column in slack.values()}, max(limits.values()) or 1.0)
         if tiers is None:
             return
         over = {
@@ -233,29 +262,28 @@ class _Program:
             tier, f"weights do not fit memory_bytes {limits[tier]:.0f}; {over[tier]:.0f} bytes more would do"
         )
 
-    def _run(self, cost: dict[int, float]) -> tuple[Tier, ...] | None:
-        """The best assignment, or None if there is none."""
+    def _run(self, cost: dict[int, float], scale: float) -> tuple[Tier, ...] | None:
+        """The best assignment, or None if there is none; the least cost is of the order of `scale`."""
         prices = np.zeros(self.columns)
         prices[list(cost)] = list(cost.values())
-        largest = np.abs(prices).max(initial=0.0)
-        lower, upper = np.zeros(self.columns), np.ones(self.columns)
-        for column, (low, high) in self.bounds.items():
-            lower[column], upper[column] = low, high
-        integral = np.ones(self.columns)
-        integral[list(self.bounds)] = 0
+        upper, integral = np.ones(self.columns), np.ones(self.columns)
+        upper[self.continuous], integral[self.continuous] = np.inf, 0
+        upper[self.never] = 0
         starts = np.cumsum([0, *map(len, self.rows)])
         columns = np.fromiter((c for row in self.rows for c in row), dtype=np.int32)
         data = np.fromiter((c for row in self.rows for c in row.values()), dtype=np.float64)
         matrix = csr_array((data, columns, starts), shape=(len(self.rows), self.columns))
         answer = milp(
-            prices * (_UNITS / largest if largest > 0 else 0.0),
+            prices * (_UNITS / scale),
             integrality=integral,
-            bounds=Bounds(lower, upper),
+            bounds=Bounds(0, upper),
             constraints=LinearConstraint(matrix, np.array(self.floors), np.inf),
             options={"mip_rel_gap": 0.0},
         )
-        if answer.x is None:
+        if answer.status == 2:
             return None
+        if answer.x is None:
+            raise PlanInfeasible("solver", answer.message)
         rank = np.rint(answer.x[self.x] + answer.x[self.y]).astype(int)
         return tuple(TIERS[r] for r in rank)
 

@@ -35,5 +35,5 @@ def optimal(problem: Problem) -> tuple[Tier, ...]:
 
     from d3bed.plan.milp import mixed_integer
 
-    found = mixed_integer(problem)
+    found = mixed_integer(problem, best[0] if best is not None else None)
     return best[2] if best is not None and best[0] <= cost_s(problem, found) else found
