@@ -1,0 +1,112 @@
+"""Cut networks the way agents do, but inside one process: every value crosses as bytes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from d3bed.core.graph import Graph, Value
+from d3bed.core.ids import TIERS, Tier
+from d3bed.core.messages import ModelSpec
+from d3bed.core.plan import Plan, program_for
+from d3bed.model import LoadedModel, compile_step, from_wire, load, to_wire
+
+Split = Callable[..., tuple[torch.Tensor, ...]]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Iterator[Callable[..., LoadedModel]]:
+    """Load a model once a session; names without a colon that are not in the zoo are in `networks.py`."""
+    kept: dict[ModelSpec, LoadedModel] = {}
+
+    def get(
+        name: str, input: tuple[int, int, int] | None = None, weights: str = "random:0"
+    ) -> LoadedModel:
+        spec = ModelSpec(name, weights, input)
+        if spec not in kept:
+            kept[spec] = load(spec)
+        return kept[spec]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        yield get
+
+
+def cross(tensor: torch.Tensor) -> torch.Tensor:
+    dtype, shape, strides, payload = to_wire(tensor)
+    return from_wire(dtype, shape, strides, memoryview(bytearray(payload)))
+
+
+def run_split(
+    model: LoadedModel, plan: Plan, image: torch.Tensor, nudged: Collection[Value] = ()
+) -> tuple[torch.Tensor, ...]:
+    plan.check(model.graph)
+    programs = {tier: program_for(model.graph, plan, tier) for tier in TIERS}
+    have: dict[Tier, dict[Value, torch.Tensor]] = {tier: {} for tier in TIERS}
+
+    def put(tier: Tier, value: Value, tensor: torch.Tensor) -> None:
+        spec = model.graph.spec(value)
+        assert (tuple(tensor.shape), f"torch.{spec.dtype}") == (spec.shape, str(tensor.dtype))
+        have[tier][value] = tensor
+        for to in programs[tier].forward.get(value, ()):
+            put(to, value, cross(tensor))
+
+    with torch.inference_mode():
+        put(Tier.DEVICE, Value(0), image)
+        for tier in TIERS:
+            for step in programs[tier].steps:
+                made = compile_step(model, step)(*[have[tier][value] for value in step.takes])
+                for value, tensor in zip(step.makes, made, strict=True):
+                    if value in nudged:
+                        tensor = torch.nextafter(tensor, torch.full_like(tensor, torch.inf))
+                    put(tier, value, tensor)
+    return tuple(have[Tier.DEVICE][value] for value in model.graph.results)
+
+
+@pytest.fixture(scope="session")
+def split() -> Split:
+    """Run a frame (uint8 image) under a plan; `nudged` values are moved up by one ulp."""
+    return run_split
+
+
+def random_monotone(graph: Graph, count: int, seed: int) -> list[Plan]:
+    """Two cuts through the numbering, with single vertices strayed from their side, made monotone."""
+    numbers = random.Random(seed)
+    size = len(graph.vertices)
+    plans = []
+    for _ in range(count):
+        first, second = sorted(numbers.choices(range(1, size + 1), k=2))
+        ranks = [0]
+        for v in range(1, size):
+            wanted = (v >= first) + (v >= second) + numbers.choice((-1, 0, 0, 0, 0, 0, 0, 0, 0, 1))
+            ranks.append(min(2, max(wanted, *(ranks[p] for p in graph.predecessors[v]))))
+        plans.append(Plan(tuple(TIERS[rank] for rank in ranks)))
+    return plans
+
+
+@pytest.fixture(scope="session")
+def random_plans() -> Callable[[Graph, int, int], list[Plan]]:
+    return random_monotone
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[[LoadedModel], torch.Tensor]:
+    """A uint8 image of the size that a model takes: noise, the hardest case for equality by luck."""
+
+    def make(model: LoadedModel) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(7)
+        return torch.randint(256, model.input.shape, dtype=torch.uint8, generator=generator)
+
+    return make
