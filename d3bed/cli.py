@@ -350,11 +350,12 @@ def _begin(parent: int | None, verbose: bool) -> None:
         from d3bed.lab.processes import die_with_parent
 
         die_with_parent(parent)
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=errors, show_path=False, rich_tracebacks=False)],
-    )
+    level = logging.DEBUG if verbose else logging.INFO
+    if errors.is_terminal:
+        handlers = [RichHandler(console=errors, show_path=False)]
+        logging.basicConfig(level=level, format="%(message)s", handlers=handlers)
+    else:
+        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in ("websockets", "aiohttp.access", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -50,7 +50,6 @@ class DemoOptions:
     frames: int | None
     headless: bool
     report: Path | None
-    verbose: bool = False
 
 
 @dataclass
@@ -155,18 +154,17 @@ async def _start_server(config: Config, overrides: list[str], children: Children
     # Another process makes the file; if it fails instead, `Children.died` ends the demo.
     while not address.exists():  # noqa: ASYNC110
         await asyncio.sleep(0.05)
-    return address.read_text().strip()
+    return address.read_text().strip().rstrip("/")
 
 
 async def _headless(options: DemoOptions, console: Console, base: str, progress: _Progress) -> int:
     said, first = "", False
     async for state in _states(base):
         pipeline = state.pipeline
-        if options.verbose:
-            text = pipeline.get("phase_text") or pipeline.get("phase") or ""
-            if text != said:
-                console.print(f"{progress.elapsed_s:6.1f} s  {text}", highlight=False)
-                said = text
+        text = f"{pipeline.get('phase') or 'starting'}: {pipeline.get('phase_text') or ''}"
+        if text != said:
+            console.print(f"{progress.elapsed_s:6.1f} s  {text}", highlight=False, soft_wrap=True)
+            said = text
         answered = (pipeline.get("frames") or {}).get("answered") or 0
         if answered and not first:
             first = True

@@ -90,7 +90,7 @@ def solve_model(
         if here in speeds and there in speeds:
             shape = pipeline.shape(here, there)
             links[f"{here}-{there}"] = LinkRate(shape.bytes_per_s, shape.latency_s) if shape else _UNSHAPED
-    pins = [Pin(p.vertices, p.tiers) for p in pipeline.pins_for(pipeline.model)]
+    pins = [Pin(p.vertices, p.tiers) for p in pipeline.pins.get(pipeline.model.name, ())]
     problem = Problem.from_graph(
         loaded.graph,
         {tier: tuple(t / speed for t in times_s) for tier, speed in speeds.items()},

@@ -1,0 +1,252 @@
+"""The page in a real browser, against the real server and scripted agents."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import typing
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.sockets]
+
+if typing.TYPE_CHECKING:
+    from tests.browser.conftest import MakeTestbed, Testbed
+
+
+async def open_page(page: Page, testbed: Testbed) -> None:
+    await page.goto(testbed.address)
+    await expect(page.locator("#connection")).to_contain_text("live")
+
+
+async def tiers(page: Page) -> list[str]:
+    found: list[str] = await page.eval_on_selector_all(".vertex", "all => all.map(v => v.dataset.tier)")
+    return found
+
+
+async def test_before_any_agent_it_says_what_it_waits_for_and_shows_no_numbers(
+    page: Page, testbed: Testbed
+) -> None:
+    await open_page(page, testbed)
+    await expect(page.locator("#phase")).to_contain_text("pi-1")
+    await expect(page.locator("#exact")).to_contain_text("not checked yet")
+    await expect(page.locator("#median")).to_have_text("–")
+    await expect(page.locator("#agents")).to_contain_text("No agent has registered yet.")
+    assert await page.locator(".vertex").count() == 0
+
+
+async def test_state_is_drawn_from_the_page_itself_before_the_socket_opens(
+    page: Page, testbed: Testbed
+) -> None:
+    await testbed.join()
+    await testbed.answer()
+    await page.add_init_script("window.WebSocket = class { close() {} }")
+    await page.goto(testbed.address)
+    await expect(page.locator("#agents tr")).to_have_count(3)
+    await expect(page.locator(".vertex")).to_have_count(9)
+    await expect(page.locator("#connection")).to_contain_text("reconnecting")
+
+
+async def test_graph_is_coloured_by_tier_and_marks_what_crosses(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await expect(page.locator(".vertex[data-tier=device]")).to_have_count(2)
+    await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
+    await expect(page.locator("#graph .cut")).to_have_count(1)
+    await expect(page.locator("#cuts")).to_have_text(re.compile("device → edge: 1 tensor, 774 KB per frame"))
+    await expect(page.locator("#legend")).to_contain_text("device · pi-1 · 2 layers")
+    await expect(page.locator("#plan")).to_contain_text("cloud")
+
+
+async def test_keyboard_walks_through_the_layers_and_shows_their_times(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
+    await page.locator("#graph [tabindex='0']").focus()
+    await expect(page.locator("#details")).to_contain_text("photo")
+    await page.keyboard.press("ArrowRight")
+    await expect(page.locator("#details")).to_contain_text(
+        "layer1 conv2d [1, 64, 55, 55] float32", use_inner_text=True
+    )
+    await expect(page.locator("#details .chosen")).to_have_text("device 100 ms")
+    await page.keyboard.press("End")
+    await expect(page.locator("#details")).to_contain_text("layer8")
+    assert await page.locator("#graph [tabindex='0']").count() == 1
+
+
+async def test_answered_frames_fill_numbers_chart_and_gantt(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await testbed.answer(3)
+    await expect(page.locator("#answered")).to_have_text("3 of 3")
+    await expect(page.locator("#exact")).to_have_text("✓ bit-identical 3 of 3")
+    await expect(page.locator("#exact")).to_have_attribute("data-level", "exact")
+    await expect(page.locator("#median")).to_have_text("155 ms")
+    await expect(page.locator("#emulated")).to_be_visible()
+    await expect(page.locator("#numbers tr").first).to_contain_text("100 ms")
+    assert await page.locator("#chart .bar").count() == 4
+    await expect(page.locator("#gantt .rowname")).to_have_text(["pi-1", "pi-1 → edge-1", "vm-1"])
+    assert await page.locator("#gantt .held").count() == 1
+    await expect(page.locator("#gantt-caption")).to_contain_text("cat.jpg → tabby cat")
+
+
+async def test_link_that_misses_its_target_is_flagged(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await testbed.answer()
+    row = page.locator("#links tr", has_text="pi-1 → edge-1")
+    await expect(row.locator(".flag")).to_have_text("⚠ −5.0 %")
+    await expect(row).to_contain_text("80.0 Mbit/s")
+
+
+async def test_inexact_answer_is_shouted(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await testbed.answer(2)
+    await testbed.answer(max_rel_err=3e-3)
+    await expect(page.locator("#exact")).to_contain_text("MISMATCH: bit-identical 2 of 3")
+    await expect(page.locator("#exact")).to_have_attribute("data-level", "mismatch")
+
+
+async def test_strategy_button_moves_layers_and_the_events_say_why(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
+    pressed = page.locator("#strategies [aria-pressed=true]")
+    await expect(pressed).to_have_text("optimal")
+    await page.get_by_role("button", name="edge", exact=True).click()
+    await expect(pressed).to_have_text("edge")
+    await expect(page.locator(".vertex[data-tier=edge]")).to_have_count(7)
+    assert await tiers(page) == ["device"] * 2 + ["edge"] * 7
+    await expect(page.locator("#epochs tr")).to_have_count(2)
+    await expect(page.locator("#epochs tr").first).to_contain_text("active")
+    await expect(page.locator("#events li").first).to_contain_text("edge")
+    await expect(page.locator("#events .cause").first).to_be_visible()
+
+
+async def test_other_model_is_loaded_and_drawn(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await expect(page.locator(".vertex")).to_have_count(9)
+    await page.select_option("#model", "resnet18")
+    await page.get_by_role("button", name="Load").click()
+    await expect(page.locator("#fact-model")).to_have_text("resnet18")
+    await expect(page.locator("#graph .edge")).to_have_count(9)
+
+
+async def test_refused_order_is_explained_beside_its_button(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    button = page.locator("#strategies button").first
+    await button.evaluate("button => (button.value = 'nonsense')")
+    await button.click()
+    await expect(page.locator("#strategy-problem")).to_contain_text("unknown strategy 'nonsense'")
+    await expect(button).not_to_have_attribute("aria-busy", "true")
+
+
+async def test_lost_agent_is_shown_as_lost(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    row = page.locator("#agents tr", has_text="vm-1")
+    await expect(row).to_contain_text("connected")
+    await testbed.leave(next(agent for agent in testbed.actors if agent == "vm-1"))
+    await expect(row).to_contain_text("lost", timeout=3_000)
+
+
+async def test_page_comes_back_after_the_server_restarts(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await testbed.answer(2)
+    await expect(page.locator("#answered")).to_have_text("2 of 2")
+    await testbed.stop()
+    await expect(page.locator("#connection")).to_contain_text("reconnecting")
+    await expect(page.locator("#answered")).to_have_text("2 of 2")  # what is known stays
+    await testbed.start()
+    await expect(page.locator("#connection")).to_contain_text("live", timeout=20_000)
+    await expect(page.locator("#agents")).to_contain_text("No agent has registered yet.")
+    await testbed.join()
+    await expect(page.locator("#agents tr")).to_have_count(3)
+
+
+async def test_hidden_tab_lets_go_and_resumes_without_loss(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await testbed.answer(2)
+    await expect(page.locator("#answered")).to_have_text("2 of 2")
+    hide = """hidden => {
+        Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
+        document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+    await page.evaluate(hide, True)
+    await expect(page.locator("#connection")).to_contain_text("paused")
+    await testbed.answer(3)
+    received: list[dict[str, Any]] = []
+
+    def listen(socket: Any) -> None:
+        socket.on("framereceived", lambda data: received.append(data))
+
+    page.on("websocket", listen)
+    await page.evaluate(hide, False)
+    await expect(page.locator("#answered")).to_have_text("5 of 5")
+    assert '"type":"events"' in str(received[0])  # resumed from the ring, not from a new snapshot
+
+
+async def test_token_is_asked_for_once(page: Page, make_testbed: MakeTestbed) -> None:
+    testbed = await make_testbed(token="open sesame")
+    await open_page(page, testbed)
+    await testbed.join()
+    await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
+    await page.get_by_role("button", name="edge", exact=True).click()
+    await page.get_by_label("Token").fill("open sesame")
+    await page.get_by_role("button", name="Use").click()
+    await expect(page.locator(".vertex[data-tier=edge]")).to_have_count(7)
+    await page.get_by_role("button", name="device", exact=True).click()
+    await expect(page.locator(".vertex[data-tier=device]")).to_have_count(9)
+    await expect(page.locator("#token-dialog")).to_be_hidden()
+
+
+async def test_without_token_the_page_only_reads(page: Page, make_testbed: MakeTestbed) -> None:
+    testbed = await make_testbed(token="open sesame")
+    await open_page(page, testbed)
+    await page.get_by_role("button", name="edge", exact=True).click()
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(page.locator("#strategy-problem")).to_contain_text("token")
+    await expect(page.locator("#strategies [aria-pressed=true]")).to_have_text("optimal")
+
+
+async def test_names_from_outside_never_become_markup(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await testbed.answer(photo="<img src=x onerror=window.hacked=1></script><script>window.hacked=1</script>")
+    await expect(page.locator("#gantt-caption")).to_contain_text("<img src=x")
+    await page.reload()
+    await expect(page.locator("#gantt-caption")).to_contain_text("</script>")
+    assert await page.locator("main img").count() == 0
+    assert await page.evaluate("window.hacked === undefined")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+async def test_nothing_overflows_the_page(
+    browser: Browser, testbed: Testbed, scheme: Any, width: int
+) -> None:
+    await testbed.join()
+    await testbed.answer(5)
+    context = await browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page = await context.new_page()
+    await open_page(page, testbed)
+    await expect(page.locator("#answered")).to_have_text("5 of 5")
+    assert await page.evaluate("document.documentElement.scrollWidth") == width
+    await context.close()
+
+
+async def test_two_browsers_see_one_anothers_changes(browser: Browser, page: Page, testbed: Testbed) -> None:
+    other = await browser.new_page()
+    await asyncio.gather(open_page(page, testbed), open_page(other, testbed))
+    await testbed.join()
+    await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
+    await page.get_by_role("button", name="edge", exact=True).click()
+    await expect(other.locator(".vertex[data-tier=edge]")).to_have_count(7)
+    await expect(other.locator("#strategies [aria-pressed=true]")).to_have_text("edge")
+    await other.close()
