@@ -61,7 +61,7 @@ class Pipeline:
         if settings.autostart:
             self.start = Start(settings.frames, settings.in_flight)
         self._assembled = False
-        self._stage: tuple[Phase, str] = ("waiting", "")
+        self._stage: tuple[Phase, str] = ("waiting", "for agents")
         self._problem: str | None = None
         self._request: int | None = None
         self._requests = 0
@@ -265,7 +265,7 @@ class Pipeline:
             predicted_s=choice.timeline.latency_s,
             compute_s=dict(choice.timeline.compute_s),
             cost_s=choice.solution.cost_s,
-            moved=len(choice.plan.moved(active.plan)) if active and same_model else len(graph.vertices),
+            moved=len(choice.plan.moved(active.plan)) if active and same_model else 0,
             connections=connections,
             profiles={t: self.world.agents[agent].profiles[wish.model] for t, agent in route.items()},
             due_s=self.world.now + PREPARE_S,

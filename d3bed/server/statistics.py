@@ -75,6 +75,11 @@ class LinkTraffic:
         return size / taken_s if taken_s else None
 
     @property
+    def has_big(self) -> bool:
+        """Whether the rate is that of transfers large enough to tell."""
+        return self._big[0] > 0
+
+    @property
     def deviation(self) -> float | None:
         """Achieved over target, less one; None where there is no target."""
         achieved = self.achieved_bytes_per_s
