@@ -6,10 +6,15 @@ structs that forbid unknown keys; what needs knowledge of other keys is checked 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib.util
+import os
 import re
+import sys
 import tomllib
 import typing
+import zipfile
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +25,7 @@ from d3bed.core.errors import ConfigError
 from d3bed.core.ids import AgentId, PipelineId, Tier
 from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import ModelSpec
+from d3bed.core.models import ZOO
 from d3bed.plan import STRATEGIES, Pin
 from d3bed.server.settings import PipelineSettings
 
@@ -160,6 +166,7 @@ def _pipeline(
             raise ConfigError(where, f"{key}.{field}", f"{value} is out of range", "use 1 to 64")
     if pipeline.frames is not None and pipeline.frames < 1:
         raise ConfigError(where, f"{key}.frames", f"{pipeline.frames} is out of range", "use 1 or more")
+    check_model(pipeline.model, where, f"{key}.model")
     check_strategy(pipeline.strategy, where, f"{key}.strategy")
     pins = tuple(
         (model, tuple(Pin(p.vertices, tuple(p.tiers)) for p in listed))
@@ -235,6 +242,8 @@ def override(
     host: str | None = None,
 ) -> Config:
     """The same configuration with what the command line says instead, in every pipeline."""
+    if model is not None:
+        check_model(model, "--model", "")
     if strategy is not None:
         check_strategy(strategy, "--strategy", "")
     if frames is not None and frames < 1:
@@ -298,6 +307,33 @@ def read_network(name: str, where: str, key: str) -> dict[str, LinkShape]:
         here, _, there = pair.partition("-")
         shapes.setdefault(f"{there}-{here}", shape)
     return shapes
+
+
+def check_model(name: str, where: str, key: str) -> None:
+    """Whether a model of this name can exist; that it loads is for the agents to find out."""
+    if name.endswith(".pt2"):
+        if not zipfile.is_zipfile(name):
+            problem = "no such file" if not Path(name).exists() else "not an archive of torch.export.save"
+            raise ConfigError(where, key, f"{name}: {problem}", "give a file that torch.export.save wrote")
+    elif ":" in name:
+        module = name.partition(":")[0]
+        with contextlib.suppress(ImportError, ValueError):
+            if _spec_here(module) is not None:
+                return
+        raise ConfigError(where, key, f"{name}: no module named {module}", "run where it can be imported")
+    elif name not in ZOO:
+        remedy = f"{_near(name, list(ZOO))}; or package.module:factory, or a .pt2 file"
+        raise ConfigError(where, key, f"no model named {name!r}", remedy)
+
+
+def _spec_here(module: str) -> object:
+    """Find a module the way an agent started in this folder will."""
+    before = list(sys.path)
+    sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.util.find_spec(module)
+    finally:
+        sys.path[:] = before
 
 
 def check_strategy(name: str, where: str, key: str) -> None:

@@ -150,7 +150,8 @@ class Executor:
             self._span(work, message.frame, SpanKind.WAIT, run.idle_since_s, now, value, value)
         run.idle_since_s = None
         orders = run.schedule.arrived(value)
-        run.values[value] = from_wire(message.dtype, message.shape, message.strides, message.payload)
+        payload = memoryview(message.payload)
+        run.values[value] = from_wire(message.dtype, message.shape, message.strides, payload)
         self._obey(work, message.frame, run, orders, now)
         self._settle(work, message.frame, run)
 

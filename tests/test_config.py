@@ -1,0 +1,135 @@
+"""Configuration: what is read, and that every mistake names file, key and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from d3bed.config import agent_settings, data_dir, input_size, networks, override, read_config, read_network
+from d3bed.core.errors import ConfigError
+from d3bed.core.ids import Tier
+
+GOOD = """
+[[agents]]
+name = "pi-1"
+tier = "device"
+speed = 0.1
+photos = "pictures"
+
+[[agents]]
+name = "edge-1"
+tier = "edge"
+
+[pipelines.main]
+device = "pi-1"
+edges = ["edge-1"]
+network = "wifi"
+input = "3x96x96"
+
+[[pipelines.main.pins.alexnet]]
+vertices = "features.*"
+tiers = ["device", "edge"]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_file_is_read_whole(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, GOOD))
+    (pipeline,) = config.pipelines
+    assert [a.name for a in config.agents] == ["pi-1", "edge-1"]
+    assert (pipeline.device, pipeline.edges, pipeline.cloud) == ("pi-1", ("edge-1",), None)
+    assert pipeline.model.name == "alexnet" and pipeline.model.input == (3, 96, 96)
+    assert pipeline.shapes["device-edge"].bytes_per_s == 10e6
+    assert pipeline.shapes["edge-device"] == pipeline.shapes["device-edge"]
+    (pin,) = pipeline.pins["alexnet"]
+    assert pin.tiers == (Tier.DEVICE, Tier.EDGE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "hint"),
+    [
+        ("speed = 0.1", "sped = 0.1", "agents[0].sped", "speed"),
+        ("speed = 0.1", "speed = 0", "agents[0].speed", "more than 0"),
+        ("speed = 0.1", "speed = nan", "agents[0].speed", "more than 0"),
+        ("speed = 0.1", 'speed = "slow"', "speed", "float"),
+        ('tier = "edge"', 'tier = "egde"', "tier", "egde"),
+        ('name = "edge-1"', 'name = "pi-1"', "agents[1].name", "rename"),
+        ('name = "edge-1"', 'name = "../x"', "agents[1].name", "letters"),
+        ('edges = ["edge-1"]', 'edges = ["edge-7"]', "pipelines.main.edges", "edge-1"),
+        ('edges = ["edge-1"]', 'edges = ["pi-1"]', "pipelines.main.edges", "tier device"),
+        ('network = "wifi"', 'network = "wiffi"', "pipelines.main.network", "wifi"),
+        ('network = "wifi"', 'network = "wifi"\nmodel = "resnet19"', "pipelines.main.model", "resnet18"),
+        ('network = "wifi"', 'network = "wifi"\nthreads = 0', "pipelines.main.threads", "1 to 64"),
+        ('input = "3x96x96"', 'input = "96"', "pipelines.main.input", "3x224x224"),
+        ("[pipelines.main]", "[server]\nport = 99999\n[pipelines.main]", "server.port", "65535"),
+    ],
+)
+def test_a_mistake_names_file_key_and_remedy(tmp_path: Path, old: str, new: str, key: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_config(write(tmp_path, GOOD.replace(old, new)))
+    assert "mine.toml" in str(caught.value)
+    assert key in str(caught.value)
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_shipped_config_and_preset_is_valid() -> None:
+    for path in data_dir("configs").glob("*.toml"):
+        assert read_config(path).pipelines
+    assert {"wifi", "lte", "lan", "slow-backbone"} <= set(networks())
+    for name in networks():
+        shapes = read_network(name, "test", "")
+        assert shapes.keys() == {f"{b}-{a}" for a, b in (pair.split("-") for pair in shapes)}
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, GOOD))
+    changed = override(config, model="resnet18", network="lte", strategy="device", frames=3, port=0)
+    (pipeline,) = changed.pipelines
+    assert (pipeline.model.name, pipeline.model.input) == ("resnet18", None)
+    assert (pipeline.network, pipeline.strategy, pipeline.frames, changed.port) == ("lte", "device", 3, 0)
+    assert pipeline.shapes["device-edge"].latency_s == 0.025
+    assert override(config) == config
+
+
+@pytest.mark.parametrize("text", ["", "224x224", "3x0x224", "3x224x224x1", "threex2x2"])
+def test_an_input_size_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="channels x height x width"):
+        input_size(text, "--input", "")
+
+
+def test_a_pt2_that_is_no_archive_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, GOOD))
+    (tmp_path / "broken.pt2").write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="not an archive"):
+        override(config, model=str(tmp_path / "broken.pt2"))
+    with pytest.raises(ConfigError, match="no such file"):
+        override(config, model=str(tmp_path / "missing.pt2"))
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
+    torch.export.save(program, tmp_path / "good.pt2")
+    assert override(config, model=str(tmp_path / "good.pt2")).pipelines[0].model.name.endswith("good.pt2")
+
+
+def test_an_agent_takes_from_the_file_what_its_command_line_leaves_out(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    common = {"tier": None, "host": None, "port": None, "photos": None, "token": None}
+    settings = agent_settings(
+        name="pi-1", server="http://127.0.0.1:1", config=path, speed=0.5, cache_dir=tmp_path, **common
+    )
+    assert (settings.tier, settings.speed) == (Tier.DEVICE, 0.5)
+    assert settings.photos == tmp_path / "pictures"
+    with pytest.raises(ConfigError, match="no agent named 'pi-2' — did you mean pi-1"):
+        agent_settings(
+            name="pi-2", server="http://127.0.0.1:1", config=path, speed=None, cache_dir=tmp_path, **common
+        )
+    with pytest.raises(ConfigError, match="--tier"):
+        agent_settings(
+            name="pi-1", server="http://127.0.0.1:1", config=None, speed=None, cache_dir=tmp_path, **common
+        )
