@@ -63,12 +63,13 @@ def run(json_path: Path | None, console: Console) -> dict[str, Any]:
         _measure(name, graph, TARGET_S["inception_v4"]),
         _measure("made, 1,000 vertices", made_graph(1000, seed=1), TARGET_S["made"]),
     ]
-    result = {
+    result: dict[str, Any] = {
         "format": "d3bed.bench.plan/1",
         "machine": {
             "cpus": os.cpu_count(),
             "architecture": platform.machine(),
             "python": platform.python_version(),
+            "load_average": os.getloadavg()[0],
         },
         "repeats": REPEATS,
         "graphs": graphs,
@@ -76,6 +77,9 @@ def run(json_path: Path | None, console: Console) -> dict[str, Any]:
     }
     for measured in graphs:
         console.print(_table(measured))
+    console.print(
+        f"load average of this machine: {result['machine']['load_average']:.1f} on {os.cpu_count()} CPUs"
+    )
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n")
     return result
@@ -141,25 +145,29 @@ def _settings(
 
 
 def _measure(name: str, graph: Graph, target_s: float) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    for setting, times_s, links in _settings(graph):
-        taken_s = []
-        for _ in range(REPEATS + 1):
+    """Time all settings in turn, again and again: a busy moment of the machine then hurts none alone."""
+    settings = list(_settings(graph))
+    taken_s: list[list[float]] = [[] for _ in settings]
+    for _ in range(REPEATS + 1):
+        for (_, times_s, links), taken in zip(settings, taken_s, strict=True):
             start_s = time.perf_counter()
-            problem = Problem.from_graph(graph, times_s, links)
-            solution = solve(problem)
-            taken_s.append(time.perf_counter() - start_s)
-        del taken_s[0]  # the first loads SciPy
-        single_s = min(solve(problem, tier.value).cost_s for tier in TIERS)
+            solve(Problem.from_graph(graph, times_s, links))
+            taken.append(time.perf_counter() - start_s)
+    rows: list[dict[str, Any]] = []
+    for (setting, times_s, links), (_, *taken) in zip(
+        settings, taken_s, strict=True
+    ):  # the first loads SciPy
+        problem = Problem.from_graph(graph, times_s, links)
+        solution = solve(problem)
         rows.append(
             {
                 "setting": setting,
-                "min_s": min(taken_s),
-                "median_s": statistics.median(taken_s),
-                "max_s": max(taken_s),
+                "min_s": min(taken),
+                "median_s": statistics.median(taken),
+                "max_s": max(taken),
                 "vertices": {tier.value: solution.tiers.count(tier) for tier in TIERS},
                 "cost_s": solution.cost_s,
-                "best_single_tier_s": single_s,
+                "best_single_tier_s": min(solve(problem, tier.value).cost_s for tier in TIERS),
             }
         )
     slowest_s = max(row["median_s"] for row in rows)
