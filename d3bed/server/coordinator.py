@@ -140,6 +140,12 @@ class Coordinator:
         self._publish_changes(with_numbers=False)
         return self.world.take()
 
+    def last_words(self, now: float) -> list[Command]:
+        """What is to be stored before the server stops; agents go on without it."""
+        self.world.now = now
+        self._save_runs()
+        return self.world.take()
+
     def cause_of(self, pipeline: PipelineId) -> CauseId | None:
         """What the pipeline's latest wish is remembered by."""
         target = self.pipelines[pipeline].target
@@ -209,9 +215,12 @@ class Coordinator:
                 traffic.publish_numbers()
         if now - self._saved_s >= SAVE_S:
             self._saved_s = now
-            for traffic in self._traffic.values():
-                traffic.save_run()
-                traffic.judge_links()
+            self._save_runs()
+
+    def _save_runs(self) -> None:
+        for traffic in self._traffic.values():
+            traffic.save_run()
+            traffic.judge_links()
 
     # ── what agents say ───────────────────────────────────────────────────────────────────────────
 

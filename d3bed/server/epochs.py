@@ -30,10 +30,10 @@ class Wish(msgspec.Struct, frozen=True):
 
 @dataclass
 class PlannedEpoch:
-    """`route` has the tiers that the plan uses, or that relay; `moved` counts vertices
-    against the epoch before, if that had the same model.
+    """A plan, who carries it out, and what came of it.
 
-    `connections` are those of the agents on the route when it was decided: an agent that came back
+    `route` has the tiers that the plan uses, or that relay. `moved` counts vertices against the epoch
+    before, if that had the same model. `connections` are those of the agents on the route when it was decided: an agent that came back
     under another one knows nothing of this epoch.
     """
 

@@ -74,11 +74,13 @@ class Runner:
         self._spawn(self._beat())
 
     async def stop(self) -> None:
-        """Cancel what is under way; queued rows are left to the store's own `close`."""
+        """Cancel what is under way and store what is not yet; `Store.close` then writes it."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._planner.shutdown(cancel_futures=True)
+        for command in self.coordinator.last_words(self.clock()):
+            self._perform(command)
 
     async def _beat(self) -> None:
         for beat in itertools.count():
