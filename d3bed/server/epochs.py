@@ -33,8 +33,8 @@ class PlannedEpoch:
     """A plan, who carries it out, and what came of it.
 
     `route` has the tiers that the plan uses, or that relay. `moved` counts vertices against the epoch
-    before, if that had the same model. `connections` are those of the agents on the route when it was decided: an agent that came back
-    under another one knows nothing of this epoch.
+    before, if that had the same model. `connections` are those of the agents on the route when it was
+    decided: an agent that came back under another one knows nothing of this epoch.
     """
 
     pipeline: PipelineId
