@@ -29,6 +29,7 @@ from d3bed.plan.problem import (
     cost_s,
     loads_s,
     result_way,
+    round_down,
     tensor_ways,
 )
 
@@ -286,11 +287,3 @@ class _Program:
             raise PlanInfeasible("solver", answer.message)
         rank = np.rint(answer.x[self.x] + answer.x[self.y]).astype(int)
         return tuple(TIERS[r] for r in rank)
-
-
-def round_down(number: float, digits: int = 6) -> str:
-    """The number in so many significant digits, never above it: a limit that may be used as printed."""
-    if not math.isfinite(number) or number <= 0:
-        return str(number)
-    step = 10.0 ** (math.floor(math.log10(number)) - digits + 1)
-    return f"{math.floor(number / step) * step:.{digits}g}"

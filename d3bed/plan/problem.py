@@ -36,6 +36,7 @@ __all__ = [
     "link_bytes",
     "loads_s",
     "result_way",
+    "round_down",
     "tensor_ways",
 ]
 
@@ -367,5 +368,13 @@ def check_limits(problem: Problem, tiers: Sequence[Tier]) -> None:
             raise PlanInfeasible(
                 stage,
                 f"busy for {loads[stage]:.6g} s a frame, too long for rate_per_s {problem.rate_per_s:.6g}; "
-                f"the highest rate that would do is {math.nextafter(1 / loads[stage], 0):.6g}",
+                f"the highest rate that would do is {round_down(1 / loads[stage])} frames/s",
             )
+
+
+def round_down(number: float, digits: int = 6) -> str:
+    """The number in so many significant digits, never above it: a limit that may be used as printed."""
+    if not math.isfinite(number) or number <= 0:
+        return str(number)
+    step = 10.0 ** (math.floor(math.log10(number)) - digits + 1)
+    return f"{math.floor(number / step) * step:.{digits}g}"

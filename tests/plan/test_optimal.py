@@ -133,6 +133,27 @@ def test_large_capacities_do_not_overflow_int32(random_problem: MakeProblem) -> 
         assert found.cost_s == pytest.approx(cost_s(problem, mixed_integer(problem)), rel=1e-6), number
 
 
+def test_numbers_of_all_sizes_are_planned_exactly(
+    random_problem: MakeProblem, brute_force: BruteForce
+) -> None:
+    """Nothing, picoseconds and weeks side by side, by cut and by mixed-integer program."""
+    rng = random.Random(8)
+    times_s, latencies_s, rates = (
+        [0, 0, 1e-12, 1e-6, 1e-3, 1, 2, 1e6],
+        [0, 0, 1e-9, 1, 1e3],
+        [1, 1e3, 1e9, 1e15],
+    )
+    for number in range(120):
+        base = random_problem(rng, rng.randint(1, 6), direct=number % 2 == 0)
+        problem = replaced(
+            base,
+            times_s={tier: tuple(rng.choice(times_s) for _ in base.names) for tier in TIERS},
+            output_bytes=tuple(rng.choice([0, 1, 1000, 10**9]) for _ in base.names),
+            links={k: LinkRate(rng.choice(rates), rng.choice(latencies_s)) for k in base.links},
+        )
+        assert solve(problem).cost_s == pytest.approx(brute_force(problem)[0], rel=1e-8, abs=0), number
+
+
 def test_an_optimum_far_below_every_single_tier_is_found_exactly() -> None:
     """The scale comes from a known plan; where that is far too dear, the cut is made again, finer."""
     rng = np.random.default_rng(7)
