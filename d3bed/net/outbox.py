@@ -151,7 +151,7 @@ class Outbox:
         while self._unsent:
             item = self._unsent[0]
             if not item.started_s:
-                item.started_s = now_s
+                item.started_s = time.monotonic()
             due = item.due_bytes(now_s)
             while item.sent_bytes < due:
                 try:
@@ -165,19 +165,17 @@ class Outbox:
             if item.sent_bytes < item.total_bytes:
                 break
             self._unsent.popleft()
-            now_s = time.monotonic()
             if item.slot is None:
-                self._complete(item, now_s)
+                self._complete(item)
         if self._pacing is not None:
-            self._pace(self._pacing)
+            self._pace(self._pacing, now_s)
         if not self._unsent and not self._entering:
             self._wake_idle()
 
-    def _pace(self, pacing: Pacing) -> None:
-        """All that is due was written: complete what has entered the wire, set the next timer."""
-        now_s = time.monotonic()
+    def _pace(self, pacing: Pacing, now_s: float) -> None:
+        """What was due at `now_s` is written: complete what has entered the wire, set the next timer."""
         while self._entering and (slot := self._entering[0].slot) is not None and slot.end_s <= now_s:
-            self._complete(self._entering.popleft(), now_s)
+            self._complete(self._entering.popleft())
         wake_s, exact = float("inf"), False
         if self._unsent:
             item = self._unsent[0]
@@ -187,14 +185,14 @@ class Outbox:
             wake_s, exact = slot.end_s, True
         if wake_s == float("inf"):
             return
-        delay_s = wake_s - now_s - (_TIMER_LATENESS_S if exact else 0.0)
+        delay_s = wake_s - time.monotonic() - (_TIMER_LATENESS_S if exact else 0.0)
         if delay_s > 0:
             self._timer = self._loop.call_later(delay_s, self._flush)
         else:
             self._timer = self._loop.call_soon(self._flush)
 
-    def _complete(self, item: Outgoing, now_s: float) -> None:
-        item.left_s = now_s
+    def _complete(self, item: Outgoing) -> None:
+        item.left_s = time.monotonic()
         if item.waiter is not None and not item.waiter.done():
             item.waiter.set_result(None)
 

@@ -238,8 +238,9 @@ async def test_slow_reader_holds_the_sender_back(
     tensor = make_tensor((1_000_000,), "float32")
     tasks = [asyncio.create_task(sender.send(tensor)) for _ in range(100)]
     await asyncio.sleep(0.3)
-    assert sender.unsent_bytes <= 32 * 1024 * 1024  # of 400 MB
-    assert sum(task.done() for task in tasks) < 10
+    in_delay_line = shape.bytes_per_s * shape.latency_s if shape is not None else 0
+    assert sender.unsent_bytes <= 32 * 1024 * 1024 + in_delay_line  # of 400 MB
+    assert sum(task.done() for task in tasks) < 12
     await sender.close()  # nobody reads the goodbye: it is given up
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(results[-1], LinkClosed) and sender.closed
