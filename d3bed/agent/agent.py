@@ -122,7 +122,7 @@ class Agent:
                 task.cancel()
             await asyncio.gather(control, stopped, *self._tasks, return_exceptions=True)
             for source in self._sources.values():
-                await source.stop()
+                await source.close()
             await self._executor.close()
             await self._links.close()
             await self._listener.close()
@@ -151,7 +151,7 @@ class Agent:
             case StartSource():
                 self._source(message.pipeline).start(message.frames, message.in_flight)
             case StopSource():
-                await self._source(message.pipeline).stop()
+                self._source(message.pipeline).stop()
             case Stop():
                 _log.info("the server says stop: %s", message.reason)
                 self._stopped.set()
@@ -243,7 +243,7 @@ class Agent:
             if model is None:
                 raise ModelError(order.model.name, "", "not loaded on this agent")
             order.plan.check(model.graph)
-            program = program_for(model.graph, order.plan, self.settings.tier)
+            program = program_for(model.graph, order.plan, self.settings.tier, order.route.agents.keys())
             senders = {peer.tier: await self._links.to(order.pipeline, peer) for peer in order.peers}
             missing = {tier for ways in program.forward.values() for tier in ways} - set(senders)
             if missing:

@@ -91,6 +91,7 @@ class Source:
         self._next_frame = itertools.count(1)
         self._task: asyncio.Task[None] | None = None
         self._last_latency_s = 0.0
+        self._stopping = False
         self.sent = 0
         self.answered = 0
 
@@ -106,10 +107,15 @@ class Source:
         """Begin a run of `frames` frames (None: until `stop`), unless one is going on."""
         if self._task is None or self._task.done():
             self.sent = self.answered = 0
+            self._stopping = False
             self._task = asyncio.create_task(self._run(frames, in_flight), name=f"source {self.pipeline}")
 
-    async def stop(self) -> None:
-        """Start no more frames; those under way are given up."""
+    def stop(self) -> None:
+        """Start no more frames; those under way are still answered."""
+        self._stopping = True
+
+    async def close(self) -> None:
+        """End at once; frames under way are given up."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -121,6 +127,8 @@ class Source:
             async with asyncio.TaskGroup() as group:
                 for number in itertools.count() if frames is None else range(frames):
                     await room.acquire()
+                    if self._stopping:
+                        break
                     self.sent += 1
                     task = group.create_task(self._frame(FrameId(next(self._next_frame)), number))
                     task.add_done_callback(lambda _: room.release())

@@ -64,7 +64,11 @@ class _Progress:
 
 
 async def run_demo(options: DemoOptions, console: Console) -> int:
-    """Run until the frames are answered (headless), or until Ctrl-C. Returns the exit code."""
+    """Run until the frames are answered (headless), or until Ctrl-C. Returns the exit code.
+
+    Raises `ConfigError` for what the user must mend, `ChildDied` and `DemoFailed` for the rest; no process
+    is left in any case.
+    """
     check_cores(options.config)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -81,23 +85,34 @@ async def run_demo(options: DemoOptions, console: Console) -> int:
                 if died.done():
                     await died
                 if main.done():
-                    return await main
+                    return await _blame(main, died)
                 console.print("stopping …")
                 return INTERRUPTED if options.headless else OK
             finally:
                 for task in (main, died, stopping):
                     task.cancel()
                 await asyncio.gather(main, died, stopping, return_exceptions=True)
-    except (ChildDied, DemoFailed) as error:
-        # The child that died may only be the messenger: a refused config speaks through its last words.
-        console.print(f"[bold red]d3bed demo:[/] {error}", highlight=False, soft_wrap=True)
-        if isinstance(error, ChildDied) and error.code == ConfigError.EXIT_CODE:
-            return ConfigError.EXIT_CODE
-        return FAILED
+    except ChildDied as error:
+        if error.code != ConfigError.EXIT_CODE:
+            raise
+        # The child is only the messenger: what it says is what the user must mend.
+        said = error.last_words.removeprefix("d3bed: ").removeprefix(f"{error.name}: ")
+        raise ConfigError(error.name, "", said) from error
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
         shutil.rmtree(work_dir, ignore_errors=True)
+
+
+async def _blame(main: asyncio.Task[int], died: asyncio.Task[None]) -> int:
+    """The result of `main`; where it failed because a child died, that child's death is the error."""
+    try:
+        return await main
+    except D3Error:
+        await asyncio.wait((died,), timeout=1.0)
+        if died.done():
+            await died
+        raise
 
 
 def check_cores(config: Config) -> None:
@@ -170,7 +185,8 @@ async def _headless(options: DemoOptions, console: Console, base: str, progress:
             first = True
             console.print(f"{progress.elapsed_s:6.1f} s  first frame answered", highlight=False)
         if pipeline.get("phase") == "failed":
-            raise DemoFailed(str(pipeline.get("phase_text") or "the pipeline failed"))
+            problem = str(pipeline.get("phase_text") or "no reason given")
+            raise DemoFailed(problem) if first else ConfigError(f"pipeline {pipeline['id']}", "", problem)
         if _ended(pipeline):
             report = await _report(base, pipeline)
             if options.report:
@@ -201,7 +217,7 @@ def _judge(report: dict[str, Any], frames: int | None, console: Console) -> int:
 
 
 async def _states(base: str) -> AsyncIterator[State]:
-    with contextlib.suppress(ConnectionClosed):
+    with contextlib.suppress(ConnectionClosed, OSError):
         async for state in follow(base):
             yield state
 

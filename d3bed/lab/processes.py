@@ -31,7 +31,7 @@ class ChildDied(D3Error):
     """A process of the testbed ended without being asked to."""
 
     def __init__(self, name: str, pid: int, code: int, log: str) -> None:
-        self.name, self.pid, self.code = name, pid, code
+        self.name, self.pid, self.code, self.last_words = name, pid, code, log
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         super().__init__(f"{name} (pid {pid}) {how}" + (f"; its last words: {log}" if log else ""))
 
@@ -99,15 +99,13 @@ class Children:
         """SIGTERM to all, the last started first; SIGKILL after `GRACE_S`. Returns when all are gone."""
         self._stopping = True
         for child in reversed(self._children):
-            with contextlib.suppress(ProcessLookupError):
-                child.process.terminate()
+            _send(child, signal.SIGTERM)
         waits = [asyncio.create_task(child.process.wait()) for child in self._children]
         if waits:
             _, late = await asyncio.wait(waits, timeout=GRACE_S)
             if late:
                 for child in self._children:
-                    with contextlib.suppress(ProcessLookupError):
-                        child.process.kill()
+                    _send(child, signal.SIGKILL)
                 await asyncio.wait(waits)
         for watcher in self._watchers:
             watcher.cancel()
@@ -121,6 +119,17 @@ class Children:
         code = await child.process.wait()
         if not self._stopping and not self._died.done():
             self._died.set_exception(ChildDied(child.name, child.process.pid, code, child.last_words()))
+
+
+def _send(child: Child, number: signal.Signals) -> None:
+    """Signal a child that has not been waited for yet.
+
+    Not by `Process.send_signal`: that reaps a child which just ended behind asyncio's back, and its exit
+    code would be lost.
+    """
+    if child.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.process.pid, number)
 
 
 def die_with_parent(parent: int) -> None:

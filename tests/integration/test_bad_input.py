@@ -34,9 +34,9 @@ def d3bed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def complaint(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of an exit with code 2."""
+    """The one line of an exit with code 2; progress, if any, goes to the other stream."""
     assert done.returncode == 2, done.stdout + done.stderr
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, lines
     return lines[0]
 
