@@ -9,9 +9,9 @@ import torch
 from torch import fx
 
 from d3bed.core.graph import Window
-from d3bed.model.export import operator_name
+from d3bed.model.export import arguments, operator_name
 
-__all__ = ["arguments", "flops", "weight_bytes", "window"]
+__all__ = ["flops", "weight_bytes", "window"]
 
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 _TRANSPOSED = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
@@ -24,16 +24,6 @@ _FREE = frozenset(
         *("squeeze", "stack", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view"),
     }
 )
-
-
-def arguments(node: fx.Node) -> dict[str, Any]:
-    """A call's arguments by name, defaults included."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return {}
-    wanted = node.target._schema.arguments
-    found = {a.name: a.default_value for a in wanted}
-    found |= {a.name: value for a, value in zip(wanted, node.args, strict=False)}
-    return found | node.kwargs
 
 
 def flops(node: fx.Node) -> int:

@@ -10,11 +10,13 @@ It must not know what a vertex is (`vertices`) nor how a segment is run (`segmen
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from d3bed.core.errors import ModelError
 __all__ = [
     "NORMALISE",
     "Flat",
+    "arguments",
     "export_module",
     "flatten",
     "normalise",
@@ -43,7 +46,7 @@ aten = torch.ops.aten
 #: Name of the vertex, and mark of its operators.
 NORMALISE = "normalise"
 
-#: Tagged random by torch, but not so as they stand in a network in eval mode.
+#: Tagged random by torch, but not so in eval mode.
 _CALM = frozenset({"alpha_dropout", "dropout", "feature_dropout", "rrelu", "scaled_dot_product_attention"})
 
 
@@ -97,15 +100,15 @@ def read_pt2(path: Path) -> ExportedProgram:
         with _quiet():
             program = torch.export.load(path)
     except Exception as error:
-        first = next(iter(str(error).strip().splitlines()), "")
         raise ModelError(
             str(path),
             "",
-            f"not a readable .pt2 file: {type(error).__name__}: {first}",
-            "save it again with torch.export.save",
+            f"not a .pt2 file that torch {torch.__version__} can read",
+            "save it again with torch.export.save and this version",
         ) from error
-    for tensor in program.state_dict.values():
-        tensor.data = tensor.data.clone()
+    for tensor in (*program.state_dict.values(), *program.constants.values()):
+        if isinstance(tensor, torch.Tensor):
+            tensor.data = tensor.data.clone()
     return program
 
 
@@ -136,6 +139,7 @@ class _Flattening:
         self._name, self._program, self._mean, self._std = name, program, mean, std
         self._graph = fx.Graph()
         self._constants: dict[str, torch.Tensor] = {}
+        self._name_of: dict[int, str] = {}
         self._reads: dict[str, fx.Node] = {}
         #: Old node → its node in the flat graph, or the constant that it is.
         self._now: dict[fx.Node, Any] = {}
@@ -221,7 +225,7 @@ class _Flattening:
                 raise self._refuse(node, f"operator {getattr(target, '__name__', target)}")
             if not target._schema.returns:
                 return  # an assertion
-            if torch.Tag.nondeterministic_seeded in target.tags and operator_name(node) not in _CALM:
+            if _random(node):
                 raise self._refuse(node, f"random operator {operator_name(node)}")
         written = node.args[0] if _writes(node) else None
         if isinstance(written, fx.Node):
@@ -292,14 +296,15 @@ class _Flattening:
         return found
 
     def _named(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
-        self._constants[name] = tensor
+        self._constants[name] = tensor  # kept alive, so that its id stays its own
+        self._name_of[id(tensor)] = name
         return tensor
 
     def _read_if_constant(self, value: Any) -> Any:
         return self._read(value) if isinstance(value, torch.Tensor) else value
 
     def _read(self, tensor: torch.Tensor) -> fx.Node:
-        name = next(n for n, t in self._constants.items() if t is tensor)
+        name = self._name_of[id(tensor)]
         if name not in self._reads:
             with self._graph.inserting_before(next(iter(self._graph.nodes), None)):
                 node = self._graph.get_attr(name)
@@ -327,6 +332,24 @@ def path_of(node: fx.Node) -> str:
     return path.removeprefix("L['self']").removeprefix("L__self__").lstrip(".")
 
 
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """A call's arguments by name, defaults included."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {}
+    wanted = node.target._schema.arguments
+    found = {a.name: a.default_value for a in wanted}
+    found |= {a.name: value for a, value in zip(wanted, node.args, strict=False)}
+    return found | node.kwargs
+
+
+def _random(node: fx.Node) -> bool:
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    given = arguments(node)
+    return operator_name(node) not in _CALM or any(given.get(a) for a in ("train", "training", "dropout_p"))
+
+
 def _writes(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
@@ -337,10 +360,26 @@ def _storage(tensor: torch.Tensor) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export's own deprecation warnings are none of the user's business."""
-    with warnings.catch_warnings(), torch.no_grad():
+    """torch.export warns of its own deprecations, and on failure logs and prints pages: a `ModelError`
+    says it in a line."""
+    loggers = [
+        log
+        for name, log in logging.root.manager.loggerDict.items()
+        if isinstance(log, logging.Logger) and name.split(".")[0] == "torch" and not log.disabled
+    ]
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
-        yield
+        for log in loggers:
+            log.disabled = True
+        try:
+            yield
+        finally:
+            for log in loggers:
+                log.disabled = False
+
+
+#: Called by torch while it traces, or by reading an attribute.
+_BESIDE = frozenset({"__get__", "_set_grad_enabled"})
 
 
 class _LastCalled(TorchFunctionMode):
@@ -351,7 +390,9 @@ class _LastCalled(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.name = getattr(func, "__name__", str(func))
+        name = getattr(func, "__name__", str(func))
+        if name not in _BESIDE:
+            self.name = name
         return func(*args, **(kwargs or {}))
 
 
@@ -373,7 +414,10 @@ def _diagnose(module: nn.Module, example: torch.Tensor) -> tuple[str, str]:
         with _quiet(), last:
             torch.export.export(module, (example,), strict=False)
     except Exception as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f"{'/torch/'}" not in f.filename]
+        libraries = (str(Path(torch.__file__).parent), __file__, "<string>")
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(libraries)
+        ]
         line = frames[-1].line or "" if frames else ""
     finally:
         for hook in hooks:

@@ -45,7 +45,8 @@ def load(spec: ModelSpec) -> LoadedModel:
     A `.pt2` file brings its own weights: they are used unless `spec.weights` is a `.safetensors` file.
     Weights `pretrained` of a user's factory are those that the factory gave.
     """
-    from_file = spec.weights.endswith(".safetensors")
+    from_file, pretrained = spec.weights.endswith(".safetensors"), spec.weights == "pretrained"
+    seed = None if from_file or pretrained else weights.seed_of(spec.weights)
     if spec.name.endswith(".pt2"):
         program = read_pt2(Path(spec.name))
         module: nn.Module = program.module()
@@ -53,8 +54,6 @@ def load(spec: ModelSpec) -> LoadedModel:
         if from_file:
             weights.load_file(module, Path(spec.weights))
     else:
-        pretrained = spec.weights == "pretrained"
-        seed = None if pretrained or from_file else weights.seed_of(spec.weights)
         built = zoo.build(spec.name, spec.input, pretrained)
         module, mean, std = built.module, built.mean, built.std
         if from_file:

@@ -31,9 +31,7 @@ def loaded() -> Iterator[Callable[..., LoadedModel]]:
     """Load a model once a session; names without a colon that are not in the zoo are in `networks.py`."""
     kept: dict[ModelSpec, LoadedModel] = {}
 
-    def get(
-        name: str, input: tuple[int, int, int] | None = None, weights: str = "random:0"
-    ) -> LoadedModel:
+    def get(name: str, input: tuple[int, int, int] | None = None, weights: str = "random:0") -> LoadedModel:
         spec = ModelSpec(name, weights, input)
         if spec not in kept:
             kept[spec] = load(spec)

@@ -24,7 +24,8 @@ class UNet(nn.Module):
         two = self.second(functional.max_pool2d(one, 2))
         three = self.third(functional.max_pool2d(two, 2))
         up = torch.cat([self.up2(three), two], 1)
-        return self.head(torch.cat([self.up1(up), one], 1))
+        up = torch.cat([self.up1(up), one], 1)
+        return torch.tanh(self.head(up))
 
 
 class Shuffle(nn.Module):
@@ -42,7 +43,7 @@ class Shuffle(nn.Module):
         both = torch.cat([left, functional.relu(self.branch(right))], 1)
         n, c, h, w = both.shape
         mixed = both.reshape(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
-        thin, thick = mixed.split([4, 8], 1)
+        thin, thick = torch.split_with_sizes(mixed, [4, 8], 1)
         best, where = self.wide(thick).max(dim=1)
         return {"thin": self.narrow(thin), "best": best, "where": where}
 
@@ -63,7 +64,7 @@ class InPlace(nn.Module):
         functional.relu_(y)
         z = self.two(y)
         z.add_(y).mul_(0.5)
-        return z + y
+        return torch.add(z, y)
 
 
 class Aliased(nn.Module):
@@ -82,7 +83,7 @@ class Aliased(nn.Module):
         right[:, :2] = 0.25
         mask = torch.zeros(x.shape[-2:])
         mask[2:] = 1
-        return self.last(functional.leaky_relu(x * mask))
+        return torch.sigmoid(self.last(functional.leaky_relu(x * mask)))
 
 
 class Attention(nn.Module):
@@ -103,7 +104,7 @@ class Attention(nn.Module):
         n, length, width = x.shape
         q, k, v = self.qkv(self.norm(x)).reshape(n, length, 3, 4, width // 4).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = (q * 0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
-        return x + self.out(mixed.transpose(1, 2).reshape(n, length, width))
+        return torch.add(x, self.out(mixed.transpose(1, 2).reshape(n, length, width)))
 
 
 class Photo(nn.Module):
@@ -125,7 +126,7 @@ class Undecided(nn.Module):
         self.inner = Branching()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.inner(x) * 2
+        return torch.mul(self.inner(x), 2)
 
 
 class Branching(nn.Module):

@@ -41,11 +41,11 @@ def test_twenty_random_three_way_cuts_are_exact(
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", ["UNet", "Shuffle", "InPlace", "Aliased", "Attention", "Photo"])
+@pytest.mark.parametrize("name", ["UNet", "Shuffle", "InPlace", "Aliased", "Attention"])
 def test_all_cuts_of_hard_networks_are_exact(
     name: str, loaded: Loaded, random_plans: Plans, split: Split, photo: Photo
 ) -> None:
-    model = loaded(f"networks:{name}", (3, 32, 32)) if name != "Photo" else pt2_photo(loaded)
+    model = loaded(f"networks:{name}", (3, 32, 32))
     image = photo(model)
     whole = model.whole(image)
     size = len(model.graph.vertices)

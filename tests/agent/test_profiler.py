@@ -1,0 +1,102 @@
+"""Profiles: in situ, close to the whole, and kept on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from d3bed.agent.profiler import ProfileCache, measure
+from d3bed.core.messages import ModelSpec
+from d3bed.model import LoadedModel, load
+
+KEY = ("0123456789abcdef", "torch x, 1 thread", 1)
+TIMES_S = (0.0, 0.25, 1e-05)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return load(ModelSpec("resnet18"))
+
+
+def test_the_sum_of_the_vertices_is_about_the_whole(model: LoadedModel) -> None:
+    """Wide bounds: other work on this machine is not what is tested."""
+    image = torch.zeros(model.input.shape, dtype=torch.uint8)
+    model.whole(image)
+    whole_s = []
+    times_s = measure(model, runs=5)
+    for _ in range(5):
+        start_s = time.perf_counter()
+        model.whole(image)
+        whole_s.append(time.perf_counter() - start_s)
+    assert len(times_s) == len(model.graph.vertices)
+    assert times_s[0] == 0
+    assert all(t > 0 for t in times_s[1:])
+    assert 0.3 < sum(times_s) / sorted(whole_s)[2] < 3
+
+
+def test_heavier_layers_take_longer(model: LoadedModel) -> None:
+    times_s = measure(model, runs=3)
+    heavy = model.graph.index["layer1.0.conv1"]
+    light = model.graph.index["layer4.1.add"]
+    assert times_s[heavy] > times_s[light]
+
+
+def test_a_kept_profile_is_found_again(tmp_path: Path) -> None:
+    cache = ProfileCache(tmp_path / "new" / "folder")
+    assert cache.get(*KEY) is None
+    cache.put(*KEY, TIMES_S)
+    assert ProfileCache(tmp_path / "new" / "folder").get(*KEY) == TIMES_S
+    assert len(list((tmp_path / "new" / "folder").iterdir())) == 1
+
+
+@pytest.mark.parametrize("other", [("ffff", KEY[1], 1), (KEY[0], "torch y", 1), (KEY[0], KEY[1], 2)])
+def test_another_model_machine_or_thread_count_misses(tmp_path: Path, other: tuple[str, str, int]) -> None:
+    cache = ProfileCache(tmp_path)
+    cache.put(*KEY, TIMES_S)
+    assert cache.get(*other) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\x00\x01",
+        json.dumps({"key": ["d3bed.profile/1", *KEY]}),
+        json.dumps({"key": ["d3bed.profile/1", *KEY], "times_s": []}),
+        json.dumps({"key": ["d3bed.profile/1", *KEY], "times_s": [0, "x"]}),
+        json.dumps({"key": ["d3bed.profile/1", *KEY], "times_s": [0, -1]}),
+        '{"key": ["d3bed.profile/1", "0123456789abcdef", "torch x, 1 thread", 1], "times_s": [0, NaN]}',
+        json.dumps({"key": ["d3bed.profile/0", *KEY], "times_s": [0, 1]}),
+    ],
+)
+def test_a_corrupt_file_is_a_miss_and_is_replaced(tmp_path: Path, content: str) -> None:
+    cache = ProfileCache(tmp_path)
+    cache.put(*KEY, TIMES_S)
+    file = next(tmp_path.iterdir())
+    file.write_text(content, encoding="utf-8")
+    assert cache.get(*KEY) is None
+    cache.put(*KEY, TIMES_S)
+    assert cache.get(*KEY) == TIMES_S
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = ProfileCache(tmp_path / "file")
+    cache.put(*KEY, TIMES_S)
+    assert cache.get(*KEY) is None
