@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright
 
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
@@ -181,7 +182,8 @@ class Testbed:
     ) -> None:
         """The device answers `count` frames under its active epoch; all agents report their spans."""
         device = self.actors[DEVICE]
-        await device.active.wait()
+        async with asyncio.timeout(10):
+            await device.active.wait()
         assert device.epoch is not None
         epoch, plan = device.epoch, device.plans[device.epoch]
         for _ in range(count):
@@ -212,7 +214,7 @@ class Testbed:
 MakeTestbed = Callable[..., Awaitable[Testbed]]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def make_testbed(tmp_path: Path) -> AsyncIterator[MakeTestbed]:
     """Start a server; a pin keeps the photo and `layer1` on the device."""
     async with contextlib.AsyncExitStack() as stack:
@@ -227,7 +229,7 @@ async def make_testbed(tmp_path: Path) -> AsyncIterator[MakeTestbed]:
                 model=ModelSpec("alexnet"),
                 network="wifi",
                 shapes={"device-edge": LinkShape(1e7, 0.001)},
-                pins=(Pin("layer1", (Tier.DEVICE,)),),
+                pins={model: (Pin("layer1", (Tier.DEVICE,)),) for model in ("alexnet", "resnet18")},
             )
             testbed = Testbed(ServerSettings(tmp_path / "data", (pipeline,), port=0, token=token), http)
             stack.push_async_callback(testbed.stop)
@@ -237,12 +239,12 @@ async def make_testbed(tmp_path: Path) -> AsyncIterator[MakeTestbed]:
         yield make
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def testbed(make_testbed: MakeTestbed) -> Testbed:
     return await make_testbed()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     executable = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if executable is None:
@@ -258,7 +260,7 @@ async def browser() -> AsyncIterator[Browser]:
             await browser.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser) -> AsyncIterator[Page]:
     """A page that fails its test when a script of it fails or when it asks another host for anything."""
     context = await browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")

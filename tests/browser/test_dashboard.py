@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.sockets]
+pytestmark = [pytest.mark.browser, pytest.mark.sockets, pytest.mark.asyncio(loop_scope="session")]
 
 if typing.TYPE_CHECKING:
     from tests.browser.conftest import MakeTestbed, Testbed
@@ -198,7 +198,7 @@ async def test_token_is_asked_for_once(page: Page, make_testbed: MakeTestbed) ->
     await testbed.join()
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
     await page.get_by_role("button", name="edge", exact=True).click()
-    await page.get_by_label("Token").fill("open sesame")
+    await page.locator("#token").fill("open sesame")
     await page.get_by_role("button", name="Use").click()
     await expect(page.locator(".vertex[data-tier=edge]")).to_have_count(7)
     await page.get_by_role("button", name="device", exact=True).click()

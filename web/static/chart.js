@@ -95,7 +95,7 @@ export const createChart = ({ canvas, numbers, caption }) => {
     draw();
   });
 
-  const tell = (pipeline, frames) => {
+  const tell = (pipeline, frames, slowed) => {
     const newest = frames.at(-1);
     const lastParts = newest ? parts(newest) : [];
     const perPart = PARTS.map((_, part) => median(frames.map((frame) => parts(frame)[part])));
@@ -108,17 +108,17 @@ export const createChart = ({ canvas, numbers, caption }) => {
       ),
       row("latency", null, latency.last ?? newest?.latency_s, latency.median, pipeline?.predicted?.latency_s),
     );
-    const held = pipeline?.emulated ? "Compute times include emulated slowness. " : "";
+    const held = slowed ? "Compute times include emulated slowness. " : "";
     const off = latency.median && pipeline?.predicted?.latency_s ? latency.median / pipeline.predicted.latency_s - 1 : null;
     const judged = off === null ? "" : `The median is ${Math.abs(off * 100).toFixed(0)} % ${off < 0 ? "below" : "above"} the prediction.`;
     say(caption, held + judged);
   };
 
-  return (pipeline, frames, epochs) => {
-    if (pipeline === last.pipeline && frames === last.frames && epochs === last.epochs) return;
+  return (pipeline, frames, epochs, slowed) => {
+    if (pipeline === last.pipeline && frames === last.frames && epochs === last.epochs && slowed === last.slowed) return;
     const predicted = new Map(epochs.map((epoch) => [epoch.epoch, epoch.predicted_s]));
-    last = { pipeline, frames, epochs, predicted };
+    last = { pipeline, frames, epochs, slowed, predicted };
     draw();
-    tell(pipeline, frames);
+    tell(pipeline, frames, slowed);
   };
 };

@@ -50,6 +50,8 @@ const ofPipeline = () => {
 const framesOf = ofPipeline();
 const epochsOf = ofPipeline();
 
+const slowed = (agents) => agents.filter((agent) => typeof agent.speed === "number" && agent.speed !== 1);
+
 const header = (pipeline) => {
   for (const name of ["model", "strategy", "network", "epoch"]) say(byId(`fact-${name}`), text(pipeline?.[name]));
   say(byId("phase"), pipeline ? text(pipeline.phase_text || pipeline.phase) : "no pipeline yet");
@@ -66,12 +68,9 @@ const header = (pipeline) => {
   say(byId("exact-mark"), judged.mark);
   say(byId("exact-text"), judged.text);
 
-  const slowed = state.agents.filter((agent) => typeof agent.speed === "number" && agent.speed !== 1);
-  const emulated = Boolean(pipeline?.emulated) || slowed.length > 0;
-  set(byId("emulated"), {
-    hidden: !emulated,
-    title: slowed.map((agent) => `${agent.agent}: ${speed(agent.speed)}`).join(", ") || null,
-  });
+  const emulation = slowed(state.agents).map((agent) => `${agent.agent} runs at ${speed(agent.speed)}`);
+  if (state.links.some((link) => link.target_bytes_per_s)) emulation.push("links are held to target rates");
+  set(byId("emulated"), { hidden: !pipeline?.emulated && !emulation.length, title: emulation.join("; ") || null });
   document.title = pipeline ? `${text(pipeline.model)} · ${pipeline.phase} · d3bed` : "d3bed";
 };
 
@@ -105,7 +104,7 @@ const draw = () => {
   plan(pipeline);
   controls(state, pipeline);
   graph(pipeline);
-  chart(pipeline, frames, history);
+  chart(pipeline, frames, history, slowed(state.agents).length > 0);
   gantt(frames, performance.now());
   links(state.links);
   agents(state.agents);

@@ -1,0 +1,217 @@
+"""The page's pure modules, run where they will run: in the browser."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.sockets, pytest.mark.asyncio(loop_scope="session")]
+
+if typing.TYPE_CHECKING:
+    from tests.browser.conftest import Testbed
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def modules(page: Page, testbed: Testbed) -> Page:
+    """A page in which `load(name)` imports a module."""
+    await page.goto(testbed.address)
+    await page.evaluate("() => { window.load = name => import(`/static/${name}.js`) }")
+    return page
+
+
+async def run(page: Page, module: str, body: str, value: object = None) -> Any:
+    """What `body`, a function of the module `m` and of `value`, returns."""
+    return await page.evaluate(f"async value => {{ const m = await load('{module}'); {body} }}", value)
+
+
+async def test_numbers_have_units_and_the_unknown_stays_unknown(modules: Page) -> None:
+    shown = await run(
+        modules,
+        "format",
+        """return [
+            m.duration(null), m.duration(undefined), m.duration(NaN), m.duration(0.0082), m.duration(0.271),
+            m.duration(0.9996), m.duration(1.236), m.rate(null), m.rate(1e7), m.rate(1.25e8), m.rate(1.5e8),
+            m.bytes(0), m.bytes(512), m.bytes(774400), m.bytes(999999), m.bytes(12.8e6), m.bytes(null),
+            m.deviation(-0.031), m.deviation(0.004), m.deviation(0.00001), m.deviation(null),
+            m.count(12345), m.plural(1, "tensor"), m.plural(2, "vertex", "vertices"),
+            m.speed(1), m.speed(0.2), m.speed(null), m.shape([1, 3, 8, 8], "uint8"),
+            m.text(""), m.error(3e-7),
+        ]""",
+    )
+    assert shown == [
+        *["–", "–", "–", "8.20 ms", "271 ms"],
+        *["1.00 s", "1.24 s", "–", "80.0 Mbit/s", "1.00 Gbit/s", "1.20 Gbit/s"],
+        *["0 B", "512 B", "774 KB", "1.00 MB", "12.8 MB", "–"],
+        *["−3.1 %", "+0.4 %", "±0.0 %", "–"],
+        *["12,345", "1 tensor", "2 vertices"],
+        *["1×", "0.2× emulated", "–", "[1, 3, 8, 8] uint8", "–", "3e-7"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("exact", "same", "level"),
+    [
+        (None, True, "unknown"),
+        ({"checked": 0, "identical": 0, "max_rel_err": None}, True, "unknown"),
+        ({"checked": 5, "identical": 5, "max_rel_err": 0.0}, True, "exact"),
+        ({"checked": 5, "identical": 4, "max_rel_err": 3e-7}, False, "close"),
+        ({"checked": 5, "identical": 4, "max_rel_err": 3e-7}, True, "mismatch"),  # equal bits were promised
+        ({"checked": 5, "identical": 4, "max_rel_err": 2e-5}, False, "mismatch"),
+        ({"checked": 5, "identical": 4, "max_rel_err": None}, False, "mismatch"),
+    ],
+)
+async def test_exactness_is_judged_by_what_the_fingerprints_promise(
+    modules: Page, exact: object, same: bool, level: str
+) -> None:
+    judged = await run(modules, "format", "return m.exactness(value[0], value[1])", [exact, same])
+    assert judged["level"] == level
+    if exact and level != "unknown":
+        assert "of 5" in judged["text"]
+
+
+SNAPSHOT = {
+    "type": "snapshot",
+    "seq": 7,
+    "now": 100.0,
+    "state": {
+        "agents": [{"agent": "pi-1", "state": "connected"}, {"agent": "vm-1", "state": "connected"}],
+        "links": [{"from": "pi-1", "to": "vm-1", "bytes": 1}],
+        "pipelines": [{"id": "demo", "phase": "running", "strategy": "optimal", "graph": {"width": 3}}],
+        "epochs": [{"pipeline": "demo", "epoch": 1, "state": "active"}],
+        "frames": [],
+        "notes": [],
+        "strategies": ["optimal"],
+        "models": ["alexnet"],
+    },
+}
+
+
+def events(first: int, *found: tuple[str, Mapping[str, object]]) -> dict[str, object]:
+    listed = [
+        {"seq": first + n, "time_s": 101.0, "kind": kind, "cause_id": None, "data": data}
+        for n, (kind, data) in enumerate(found)
+    ]
+    return {"type": "events", "seq": first + len(found) - 1, "now": 101.0, "events": listed}
+
+
+REDUCE = "return value.reduce(m.reduce, m.EMPTY)"
+
+
+async def test_snapshot_replaces_everything(modules: Page) -> None:
+    later = {
+        **SNAPSHOT,
+        "seq": 3,
+        "state": {**typing.cast("dict[str, Any]", SNAPSHOT["state"]), "agents": []},
+    }
+    state = await run(modules, "store", REDUCE, [SNAPSHOT, later])
+    assert state["seq"] == 3
+    assert state["agents"] == []
+    assert state["models"] == ["alexnet"]
+
+
+async def test_events_change_the_thing_that_their_keys_name(modules: Page) -> None:
+    change = events(
+        8,
+        ("agent", {"agent": "vm-1", "state": "lost"}),
+        ("link", {"from": "vm-1", "to": "pi-1", "bytes": 2}),
+        ("link", {"from": "pi-1", "to": "vm-1", "bytes": 9}),
+        ("pipeline", {"id": "demo", "strategy": "edge"}),
+        ("epoch", {"pipeline": "demo", "epoch": 2, "state": "proposed"}),
+        ("epoch", {"pipeline": "other", "epoch": 1, "state": "failed"}),
+        ("frame", {"frame": 1}),
+        ("note", {"text": "it happened"}),
+        ("a-kind-of-tomorrow", {}),
+    )
+    state = await run(modules, "store", REDUCE, [SNAPSHOT, change])
+    assert [agent["state"] for agent in state["agents"]] == ["connected", "lost"]
+    assert [(link["from"], link["bytes"]) for link in state["links"]] == [("pi-1", 9), ("vm-1", 2)]
+    assert state["pipelines"][0]["strategy"] == "edge"
+    assert state["pipelines"][0]["graph"] == {"width": 3}  # fields that an event leaves out stay
+    assert [(e["pipeline"], e["epoch"], e["state"]) for e in state["epochs"]] == [
+        ("demo", 1, "active"),
+        ("demo", 2, "proposed"),
+        ("other", 1, "failed"),
+    ]
+    assert len(state["frames"]) == len(state["notes"]) == 1
+    assert state["seq"] == 16
+
+
+async def test_only_the_last_frames_and_notes_are_kept(modules: Page) -> None:
+    many = events(
+        8, *[("frame", {"frame": n}) for n in range(150)], *[("note", {"text": str(n)}) for n in range(250)]
+    )
+    state = await run(modules, "store", REDUCE, [SNAPSHOT, many])
+    assert [frame["frame"] for frame in state["frames"]] == list(range(50, 150))
+    assert [note["text"] for note in state["notes"]] == [str(n) for n in range(50, 250)]
+
+
+async def test_events_that_a_snapshot_contains_are_not_applied_again(modules: Page) -> None:
+    overlap = events(6, ("note", {"text": "6"}), ("note", {"text": "7"}), ("note", {"text": "8"}))
+    state = await run(modules, "store", REDUCE, [SNAPSHOT, overlap])
+    assert [note["text"] for note in state["notes"]] == ["8"]
+
+
+async def test_reducing_changes_no_state_that_it_was_given(modules: Page) -> None:
+    change = events(8, ("agent", {"agent": "vm-1", "state": "lost"}), ("frame", {"frame": 1}))
+    same = await run(
+        modules,
+        "store",
+        """
+        const before = m.reduce(m.EMPTY, value[0]);
+        const copy = JSON.stringify(before);
+        const after = m.reduce(before, value[1]);
+        const kept = slice => before[slice] === after[slice];
+        return [JSON.stringify(before) === copy, kept("links"), kept("agents")];
+        """,
+        [SNAPSHOT, change],
+    )
+    assert same == [True, True, False]
+
+
+async def test_gap_in_the_numbers_is_noticed(modules: Page) -> None:
+    found = await run(
+        modules,
+        "store",
+        "return value.map(message => m.follows(7, message))",
+        [events(8, ("note", {})), events(9, ("note", {})), events(5, *[("note", {})] * 4), SNAPSHOT],
+    )
+    assert found == [True, False, True, True]
+
+
+async def test_tensor_crosses_each_link_once_however_many_read_it(modules: Page) -> None:
+    graph = {
+        "vertices": [{"output_bytes": 10**n} for n in range(5)],
+        "edges": [[0, 1], [1, 2], [1, 3], [1, 4], [2, 4], [3, 4]],
+    }
+    found = await run(
+        modules,
+        "store",
+        "return m.crossings(...value)",
+        [graph, ["device", "device", "edge", "edge", "cloud"]],
+    )
+    assert found == [
+        {"from": "device", "to": "edge", "tensors": 1, "bytes": 10},
+        {"from": "edge", "to": "cloud", "tensors": 3, "bytes": 1110},
+    ]
+    assert await run(modules, "store", "return m.crossings(null, null)") == []
+
+
+async def test_parts_of_a_frame_add_up_to_its_latency(modules: Page) -> None:
+    frames = [
+        {"latency_s": 0.5, "compute_s": {"device": 0.25, "cloud": 0.125}},
+        {"latency_s": 0.25, "compute_s": {"device": 0.25, "edge": 0.25}},  # tiers overlapped
+    ]
+    found = await run(modules, "store", "return value.map(m.parts)", frames)
+    assert found == [[0.25, 0, 0.125, 0.125], [0.25, 0.25, 0, 0]]
+
+
+async def test_ticks_are_round_and_reach_the_top(modules: Page) -> None:
+    found = await run(modules, "chart", "return value.map(m.ticks)", [0.13, 1.0, 8.0])
+    assert found[1] == [0, 0.25, 0.5, 0.75, 1.0]
+    assert found[2] == [0, 2, 4, 6, 8]
+    assert found[0][-1] >= 0.13
