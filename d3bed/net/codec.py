@@ -84,6 +84,7 @@ class Breach(StrEnum):
     RECEIVER = "receiver"
     SECRET = "secret"
     PROOF = "proof"
+    CONTENT = "content"
     STALL = "stall"
     CROWDED = "crowded"
 

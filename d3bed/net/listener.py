@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import cast
 
-from d3bed.core.errors import LinkBroken, LinkClosed
+from d3bed.core.errors import LinkBroken, LinkClosed, RemoteProtocolError
 from d3bed.core.ids import AgentId, PipelineId
 from d3bed.net.buffers import BufferPool
 from d3bed.net.codec import (
@@ -100,7 +100,7 @@ class _Incoming(asyncio.BufferedProtocol):
             finally:  # what came before a violation counts
                 for event in self._wire.events_received():
                     self._handle(event)
-        except WireViolation as violation:
+        except RemoteProtocolError as violation:
             self.refuse(violation)
 
     def eof_received(self) -> bool:
@@ -127,7 +127,7 @@ class _Incoming(asyncio.BufferedProtocol):
             where = "the handshake" if self.stranger else "a message"
             self.refuse(WireViolation(Breach.STALL, f"stalled for {limit_s:g} s in {where}"))
 
-    def refuse(self, violation: WireViolation) -> None:
+    def refuse(self, violation: RemoteProtocolError) -> None:
         """Say why, count, log, close."""
         if self.ended is not None:
             return
@@ -192,7 +192,8 @@ class _Incoming(asyncio.BufferedProtocol):
 class Listener:
     """Accepts links for agent `me`; made by `start`.
 
-    `on_tensor` and `on_lost` are called in the event loop and must not block. `on_lost` gets `LinkClosed`
+    `on_tensor` and `on_lost` are called in the event loop and must not block. `on_tensor` may raise
+    `RemoteProtocolError` for a tensor that nobody expects: its sender is refused. `on_lost` gets `LinkClosed`
     after a goodbye, `LinkBroken` or `RemoteProtocolError` otherwise. `secret` None refuses everybody.
     `rejected` counts connections that were closed for what they did.
     """
@@ -264,8 +265,9 @@ class Listener:
         self._connections.discard(connection)
         self._set_gone()
 
-    def count(self, host: str, violation: WireViolation) -> None:
-        self.rejected_by_reason[violation.breach.value] += 1
+    def count(self, host: str, violation: RemoteProtocolError) -> None:
+        breach = violation.breach if isinstance(violation, WireViolation) else Breach.CONTENT
+        self.rejected_by_reason[breach.value] += 1
         if self._may_log(host, time.monotonic()):
             _log.warning("refused a peer at %s: %s", host, violation.reason)
 

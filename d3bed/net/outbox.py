@@ -82,7 +82,7 @@ class Outbox:
         self._unsent: deque[Outgoing] = deque()
         self._entering: deque[Outgoing] = deque()  # shaped only: not yet wholly on the emulated wire
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
-        self._writing = False  # waiting for the socket to take more
+        self._blocked_s: float | None = None  # since when the socket takes no more
         self._closed = False
         self._idle: asyncio.Future[None] | None = None
 
@@ -104,7 +104,7 @@ class Outbox:
         if slot is not None:
             item.started_s = slot.start_s
             self._entering.append(item)
-        if not self._writing:
+        if self._blocked_s is None:
             self._flush()
         return item
 
@@ -129,7 +129,7 @@ class Outbox:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._writing:
+        if self._blocked_s is not None:
             self._loop.remove_writer(self._socket.fileno())
         for item in {*self._unsent, *self._entering}:
             item.error = error
@@ -157,7 +157,8 @@ class Outbox:
                 try:
                     item.sent_bytes += self._socket.sendmsg(item.pieces(due))
                 except (BlockingIOError, InterruptedError):
-                    self._await_socket()
+                    self._blocked_s = time.monotonic()
+                    self._loop.add_writer(self._socket.fileno(), self._writable)
                     return
                 except OSError as error:
                     self._failed(error)
@@ -196,25 +197,25 @@ class Outbox:
         if item.waiter is not None and not item.waiter.done():
             item.waiter.set_result(None)
 
-    def _await_socket(self) -> None:
-        if not self._writing:
-            self._writing = True
-            self._loop.add_writer(self._socket.fileno(), self._writable)
-
     def _writable(self) -> None:
-        self._writing = False
+        assert self._blocked_s is not None
+        blocked_s, self._blocked_s = self._blocked_s, None
         self._loop.remove_writer(self._socket.fileno())
         if self._pacing is not None and self._unsent:
-            # The peer, not our timer, was late: the emulated link was blocked meanwhile.
-            now_s = time.monotonic()
-            behind_s = now_s - self._unsent[0].next_release_s()
-            if behind_s > 0:
-                waiting = {*self._unsent, *self._entering}
-                self._pacing.slip((i.slot for i in waiting if i.slot is not None), behind_s)
-                for item in waiting:
-                    if item.started_s > now_s:  # those already begun simply take longer
-                        item.started_s += behind_s
+            self._slip(self._pacing, blocked_s)
         self._flush()
+
+    def _slip(self, pacing: Pacing, blocked_s: float) -> None:
+        """Since `blocked_s` the peer, not our timer, was late: so is what follows on the emulated link."""
+        now_s = time.monotonic()
+        by_s = now_s - max(blocked_s, self._unsent[0].next_release_s())
+        if by_s <= 0:
+            return
+        waiting = {*self._unsent, *self._entering}
+        pacing.slip((item.slot for item in waiting if item.slot is not None), by_s)
+        for item in waiting:
+            if item.started_s > now_s:  # those already begun simply take longer
+                item.started_s += by_s
 
     def _wake_idle(self) -> None:
         if self._idle is not None and not self._idle.done():

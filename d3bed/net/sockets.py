@@ -16,9 +16,9 @@ __all__ = ["new_event_loop", "no_delay", "parse_address", "send_buffer_for"]
 #: A peer that acknowledges nothing for this long is gone (its board lost power, or the cable).
 _SILENCE_S = 10
 
-_SHAPED_BUFFER_S = 0.020
+_SHAPED_BUFFER_S = 0.050
 _LEAST_BUFFER_BYTES = 64 * 1024
-_MOST_BUFFER_BYTES = 1024 * 1024
+_MOST_BUFFER_BYTES = 2 * 1024 * 1024
 
 
 def new_event_loop(shaped: bool) -> asyncio.AbstractEventLoop:
@@ -56,7 +56,7 @@ def no_delay(sock: socket.socket) -> None:
 
 
 def send_buffer_for(sock: socket.socket, shape: LinkShape) -> None:
-    """Let the kernel hold about 20 ms of the emulated link, not the megabytes that it would by itself."""
+    """Let the kernel hold about 50 ms of the emulated link, not the megabytes that it would by itself."""
     nbytes = int(shape.bytes_per_s * _SHAPED_BUFFER_S)
     sock.setsockopt(
         socket.SOL_SOCKET, socket.SO_SNDBUF, min(max(nbytes, _LEAST_BUFFER_BYTES), _MOST_BUFFER_BYTES)

@@ -101,10 +101,13 @@ class Received:
     """What a listener told its agent."""
 
     tensors: list[TensorMessage] = field(default_factory=list)
+    unexpected: Exception | None = None
     lost: list[tuple[AgentId, PipelineId, Exception]] = field(default_factory=list)
 
     def on_tensor(self, agent: AgentId, pipeline: PipelineId, tensor: TensorMessage) -> None:
         assert (agent, pipeline) == (DEVICE, PIPELINE)
+        if self.unexpected is not None:
+            raise self.unexpected
         self.tensors.append(tensor)
 
     def on_lost(self, agent: AgentId, pipeline: PipelineId, error: Exception) -> None:
@@ -178,6 +181,6 @@ async def site() -> AsyncIterator[Site]:
 
 @pytest.fixture
 async def strict_site() -> AsyncIterator[Site]:
-    """Stalls are noticed after 0.2 s."""
-    async with a_site(Limits(timeout_s=0.2)) as made:
+    """Stalls are noticed after 0.5 s."""
+    async with a_site(Limits(timeout_s=0.5)) as made:
         yield made

@@ -178,7 +178,7 @@ async def test_stall_within_a_message(strict_site: Site, make_tensor: MakeTensor
 async def test_quiet_link_between_messages_is_no_stall(strict_site: Site, make_tensor: MakeTensor) -> None:
     sender = await strict_site.connect()
     await sender.send(make_tensor())
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.9)
     await sender.send(make_tensor())
     await strict_site.until(lambda: len(strict_site.received.tensors) == 2)
     assert strict_site.listener.rejected == 0
@@ -235,3 +235,14 @@ async def test_abuse_is_logged_once_and_disturbs_nobody(
     await sender.send(make_tensor(frame=2))
     await site.until(lambda: len(site.received.tensors) == 2)
     assert not sender.closed and site.received.lost == []
+
+
+async def test_tensor_that_the_agent_does_not_expect_is_refused(site: Site, make_tensor: MakeTensor) -> None:
+    lost: list[Exception] = []
+    sender = await site.connect(on_lost=lost.append)
+    site.received.unexpected = RemoteProtocolError("value 3.1 is not expected here")
+    await sender.send(make_tensor())
+    await site.until(lambda: lost and site.received.lost)
+    assert "refused: value 3.1 is not expected here" in str(lost[0])
+    assert site.listener.rejected_by_reason == {Breach.CONTENT.value: 1}
+    assert site.received.lost[0][2] is site.received.unexpected

@@ -234,7 +234,7 @@ def peer() -> Any:
 async def test_slow_reader_holds_the_sender_back(
     peer: Peer, make_tensor: MakeTensor, shape: LinkShape | None
 ) -> None:
-    sender = await peer.open(shape=shape, limits=Limits(timeout_s=0.2))
+    sender = await peer.open(shape=shape, limits=Limits(timeout_s=1.0))
     tensor = make_tensor((1_000_000,), "float32")
     tasks = [asyncio.create_task(sender.send(tensor)) for _ in range(100)]
     await asyncio.sleep(0.3)
