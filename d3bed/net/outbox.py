@@ -176,7 +176,11 @@ class Outbox:
     def _pace(self, pacing: Pacing, now_s: float) -> None:
         """What was due at `now_s` is written: complete what has entered the wire, set the next timer."""
         while self._entering and (slot := self._entering[0].slot) is not None and slot.end_s <= now_s:
-            self._complete(self._entering.popleft())
+            item = self._entering.popleft()
+            self._complete(item)
+            if self._entering:  # the link was not free for it before, whatever the timetable says
+                follower = self._entering[0]
+                follower.started_s = max(follower.started_s, item.left_s)
         wake_s, exact = float("inf"), False
         if self._unsent:
             item = self._unsent[0]
@@ -213,9 +217,6 @@ class Outbox:
             return
         waiting = {*self._unsent, *self._entering}
         pacing.slip((item.slot for item in waiting if item.slot is not None), by_s)
-        for item in waiting:
-            if item.started_s > now_s:  # those already begun simply take longer
-                item.started_s += by_s
 
     def _wake_idle(self) -> None:
         if self._idle is not None and not self._idle.done():

@@ -70,7 +70,7 @@ async def test_shaped_tensors_share_the_link_one_after_the_other(site: Site, mak
         *(sender.send(make_tensor((40_000,), "uint8", frame=f)) for f in range(4))
     )
     assert time.monotonic() - start_s >= 0.08
-    assert all(0.02 - 1e-9 <= t.taken_s for t in transfers)
+    assert sum(t.taken_s for t in transfers) >= 0.08  # one's lateness is not counted twice
     await site.until(lambda: len(site.received.tensors) == 4)
     assert [t.frame for t in site.received.tensors] == [0, 1, 2, 3]
 
