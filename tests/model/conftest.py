@@ -26,9 +26,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def networks_importable() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        yield
+
+
 @pytest.fixture(scope="session")
-def loaded() -> Iterator[Callable[..., LoadedModel]]:
-    """Load a model once a session; names without a colon that are not in the zoo are in `networks.py`."""
+def loaded() -> Callable[..., LoadedModel]:
+    """Load a model once a session; `networks:NAME` is in `networks.py`."""
     kept: dict[ModelSpec, LoadedModel] = {}
 
     def get(name: str, input: tuple[int, int, int] | None = None, weights: str = "random:0") -> LoadedModel:
@@ -37,9 +44,7 @@ def loaded() -> Iterator[Callable[..., LoadedModel]]:
             kept[spec] = load(spec)
         return kept[spec]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parent))
-        yield get
+    return get
 
 
 def cross(tensor: torch.Tensor) -> torch.Tensor:

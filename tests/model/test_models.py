@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -85,8 +86,7 @@ def test_a_step_shares_weights_and_forgets_what_it_no_longer_needs(loaded: Loade
 
 
 def test_a_pt2_file_brings_size_and_weights(tmp_path: Path, random_plans: Plans, split: Split) -> None:
-    import networks
-
+    networks = importlib.import_module("networks")
     torch.manual_seed(3)
     for name in ("UNet", "InPlace", "Aliased", "Photo"):
         module = getattr(networks, name)().eval()
@@ -106,8 +106,7 @@ def test_a_pt2_file_brings_size_and_weights(tmp_path: Path, random_plans: Plans,
 
 
 def test_a_pt2_file_that_is_broken_or_unfit_is_one_line(tmp_path: Path) -> None:
-    import networks
-
+    networks = importlib.import_module("networks")
     file = tmp_path / "net.pt2"
     example = (torch.zeros(1, 3, 32, 32),)
     program = torch.export.export(networks.UNet().eval(), example)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import subprocess
 import sys
@@ -89,8 +90,7 @@ def test_every_kind_of_parameter_is_alive() -> None:
 def test_a_safetensors_file_is_copied_not_mapped(tmp_path: Path, loaded: Loaded, photo: Photo) -> None:
     """Straight from the mapped file, misaligned weights take other kernels: equal values, other bits."""
     wanted = loaded("networks:Attention", (3, 32, 32), "random:5")
-    import networks
-
+    networks = importlib.import_module("networks")
     source = networks.Attention().eval()
     randomise(source, 5)
     file = tmp_path / "attention.safetensors"
