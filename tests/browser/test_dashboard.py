@@ -56,7 +56,7 @@ async def test_graph_is_coloured_by_tier_and_marks_what_crosses(page: Page, test
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
     await expect(page.locator("#graph .cut")).to_have_count(1)
     await expect(page.locator("#cuts")).to_have_text(re.compile("device → edge: 1 tensor, 774 KB per frame"))
-    await expect(page.locator("#legend")).to_contain_text("device · pi-1 · 2 layers")
+    await expect(page.locator("#legend")).to_contain_text("device · pi-1 · 2 vertices")
     await expect(page.locator("#plan")).to_contain_text("cloud")
 
 

@@ -1,17 +1,23 @@
 // Latency of the last frames in its parts, stacked, against what the planner predicted.
 
 import { html, onWidth, say, set, svg, swatch } from "./dom.js";
-import { duration } from "./format.js";
+import { deviation, duration } from "./format.js";
 import { TIERS, median, parts } from "./store.js";
 
 const SHOWN = 100;
-const HEIGHT = 232;
+const HEIGHT = 264;
 const EDGE = { left: 52, right: 10, top: 18, bottom: 22 };
-// One slow frame must not flatten the others: bars end at this multiple of the median.
+// One slow frame must not flatten the others: bars end at this multiple of the usual latency.
 const CLIP = 2;
+const LATELY = 10;
 
 export const PARTS = [...TIERS, "rest"];
-export const PART_NAMES = { device: "device compute", edge: "edge compute", cloud: "cloud compute", rest: "transfer, waiting" };
+export const PART_NAMES = {
+  device: "device compute",
+  edge: "edge compute",
+  cloud: "cloud compute",
+  rest: "transfer, waiting",
+};
 
 // Round steps that divide `most` into about four: 1, 2, 2.5 or 5 times a power of ten.
 export const ticks = (most) => {
@@ -45,15 +51,20 @@ export const createChart = ({ canvas, numbers, caption }) => {
     if (!width) return;
     set(canvas, { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}` });
     if (!frames.length) {
-      canvas.append(say(svg("text", { class: "empty", x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }), "no frames yet"));
+      canvas.append(
+        say(
+          svg("text", { class: "empty", x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }),
+          "no frames yet",
+        ),
+      );
       set(canvas, { "aria-label": "Latency per frame: no frames yet" });
       return;
     }
     const totals = frames.map(parts);
     const sums = totals.map((each) => each.reduce((sum, s) => sum + s, 0));
     const expected = frames.map((frame) => predicted.get(frame.epoch) ?? null);
-    const most = Math.min(Math.max(...sums), CLIP * median(sums));
-    const scale = ticks(Math.max(most, ...expected.map((s) => Math.min(s ?? 0, CLIP * median(sums)))) || 1e-3);
+    const usual = Math.max(median(sums), median(sums.slice(-LATELY)));
+    const scale = ticks(Math.min(Math.max(...sums, ...expected), CLIP * usual) || 1e-3);
     const top = scale.at(-1);
     const slot = (width - EDGE.left - EDGE.right) / SHOWN;
     const x = (n) => +(width - EDGE.right - (frames.length - n) * slot).toFixed(1);
@@ -62,7 +73,10 @@ export const createChart = ({ canvas, numbers, caption }) => {
     for (const s of scale)
       canvas.append(
         svg("path", { class: "grid", d: `M${EDGE.left} ${y(s)}H${width - EDGE.right}` }),
-        say(svg("text", { class: "tick", x: EDGE.left - 6, y: y(s) + 4, "text-anchor": "end" }), s ? duration(s) : "0"),
+        say(
+          svg("text", { class: "tick", x: EDGE.left - 6, y: y(s) + 4, "text-anchor": "end" }),
+          s ? duration(s) : "0",
+        ),
       );
     const wide = Math.max(1, slot - (slot > 5 ? 1 : 0));
     bars(frames, totals, x, y, +wide.toFixed(1), top).forEach((d, part) =>
@@ -70,9 +84,20 @@ export const createChart = ({ canvas, numbers, caption }) => {
     );
     let line = "";
     frames.forEach((frame, n) => {
-      if (sums[n] > top) canvas.append(svg("path", { class: "clipped", d: `M${x(n) - 1} ${EDGE.top - 2}l${wide / 2 + 1} -6l${wide / 2 + 1} 6Z` }));
+      if (sums[n] > top)
+        canvas.append(
+          svg("path", {
+            class: "clipped",
+            d: `M${x(n) - 1} ${EDGE.top - 2}l${wide / 2 + 1} -6l${wide / 2 + 1} 6Z`,
+          }),
+        );
       if (frame.identical === false && frame.max_rel_err !== 0)
-        canvas.append(say(svg("text", { class: "inexact", x: x(n) + wide / 2, y: EDGE.top - 6, "text-anchor": "middle" }), "≠"));
+        canvas.append(
+          say(
+            svg("text", { class: "inexact", x: x(n) + wide / 2, y: EDGE.top - 6, "text-anchor": "middle" }),
+            "≠",
+          ),
+        );
       if (expected[n] !== null)
         line += `${line && expected[n - 1] !== null ? "L" : "M"}${x(n)} ${y(Math.min(top, expected[n]))}h${slot.toFixed(1)}`;
       if (n && frames[n - 1].epoch !== frame.epoch)
@@ -83,11 +108,16 @@ export const createChart = ({ canvas, numbers, caption }) => {
     });
     canvas.append(
       svg("path", { class: "predicted", d: line || null }),
-      say(svg("text", { class: "tick", x: width - EDGE.right, y: HEIGHT - 6, "text-anchor": "end" }), "latest"),
+      say(
+        svg("text", { class: "tick", x: width - EDGE.right, y: HEIGHT - 6, "text-anchor": "end" }),
+        "latest",
+      ),
       say(svg("text", { class: "tick", x: EDGE.left, y: HEIGHT - 6 }), `last ${SHOWN} frames`),
     );
     const newest = frames.at(-1);
-    set(canvas, { "aria-label": `Latency per frame, stacked by part. Latest: ${duration(newest.latency_s)}.` });
+    set(canvas, {
+      "aria-label": `Latency per frame, stacked by part. Latest: ${duration(newest.latency_s)}.`,
+    });
   };
 
   onWidth(canvas.parentNode, (w) => {
@@ -95,30 +125,49 @@ export const createChart = ({ canvas, numbers, caption }) => {
     draw();
   });
 
-  const tell = (pipeline, frames, slowed) => {
+  // Medians are over this epoch's frames: across a switch they would mean nothing.
+  const tell = (pipeline, frames, epochs, slowed) => {
     const newest = frames.at(-1);
     const lastParts = newest ? parts(newest) : [];
-    const perPart = PARTS.map((_, part) => median(frames.map((frame) => parts(frame)[part])));
-    const latency = pipeline?.latency_s ?? {};
+    const epoch = epochs.find((each) => each.epoch === pipeline?.epoch);
+    const current = frames.filter((frame) => frame.epoch === epoch?.epoch).map(parts);
+    const predicted = pipeline?.predicted;
     const row = (name, mark, ...cells) =>
-      html("tr", {}, html("th", { scope: "row" }, ...(mark ? [mark] : []), name), ...cells.map((s) => html("td", {}, duration(s))));
+      html(
+        "tr",
+        {},
+        html("th", { scope: "row" }, ...(mark ? [mark] : []), name),
+        ...cells.map((s) => html("td", {}, duration(s))),
+      );
     numbers.replaceChildren(
       ...PARTS.map((part, n) =>
-        row(PART_NAMES[part], swatch(part), lastParts[n], pipeline?.compute_s?.[part] ?? perPart[n], pipeline?.predicted?.compute_s?.[part]),
+        row(
+          PART_NAMES[part],
+          swatch(part),
+          lastParts[n],
+          median(current.map((each) => each[n])),
+          predicted?.compute_s?.[part],
+        ),
       ),
-      row("latency", null, latency.last ?? newest?.latency_s, latency.median, pipeline?.predicted?.latency_s),
+      row("latency", null, newest?.latency_s, epoch?.measured_s, predicted?.latency_s),
     );
-    const held = slowed ? "Compute times include emulated slowness. " : "";
-    const off = latency.median && pipeline?.predicted?.latency_s ? latency.median / pipeline.predicted.latency_s - 1 : null;
-    const judged = off === null ? "" : `The median is ${Math.abs(off * 100).toFixed(0)} % ${off < 0 ? "below" : "above"} the prediction.`;
-    say(caption, held + judged);
+    const held = slowed ? "Compute times include emulated slowness." : "";
+    const off = epoch?.measured_s && epoch.predicted_s ? epoch.measured_s / epoch.predicted_s - 1 : null;
+    const judged = off === null ? "" : `Epoch ${epoch.epoch} is ${deviation(off)} off its prediction. `;
+    say(caption, judged + held);
   };
 
   return (pipeline, frames, epochs, slowed) => {
-    if (pipeline === last.pipeline && frames === last.frames && epochs === last.epochs && slowed === last.slowed) return;
+    if (
+      pipeline === last.pipeline &&
+      frames === last.frames &&
+      epochs === last.epochs &&
+      slowed === last.slowed
+    )
+      return;
     const predicted = new Map(epochs.map((epoch) => [epoch.epoch, epoch.predicted_s]));
     last = { pipeline, frames, epochs, slowed, predicted };
     draw();
-    tell(pipeline, frames, slowed);
+    tell(pipeline, frames, epochs, slowed);
   };
 };

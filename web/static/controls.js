@@ -76,7 +76,9 @@ export const createControls = () => {
 
   const offer = (state) => {
     strategies.replaceChildren(
-      ...state.strategies.map((name) => html("button", { type: "button", value: name, "aria-pressed": "false" }, name)),
+      ...state.strategies.map((name) =>
+        html("button", { type: "button", value: name, "aria-pressed": "false" }, name),
+      ),
     );
     const names = [...new Set([...state.models, ...(pipeline?.model ? [pipeline.model] : [])])];
     model.replaceChildren(...names.map((name) => html("option", { value: name }, name)));

@@ -31,7 +31,11 @@ export const rate = (bytesPerSecond) =>
 
 // Bytes → "774 KB", decimal as on a network.
 export const bytes = (count) =>
-  !known(count) ? UNKNOWN : count < 1e3 ? `${Math.round(count)} B` : scaled(count / 1e3, 1e3, ["KB", "MB", "GB", "TB"]);
+  !known(count)
+    ? UNKNOWN
+    : count < 1e3
+      ? `${Math.round(count)} B`
+      : scaled(count / 1e3, 1e3, ["KB", "MB", "GB", "TB"]);
 
 // Share → "−3.1 %", with its sign.
 export const deviation = (share) => {
@@ -53,7 +57,8 @@ export const speed = (factor) => {
 export const shape = (dimensions, dtype) =>
   Array.isArray(dimensions) ? `[${dimensions.join(", ")}] ${dtype ?? ""}`.trim() : UNKNOWN;
 
-export const text = (value) => (value === null || value === undefined || value === "" ? UNKNOWN : String(value));
+export const text = (value) =>
+  value === null || value === undefined || value === "" ? UNKNOWN : String(value);
 
 // A time on the server's clock → this browser's time of day. `nowS` is the server's clock, read when
 // this browser's was `nowMs`.
@@ -73,5 +78,9 @@ export const exactness = (exact, sameFingerprint) => {
   if (identical === checked) return { level: "exact", mark: "✓", text: `bit-identical ${share}` };
   if (!sameFingerprint && known(worst) && worst <= 1e-5)
     return { level: "close", mark: "≈", text: `within 1e-5 (bit-identical ${share})` };
-  return { level: "mismatch", mark: "✗", text: `MISMATCH: bit-identical ${share}, off by up to ${error(worst)}` };
+  return {
+    level: "mismatch",
+    mark: "✗",
+    text: `MISMATCH: bit-identical ${share}, off by up to ${error(worst)}`,
+  };
 };

@@ -32,7 +32,8 @@ export const rowsOf = (spans) => {
 
 const title = (span) => {
   const [first, last] = span.vertices ?? [];
-  const layers = first === undefined ? "" : first === last ? `, layer ${first}` : `, layers ${first}–${last}`;
+  const layers =
+    first === undefined ? "" : first === last ? `, vertex ${first}` : `, vertices ${first}–${last}`;
   const held = span.held_s > 0 ? `, of that ${duration(span.held_s)} held (emulated)` : "";
   const where = span.kind === "transfer" ? `${span.agent} → ${text(span.peer)}` : span.agent;
   return `${where}: ${span.kind} ${duration(span.end_s - span.start_s)}${layers}${held}`;
@@ -52,8 +53,19 @@ export const createGantt = ({ canvas, caption }) => {
     const paint = span.kind === "compute" ? `url(#paint-${span.tier})` : null;
     const group = svg("g", { class: `span ${span.kind}` }, say(svg("title"), title(span)));
     const real = span.kind === "compute" ? Math.max(0, x(span.end_s - (span.held_s ?? 0)) - left) : wide;
-    if (real > 0 || wide <= 1) group.append(svg("rect", { x: left, y: top, width: Math.max(1, real), height, rx: 1.5, fill: paint }));
-    if (real < wide) group.append(svg("rect", { class: "held", "data-tier": span.tier, x: left + real, y: top + 2.5, width: wide - real, height: height - 5 }));
+    if (real > 0 || wide <= 1)
+      group.append(svg("rect", { x: left, y: top, width: Math.max(1, real), height, rx: 1.5, fill: paint }));
+    if (real < wide)
+      group.append(
+        svg("rect", {
+          class: "held",
+          "data-tier": span.tier,
+          x: left + real,
+          y: top + 2.5,
+          width: wide - real,
+          height: height - 5,
+        }),
+      );
     return group;
   };
 
@@ -62,7 +74,9 @@ export const createGantt = ({ canvas, caption }) => {
     if (!width) return;
     if (!frame) {
       set(canvas, { width, height: 90, viewBox: `0 0 ${width} 90`, "aria-label": "Last frame: none yet" });
-      canvas.append(say(svg("text", { class: "empty", x: width / 2, y: 48, "text-anchor": "middle" }), "no frames yet"));
+      canvas.append(
+        say(svg("text", { class: "empty", x: width / 2, y: 48, "text-anchor": "middle" }), "no frames yet"),
+      );
       say(caption, "");
       return;
     }
@@ -77,20 +91,34 @@ export const createGantt = ({ canvas, caption }) => {
     for (const s of scale.filter((s) => s <= end - start))
       canvas.append(
         svg("path", { class: "grid", d: `M${x(start + s)} ${TOP}V${height - AXIS}` }),
-        say(svg("text", { class: "tick", x: x(start + s), y: height - 6, "text-anchor": "middle" }), s ? duration(s) : "0"),
+        say(
+          svg("text", { class: "tick", x: x(start + s), y: height - 6, "text-anchor": "middle" }),
+          s ? duration(s) : "0",
+        ),
       );
     rows.forEach((row, n) => {
       const y = TOP + n * ROW;
       canvas.append(
-        say(svg("text", { class: row.link ? "rowname link" : "rowname", x: gutter - 8, y: y + ROW / 2 + 4, "text-anchor": "end" }), row.label),
+        say(
+          svg("text", {
+            class: row.link ? "rowname link" : "rowname",
+            x: gutter - 8,
+            y: y + ROW / 2 + 4,
+            "text-anchor": "end",
+          }),
+          row.label,
+        ),
         ...row.spans.map((span) => bar(span, x, y)),
       );
     });
-    const checked = frame.identical === true ? " · bit-identical" : frame.identical === false ? " · not bit-identical" : "";
+    const checked =
+      frame.identical === true ? " · bit-identical" : frame.identical === false ? " · not bit-identical" : "";
     const again = frame.attempts > 1 ? ` · ${frame.attempts} attempts` : "";
     const what = `frame ${frame.frame} · ${text(frame.photo)} → ${text(frame.answer)} · ${duration(frame.latency_s)} · epoch ${text(frame.epoch)}${checked}${again}`;
     say(caption, what);
-    set(canvas, { "aria-label": `${what}. ${rows.map((row) => row.spans.map(title).join("; ")).join("; ")}` });
+    set(canvas, {
+      "aria-label": `${what}. ${rows.map((row) => row.spans.map(title).join("; ")).join("; ")}`,
+    });
   };
 
   canvas.addEventListener("pointerenter", () => (held = true));

@@ -82,7 +82,10 @@ const edgePath = (graph, { turns, row, tops }, g, [producer, consumer]) => {
   if (!turned) return curve([start, ...trail, end]);
   const between = g.y(tops[row[consumer]] - ROW_GAP_LANES / 2 - 0.5);
   const entry = trail[0]?.[1] ?? end[1];
-  return `M${start}H${g.right}V${between}H${g.left}V${entry}` + curve([[g.left, entry], ...trail, end]).replace("M", "L");
+  return (
+    `M${start}H${g.right}V${between}H${g.left}V${entry}` +
+    curve([[g.left, entry], ...trail, end]).replace("M", "L")
+  );
 };
 
 export const createGraph = ({ canvas, details, legend, summary }) => {
@@ -110,7 +113,13 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
     vertices = graph.vertices.map((vertex, v) => {
       const node = svg(
         "g",
-        { class: "vertex", transform: `translate(${g.x(vertex.x)} ${g.y(vertex.y)})`, role: "img", tabindex: -1, "data-vertex": v },
+        {
+          class: "vertex",
+          transform: `translate(${g.x(vertex.x)} ${g.y(vertex.y)})`,
+          role: "img",
+          tabindex: -1,
+          "data-vertex": v,
+        },
         svg("circle", { class: "halo", r: g.r + 6 }),
         svg("path", { class: "shape", d: outline(vertex.kind, g.r) }),
       );
@@ -130,7 +139,10 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
     const plan = pipeline?.plan;
     vertices.forEach((node, v) => {
       const tier = plan?.[v] ?? "none";
-      set(node, { "data-tier": tier, "aria-label": `${graph.vertices[v].name}, ${graph.vertices[v].kind}, ${tier === "none" ? "not placed yet" : `on the ${tier}`}` });
+      set(node, {
+        "data-tier": tier,
+        "aria-label": `${graph.vertices[v].name}, ${graph.vertices[v].kind}, ${tier === "none" ? "not placed yet" : `on the ${tier}`}`,
+      });
       set(node.lastElementChild.matches(".name") ? node.children[1] : node.lastElementChild, {
         fill: `url(#paint-${tier})`,
       });
@@ -148,12 +160,25 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
     shown = v;
     const vertex = graph?.vertices[v];
     if (!vertex) {
-      details.replaceChildren(html("span", { class: "muted" }, graph ? "Point at a layer, or walk through them with the arrow keys, to see its size and times." : "The graph appears when the device has loaded its model."));
+      details.replaceChildren(
+        html(
+          "span",
+          { class: "muted" },
+          graph
+            ? "Point at a vertex, or walk through them with the arrow keys, to see its size and times."
+            : "The graph appears when the device has loaded its model.",
+        ),
+      );
       return;
     }
     const tier = pipeline.plan?.[v];
     const times = TIERS.filter((t) => pipeline.profile_s?.[t]).map((t) =>
-      html("span", { class: t === tier ? "time chosen" : "time" }, swatch(t), `${t} ${duration(pipeline.profile_s[t][v])}`),
+      html(
+        "span",
+        { class: t === tier ? "time chosen" : "time" },
+        swatch(t),
+        `${t} ${duration(pipeline.profile_s[t][v])}`,
+      ),
     );
     details.replaceChildren(
       html("strong", {}, vertex.name),
@@ -161,7 +186,13 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
       html("span", {}, shape(vertex.shape, vertex.dtype)),
       html("span", {}, `${bytes(vertex.output_bytes)} out`),
       html("span", {}, `${bytes(vertex.weight_bytes)} weights`),
-      html("span", {}, tier ? `runs on the ${tier}${pipeline.route?.[tier] ? ` (${pipeline.route[tier]})` : ""}` : "not placed yet"),
+      html(
+        "span",
+        {},
+        tier
+          ? `runs on the ${tier}${pipeline.route?.[tier] ? ` (${pipeline.route[tier]})` : ""}`
+          : "not placed yet",
+      ),
       ...(times.length ? times : [html("span", { class: "muted" }, "times are not measured yet")]),
     );
   };
@@ -171,19 +202,56 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
     const tiers = TIERS.map((tier) => {
       const share = plan?.filter((t) => t === tier).length;
       const agent = pipeline?.route?.[tier];
-      return html("li", {}, swatch(tier), `${tier}${agent ? ` · ${agent}` : ""}${plan ? ` · ${plural(share, "layer")}` : ""}`);
+      return html(
+        "li",
+        {},
+        swatch(tier),
+        `${tier}${agent ? ` · ${agent}` : ""}${plan ? ` · ${plural(share, "vertex", "vertices")}` : ""}`,
+      );
     });
     legend.replaceChildren(
       ...tiers,
-      html("li", {}, svg("svg", { class: "line", viewBox: "0 0 26 12", "aria-hidden": "true" }, svg("path", { class: "edge cut", d: "M1 6H25" })), "crosses tiers"),
-      ...[["input", "input"], ["conv", "convolution"], ["pool", "pooling"], ["linear", "linear"], ["", "other"]].map(([kind, name]) =>
-        html("li", { class: "kind" }, svg("svg", { class: "swatch", viewBox: "-7 -7 14 14", "aria-hidden": "true" }, svg("path", { class: "shape", fill: "url(#paint-none)", d: outline(kind, 5.2) })), name),
+      html(
+        "li",
+        {},
+        svg(
+          "svg",
+          { class: "line", viewBox: "0 0 26 12", "aria-hidden": "true" },
+          svg("path", { class: "edge cut", d: "M1 6H25" }),
+        ),
+        "crosses tiers",
+      ),
+      ...[
+        ["input", "input"],
+        ["conv", "convolution"],
+        ["pool", "pooling"],
+        ["linear", "linear"],
+        ["", "other"],
+      ].map(([kind, name]) =>
+        html(
+          "li",
+          { class: "kind" },
+          svg(
+            "svg",
+            { class: "swatch", viewBox: "-7 -7 14 14", "aria-hidden": "true" },
+            svg("path", { class: "shape", fill: "url(#paint-none)", d: outline(kind, 5.2) }),
+          ),
+          name,
+        ),
       ),
     );
     const cuts = crossings(graph, plan).map(
-      ({ from, to, tensors, bytes: size }) => `${from} → ${to}: ${plural(tensors, "tensor")}, ${bytes(size)} per frame`,
+      ({ from, to, tensors, bytes: size }) =>
+        `${from} → ${to}: ${plural(tensors, "tensor")}, ${bytes(size)} per frame`,
     );
-    say(summary, !plan ? "" : cuts.length ? cuts.join(" · ") : `everything runs on the ${plan[0]}; nothing crosses a link`);
+    say(
+      summary,
+      !plan
+        ? ""
+        : cuts.length
+          ? cuts.join(" · ")
+          : `everything runs on the ${plan[0]}; nothing crosses a link`,
+    );
   };
 
   const vertexAt = (event) => {
@@ -201,7 +269,14 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
   canvas.addEventListener("focusout", () => describe(null));
   canvas.addEventListener("keydown", (event) => {
     const last = vertices.length - 1;
-    const next = { ArrowRight: focused + 1, ArrowDown: focused + 1, ArrowLeft: focused - 1, ArrowUp: focused - 1, Home: 0, End: last }[event.key];
+    const next = {
+      ArrowRight: focused + 1,
+      ArrowDown: focused + 1,
+      ArrowLeft: focused - 1,
+      ArrowUp: focused - 1,
+      Home: 0,
+      End: last,
+    }[event.key];
     if (next === undefined || last < 0) return;
     event.preventDefault();
     set(vertices[focused], { tabindex: -1 });

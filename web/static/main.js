@@ -27,7 +27,11 @@ const graph = createGraph({
   legend: byId("legend"),
   summary: byId("cuts"),
 });
-const chart = createChart({ canvas: byId("chart"), numbers: byId("numbers"), caption: byId("numbers-caption") });
+const chart = createChart({
+  canvas: byId("chart"),
+  numbers: byId("numbers"),
+  caption: byId("numbers-caption"),
+});
 const gantt = createGantt({ canvas: byId("gantt"), caption: byId("gantt-caption") });
 const links = createLinks(byId("links"));
 const agents = createAgents(byId("agents"));
@@ -53,8 +57,12 @@ const epochsOf = ofPipeline();
 const slowed = (agents) => agents.filter((agent) => typeof agent.speed === "number" && agent.speed !== 1);
 
 const header = (pipeline) => {
-  for (const name of ["model", "strategy", "network", "epoch"]) say(byId(`fact-${name}`), text(pipeline?.[name]));
-  say(byId("phase"), pipeline ? text(pipeline.phase_text || pipeline.phase) : "no pipeline yet");
+  for (const name of ["model", "strategy", "network", "epoch"])
+    say(byId(`fact-${name}`), text(pipeline?.[name]));
+  say(
+    byId("phase"),
+    pipeline ? [pipeline.phase, pipeline.phase_text].filter(Boolean).join(": ") : "no pipeline yet",
+  );
   set(byId("phase"), { "data-phase": pipeline?.phase });
   const { sent, answered, lost } = pipeline?.frames ?? {};
   say(byId("answered"), `${count(answered)} of ${count(sent)}`);
@@ -70,7 +78,10 @@ const header = (pipeline) => {
 
   const emulation = slowed(state.agents).map((agent) => `${agent.agent} runs at ${speed(agent.speed)}`);
   if (state.links.some((link) => link.target_bytes_per_s)) emulation.push("links are held to target rates");
-  set(byId("emulated"), { hidden: !pipeline?.emulated && !emulation.length, title: emulation.join("; ") || null });
+  set(byId("emulated"), {
+    hidden: !pipeline?.emulated && !emulation.length,
+    title: emulation.join("; ") || null,
+  });
   document.title = pipeline ? `${text(pipeline.model)} · ${pipeline.phase} · d3bed` : "d3bed";
 };
 
@@ -121,7 +132,8 @@ const ask = () => {
 
 const clock = { nowS: null, nowMs: null };
 const receive = (message) => {
-  if (message.type === "snapshot" || clock.nowS === null) Object.assign(clock, { nowS: message.now, nowMs: Date.now() });
+  if (message.type === "snapshot" || clock.nowS === null)
+    Object.assign(clock, { nowS: message.now, nowMs: Date.now() });
   queue.push(message);
   ask();
 };

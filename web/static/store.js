@@ -41,7 +41,8 @@ export const reduce = (state, message) => {
 
 // Whether a message joins on to what is known; if not, something was missed.
 export const follows = (seq, message) =>
-  message.type === "snapshot" || (message.events[0]?.seq ?? message.seq) <= seq + (message.events.length ? 1 : 0);
+  message.type === "snapshot" ||
+  (message.events[0]?.seq ?? message.seq) <= seq + (message.events.length ? 1 : 0);
 
 const apply = (next, event) => {
   if (event.kind in APPENDS) {
@@ -57,7 +58,8 @@ const apply = (next, event) => {
 
 // ── questions that several views ask ────────────────────────────────────────────────────────────
 
-export const pipelineOf = (state, id) => state.pipelines.find((p) => p.id === id) ?? state.pipelines[0] ?? null;
+export const pipelineOf = (state, id) =>
+  state.pipelines.find((p) => p.id === id) ?? state.pipelines[0] ?? null;
 
 // Tensors that cross from one tier to the next on the way forward, each once: [{from, to, tensors, bytes}].
 export const crossings = (graph, plan) => {

@@ -63,7 +63,8 @@ export const createLinks = (body) =>
       [
         (link) => `${link.from} → ${link.to}`,
         (link) => rate(link.bytes_per_s),
-        (link) => (link.target_bytes_per_s ? rate(link.target_bytes_per_s) : { text: "unshaped", class: "muted" }),
+        (link) =>
+          link.target_bytes_per_s ? rate(link.target_bytes_per_s) : { text: "unshaped", class: "muted" },
         (link) => rate(link.achieved_bytes_per_s),
         offTarget,
         (link) => ({ text: duration(link.latency_s), title: `round trip ${duration(link.rtt_s)}` }),
@@ -77,14 +78,29 @@ export const createAgents = (body) =>
   whenChanged((agents) =>
     fill(
       body,
-      [...agents].sort((a, b) => TIERS.indexOf(a.tier) - TIERS.indexOf(b.tier) || a.agent.localeCompare(b.agent)),
+      [...agents].sort(
+        (a, b) => TIERS.indexOf(a.tier) - TIERS.indexOf(b.tier) || a.agent.localeCompare(b.agent),
+      ),
       [
-        (agent) => ({ text: agent.agent, mark: agent.tier, title: `on ${text(agent.host)}, process ${text(agent.pid)}` }),
+        (agent) => ({
+          text: agent.agent,
+          mark: agent.tier,
+          title: `on ${text(agent.host)}, process ${text(agent.pid)}`,
+        }),
         (agent) => agent.tier,
         (agent) =>
-          agent.state === "connected" ? { text: "● connected", class: "fine" } : { text: "○ lost", class: "flag" },
-        (agent) => ({ text: speed(agent.speed), title: agent.speed === 1 ? "nothing is held" : "tensors are held back to act as a machine of this speed" }),
-        (agent) => ({ text: text(agent.engine), title: `d3bed ${text(agent.version)}, fingerprint ${text(agent.fingerprint)}` }),
+          agent.state === "connected"
+            ? { text: "● connected", class: "fine" }
+            : { text: "○ lost", class: "flag" },
+        (agent) => ({
+          text: speed(agent.speed),
+          title:
+            agent.speed === 1 ? "nothing is held" : "tensors are held back to act as a machine of this speed",
+        }),
+        (agent) => ({
+          text: text(agent.engine),
+          title: `d3bed ${text(agent.version)}, fingerprint ${text(agent.fingerprint)}`,
+        }),
         (agent) => text(agent.threads),
         (agent) => bytes(agent.rss_bytes),
         (agent) => text(agent.queued),
@@ -101,7 +117,10 @@ export const createEpochs = (body) =>
       [...epochs].sort((a, b) => b.epoch - a.epoch).slice(0, EPOCHS_SHOWN),
       [
         (epoch) => text(epoch.epoch),
-        (epoch) => ({ text: epoch.state === "active" ? "▶ active" : text(epoch.state), class: epoch.state === "active" ? "fine" : epoch.state === "failed" ? "flag" : "muted" }),
+        (epoch) => ({
+          text: epoch.state === "active" ? "▶ active" : text(epoch.state),
+          class: epoch.state === "active" ? "fine" : epoch.state === "failed" ? "flag" : "muted",
+        }),
         (epoch) => text(epoch.strategy),
         (epoch) => ({ text: text(epoch.cause), title: text(epoch.cause), class: "words" }),
         (epoch) => text(epoch.moved),
@@ -130,11 +149,21 @@ export const createEvents = (list) => {
             html("time", {}, timeOfDay(note.time_s, nowS, nowMs)),
             html("span", { class: "mark", role: "img", "aria-label": level }, mark),
             html("span", { class: "words" }, text(note.text)),
-            ...(note.cause_id ? [html("span", { class: "cause", title: "what belongs together shares this cause" }, `cause ${note.cause_id}`)] : []),
+            ...(note.cause_id
+              ? [
+                  html(
+                    "span",
+                    { class: "cause", title: "what belongs together shares this cause" },
+                    `cause ${note.cause_id}`,
+                  ),
+                ]
+              : []),
           ),
       );
     }
     shown = kept;
-    list.replaceChildren(...(kept.size ? kept.values() : [html("li", { class: "empty" }, "Nothing has happened yet.")]));
+    list.replaceChildren(
+      ...(kept.size ? kept.values() : [html("li", { class: "empty" }, "Nothing has happened yet.")]),
+    );
   });
 };
