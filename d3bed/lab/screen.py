@@ -5,7 +5,7 @@ Numbers that are not known yet are shown as a dash, never guessed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -14,7 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from d3bed.core.ids import TIERS
-from d3bed.lab.follow import State
+
+if TYPE_CHECKING:
+    from d3bed.lab.follow import State
 
 __all__ = ["exactness", "milliseconds", "mbit_per_s", "page"]
 
