@@ -83,11 +83,10 @@ def export_module(name: str, module: nn.Module, example: torch.Tensor) -> Export
             return torch.export.export(module, (example,), strict=False)
     except Exception as error:
         where, what = _diagnose(module, example)
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(
             name,
             where or "forward",
-            f"{what} cannot be exported for an input of {list(example.shape)}: {first}",
+            f"{what} cannot be exported for an input of {list(example.shape)}: {_first_line(error)}",
             "torch.export must be able to trace the model for one fixed input",
         ) from error
 
@@ -125,9 +124,24 @@ def flatten(
                 return _Flattening(name, program, mean, std).run()
             except _Aliased:
                 pass
-        with _quiet():
-            program = program.run_decompositions({})
+        try:
+            with _quiet():
+                program = program.run_decompositions({})
+            return _Flattening(name, program, mean, std).run()
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                name,
+                "forward",
+                f"its in-place operators cannot be made functional: {_first_line(error)}",
+                "rewrite them out of place",
+            ) from error
     return _Flattening(name, program, mean, std).run()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class _Aliased(Exception):
@@ -241,7 +255,7 @@ class _Flattening:
             with torch.no_grad():
                 new = target(*args, **kwargs)
             if isinstance(new, torch.Tensor):
-                self._named(new, node.name)
+                self._named(new, f"folded_{node.name}")
         self._now[node] = new
         if isinstance(written, fx.Node):
             self._now[written] = new
@@ -250,19 +264,19 @@ class _Flattening:
         """The overload that makes a new tensor instead. Raises `_Aliased` where that is not the same."""
         op = node.target
         assert isinstance(op, torch._ops.OpOverload)
-        if written.op == "placeholder" and not isinstance(self._now[written], fx.Node):
+        before, after = written.meta["val"], node.meta["val"]
+        aliases = self._aliases.get(_storage(before), [])
+        if any(a.op == "placeholder" and isinstance(self._now[a], torch.Tensor) for a in aliases):
             raise self._refuse(node, f"operator {operator_name(node)} on its own weights or buffers")
         packet = getattr(aten, op._schema.name.removeprefix("aten::").removesuffix("_"), None)
         functional = getattr(packet, op._overloadname, None)
-        before, after = written.meta["val"], node.meta["val"]
         partners = [s.meta["val"] for s in node.all_input_nodes if s is not written]
-        others = [a for a in self._aliases.get(_storage(before), []) if a is not written]
         if (
             op.namespace != "aten"
             or functional is None
             or before.dtype != after.dtype
             or any(isinstance(p, torch.Tensor) and p.dim() and p.dtype != before.dtype for p in partners)
-            or any(self._last_use.get(other, -1) > position for other in others)
+            or any(self._last_use.get(a, -1) > position for a in aliases if a is not written)
         ):
             raise _Aliased
         return functional
@@ -400,12 +414,16 @@ def _diagnose(module: nn.Module, example: torch.Tensor) -> tuple[str, str]:
     """Export once more, watching: the module that was running and the operator or line that failed."""
     names = {part: name for name, part in module.named_modules()}
     running: list[str] = []
+
+    def leave(*_: object) -> None:
+        running.pop()
+
     hooks = [
         hook
         for part in names
         for hook in (
             part.register_forward_pre_hook(lambda part, _: running.append(names[part])),
-            part.register_forward_hook(lambda *_: running.pop() and None),
+            part.register_forward_hook(leave),
         )
     ]
     last = _LastCalled()

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from d3bed.core.errors import ModelError
 from d3bed.core.graph import Graph, TensorSpec
 from d3bed.core.messages import ModelSpec
 from d3bed.model import weights, zoo
@@ -65,6 +66,10 @@ def load(spec: ModelSpec) -> LoadedModel:
     mean_, std_ = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
     flat = flatten(spec.name, program, mean_, std_, loaded=spec.name.endswith(".pt2"))
     graph, body = vertices_of(spec.name, flat)
+    takes = graph.vertices[0].outputs[0]
+    if spec.input and takes.shape[1:] != spec.input:
+        size, asked = ("x".join(map(str, s)) for s in (takes.shape[1:], spec.input))
+        raise ModelError(spec.name, "input", f"takes {size}, not {asked}", "leave `input` out")
     takes_uint8 = not any(vertex.kind == "normalise" for vertex in graph.vertices)
 
     def whole(image: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -72,7 +77,7 @@ def load(spec: ModelSpec) -> LoadedModel:
             first = image.clone() if takes_uint8 else normalise(image, mean_, std_)
             return tuple(pytree.tree_leaves(module(first)))
 
-    return LoadedModel(spec, graph, whole, graph.vertices[0].outputs[0], body)
+    return LoadedModel(spec, graph, whole, takes, body)
 
 
 def fingerprint(threads: int) -> str:

@@ -106,8 +106,8 @@ def _from_factory(name: str) -> nn.Module:
 
 
 def _from_library(name: str, library: str, inner: str, pretrained: bool) -> nn.Module:
-    torchvision = _torchvision()
     try:
+        torchvision = _torchvision()
         if library == "torchvision":
             module: nn.Module = torchvision.models.get_model(
                 inner, weights="DEFAULT" if pretrained else None, progress=False
@@ -116,7 +116,9 @@ def _from_library(name: str, library: str, inner: str, pretrained: bool) -> nn.M
             timm = importlib.import_module("timm")
             with _offline_if_unreachable() if pretrained else _nothing():
                 module = timm.create_model(inner, pretrained=pretrained)
-    except (OSError, urllib.error.URLError, RuntimeError) as error:
+    except ModuleNotFoundError as error:
+        raise ModelError(name, "", f"{error.name} is not installed", "pip install d3bed[agent]") from error
+    except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
         raise ModelError(

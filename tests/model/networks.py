@@ -83,6 +83,7 @@ class Aliased(nn.Module):
         right[:, :2] = 0.25
         mask = torch.zeros(x.shape[-2:])
         mask[2:] = 1
+        mask = mask.to(torch.float64).to(x.dtype)
         return torch.sigmoid(self.last(functional.leaky_relu(x * mask)))
 
 
@@ -151,6 +152,26 @@ class Counting(nn.Module):
 class Noisy(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + torch.rand_like(x)
+
+
+class Shifting(nn.Module):
+    """Changes its own weights through a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shift = self.weight.view(1, 3, 1, 1)
+        shift.add_(1)
+        return x + shift
+
+
+class Dropping(nn.Module):
+    """Drops out in eval mode, too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.dropout(x)
 
 
 def failing() -> nn.Module:

@@ -120,6 +120,8 @@ def test_a_pt2_file_that_is_broken_or_unfit_is_one_line(tmp_path: Path) -> None:
     free = tmp_path / "free.pt2"
     size = {"x": {2: torch.export.Dim("height", min=8, max=64)}}
     torch.export.save(torch.export.export(networks.InPlace().eval(), example, dynamic_shapes=size), free)
+    with pytest.raises(ModelError, match="takes 3x32x32, not 3x64x64"):
+        load(ModelSpec(str(file), input=(3, 64, 64)))
     for path, problem in (
         (half, "not a .pt2 file"),
         (text, "not a .pt2 file"),
@@ -143,6 +145,8 @@ def test_a_pt2_file_that_is_broken_or_unfit_is_one_line(tmp_path: Path) -> None:
         ("networks:nothing", "returned NoneType"),
         ("networks:Undecided", r"inner: operator \w+ in `return x if x.sum\(\) > 0 else -x`"),
         ("networks:Counting", "operator add on its own weights or buffers"),
+        ("networks:Shifting", "operator add on its own weights or buffers"),
+        ("networks:Dropping", "random operator dropout"),
         ("networks:Noisy", "random operator rand_like"),
     ],
 )

@@ -123,3 +123,12 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
 def test_unknown_weights_are_refused(weights: str) -> None:
     with pytest.raises(ModelError, match="random:SEED"):
         load(ModelSpec("alexnet", weights))
+
+
+def test_pretrained_means_the_factory_s_own_weights_for_a_user_s_model(photo: Photo) -> None:
+    torch.manual_seed(9)
+    model = load(ModelSpec("networks:UNet", "pretrained", (3, 32, 32)))
+    torch.manual_seed(9)
+    module = importlib.import_module("networks").UNet().eval()
+    assert torch.equal(model.body.constants["p_head_weight"], module.head.weight)
+    assert model.whole(photo(model))[0].shape == (1, 4, 32, 32)
