@@ -54,6 +54,7 @@ class Run:
 
     @property
     def latency_s(self) -> LatencyView:
+        """Of the latest epoch that answered frames: what its prediction is to be compared with."""
         recent = self.numbers.latency_s
         return LatencyView(last=recent.last, median=recent.median, p95=recent.p95)
 
@@ -89,7 +90,7 @@ class Run:
             frames=self.frames,
             exact=self.exact,
             latency_s=LatencyReport(latency.median, latency.p95, last.predicted_s if last else None),
-            compute_s=self.compute_s,
+            compute_s={tier: self.compute_s.get(tier, 0.0) for tier in Tier},
             agents=tuple(_agent(record) for record in agents),
             links=tuple(
                 LinkReport(

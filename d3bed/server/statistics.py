@@ -81,9 +81,9 @@ class LinkTraffic:
 
     @property
     def deviation(self) -> float | None:
-        """Achieved over target, less one; None where there is no target."""
+        """Achieved over target, less one; None without a target, or without transfers that can tell."""
         achieved = self.achieved_bytes_per_s
-        if achieved is None or not self.target_bytes_per_s:
+        if achieved is None or not self.target_bytes_per_s or not self.has_big:
             return None
         return achieved / self.target_bytes_per_s - 1
 
@@ -95,14 +95,19 @@ class RunStatistics:
         self.sent = self.answered = self.lost = 0
         self.checked = self.identical = 0
         self.max_rel_err: float | None = None
+        #: Of the latest epoch that answered frames, so that it can be compared with that one's prediction.
         self.latency_s = Recent()
+        self._epoch = 0
         self.compute_s: dict[Tier, Recent] = {}
         self.traffic: dict[tuple[AgentId, AgentId], LinkTraffic] = {}
 
     def add_answer(self, report: FrameReport) -> None:
         self.answered += 1
         self.sent = max(self.sent, self.answered)
-        self.latency_s.add(report.latency_s)
+        if report.epoch > self._epoch:
+            self._epoch, self.latency_s = report.epoch, Recent()
+        if report.epoch == self._epoch:
+            self.latency_s.add(report.latency_s)
         if report.identical is not None:
             self.checked += 1
             self.identical += report.identical

@@ -154,7 +154,7 @@ class Traffic:
             return
         run.judged = True
         for (source, target), traffic in run.numbers.traffic.items():
-            if traffic.has_big and abs(traffic.deviation or 0.0) > DEVIATION_LIMIT:
+            if abs(traffic.deviation or 0.0) > DEVIATION_LIMIT:
                 text = f"link {source}→{target} ran {traffic.deviation:+.1%} off its emulated rate"
                 self._world.note(text, "warn", pipeline=run.pipeline)
 
