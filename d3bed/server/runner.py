@@ -7,6 +7,7 @@ loop, but for planning (one thread) and the store (its own).
 from __future__ import annotations
 
 import asyncio
+import importlib
 import itertools
 import logging
 import time
@@ -72,6 +73,8 @@ class Runner:
 
     def start(self) -> None:
         self._spawn(self._beat())
+        # The first plan should not wait for this import; agents are still loading their model.
+        self._planner.submit(importlib.import_module, "scipy.sparse.csgraph")
 
     async def stop(self) -> None:
         """Cancel what is under way and store what is not yet; `Store.close` then writes it."""
