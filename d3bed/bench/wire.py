@@ -71,6 +71,7 @@ class _Job(msgspec.Struct, frozen=True):
 
 def run(json_path: Path | None, console: Console) -> dict[str, Any]:
     """Measure, print and optionally write the figures. Returns them."""
+    load = os.getloadavg()[0]
     with _receiver_process() as receiver:
         throughput = _throughput(receiver)
         shaping = _shaping(receiver)
@@ -80,6 +81,7 @@ def run(json_path: Path | None, console: Console) -> dict[str, Any]:
             "cpus": os.cpu_count(),
             "architecture": platform.machine(),
             "python": platform.python_version(),
+            "load_before": load,
         },
         "rounds": ROUNDS,
         "throughput": throughput,
@@ -89,6 +91,11 @@ def run(json_path: Path | None, console: Console) -> dict[str, Any]:
     }
     console.print(_throughput_table(throughput))
     console.print(_shaping_table(shaping))
+    if load > 0.5:
+        console.print(
+            f"The machine was busy (load {load:.1f} before the run): two processes that keep up with raw sockets "
+            "need two free cores, so compare these figures with no others."
+        )
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n")
     return result
