@@ -93,8 +93,8 @@ def run(json_path: Path | None, console: Console) -> dict[str, Any]:
     console.print(_shaping_table(shaping))
     if load > 0.5:
         console.print(
-            f"The machine was busy (load {load:.1f} before the run): two processes that keep up with raw sockets "
-            "need two free cores, so compare these figures with no others."
+            f"The machine was busy (load {load:.1f} before the run): sender and receiver need a free core "
+            "each, so compare these figures with no others."
         )
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n")
