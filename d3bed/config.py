@@ -167,6 +167,7 @@ def _pipeline(
     if pipeline.frames is not None and pipeline.frames < 1:
         raise ConfigError(where, f"{key}.frames", f"{pipeline.frames} is out of range", "use 1 or more")
     check_model(pipeline.model, where, f"{key}.model")
+    check_weights(pipeline.weights, where, f"{key}.weights")
     check_strategy(pipeline.strategy, where, f"{key}.strategy")
     pins = tuple(
         (model, tuple(Pin(p.vertices, tuple(p.tiers)) for p in listed))
@@ -244,6 +245,8 @@ def override(
     """The same configuration with what the command line says instead, in every pipeline."""
     if model is not None:
         check_model(model, "--model", "")
+    if weights is not None:
+        check_weights(weights, "--weights", "")
     if strategy is not None:
         check_strategy(strategy, "--strategy", "")
     if frames is not None and frames < 1:
@@ -324,6 +327,15 @@ def check_model(name: str, where: str, key: str) -> None:
     elif name not in ZOO:
         remedy = f"{_near(name, list(ZOO))}; or package.module:factory, or a .pt2 file"
         raise ConfigError(where, key, f"no model named {name!r}", remedy)
+
+
+def check_weights(weights: str, where: str, key: str) -> None:
+    if weights.endswith(".safetensors"):
+        if not Path(weights).is_file():
+            raise ConfigError(where, key, f"{weights}: no such file", "give the path of a .safetensors file")
+    elif weights != "pretrained" and not re.fullmatch(r"random:\d+", weights):
+        remedy = "use random:SEED (a whole number), pretrained, or a .safetensors file"
+        raise ConfigError(where, key, f"{weights!r} is not understood", remedy)
 
 
 def _spec_here(module: str) -> object:

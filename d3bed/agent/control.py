@@ -68,8 +68,8 @@ async def run_control(
                 close_timeout=1,
             ) as socket:
                 await socket.send(encode(register()))
-                await _serve(socket, load, clock, reporter, handle)
                 failures = 0
+                await _serve(socket, load, clock, reporter, handle)
         except InvalidStatus as error:
             status = error.response.status_code
             if status in (401, 403):
@@ -131,7 +131,7 @@ async def _serve(
                     await handle(message)
                 case _:
                     await handle(message)
-        raise ConnectionClosed(socket.protocol.close_rcvd, socket.protocol.close_sent)
+        raise socket.protocol.close_exc  # the loop above ends quietly when the server says goodbye
     finally:
         for task in tasks:
             task.cancel()

@@ -91,6 +91,7 @@ class Source:
         self._next_frame = itertools.count(1)
         self._task: asyncio.Task[None] | None = None
         self._last_latency_s = 0.0
+        self._frames: int | None = None
         self._stopping = False
         self.sent = 0
         self.answered = 0
@@ -104,11 +105,15 @@ class Source:
         self._report_drained()
 
     def start(self, frames: int | None, in_flight: int) -> None:
-        """Begin a run of `frames` frames (None: until `stop`), unless one is going on."""
+        """Begin a run of `frames` frames (None: until `stop`).
+
+        A run that is going on becomes this one (its server may have been restarted): it is counted anew
+        with the frames under way, and keeps its `in_flight`.
+        """
+        self._frames, self._stopping = frames, False
+        self.sent, self.answered = self.sent - self.answered, 0
         if self._task is None or self._task.done():
-            self.sent = self.answered = 0
-            self._stopping = False
-            self._task = asyncio.create_task(self._run(frames, in_flight), name=f"source {self.pipeline}")
+            self._task = asyncio.create_task(self._run(in_flight), name=f"source {self.pipeline}")
 
     def stop(self) -> None:
         """Start no more frames; those under way are still answered."""
@@ -120,17 +125,17 @@ class Source:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _run(self, frames: int | None, in_flight: int) -> None:
+    async def _run(self, in_flight: int) -> None:
         room = asyncio.Semaphore(in_flight)
         await self._activated.wait()
         try:
             async with asyncio.TaskGroup() as group:
-                for number in itertools.count() if frames is None else range(frames):
+                while True:
                     await room.acquire()
-                    if self._stopping:
+                    if self._stopping or (self._frames is not None and self.sent >= self._frames):
                         break
+                    task = group.create_task(self._frame(FrameId(next(self._next_frame)), self.sent))
                     self.sent += 1
-                    task = group.create_task(self._frame(FrameId(next(self._next_frame)), number))
                     task.add_done_callback(lambda _: room.release())
         finally:
             self._on_ended(self.sent, self.answered)

@@ -48,6 +48,8 @@ def complaint(done: subprocess.CompletedProcess[str]) -> str:
         (("--model", "no.such:factory"), ("no.such",)),
         (("--model", "missing.pt2"), ("missing.pt2",)),
         (("--strategy", "optimol"), ("--strategy", "optimol", "optimal")),
+        (("--weights", "rndom:1"), ("--weights", "random:SEED")),
+        (("--weights", "gone.safetensors"), ("gone.safetensors", "no such file")),
         (("--network", "wify"), ("--network", "wify", "wifi")),
         (("--frames", "0"), ("--frames",)),
         (("--input", "224"), ("--input", "3x224x224")),

@@ -75,11 +75,12 @@ async def running_agents(port: int) -> list[dict[str, Any]] | None:
     pipelines = await fetch(port, "/api/pipelines")
     if not pipelines or not (pipelines[0].get("frames") or {}).get("answered"):
         return None
-    return list(await fetch(port, "/api/agents"))
+    agents: list[dict[str, Any]] = await fetch(port, "/api/agents")
+    return agents
 
 
 async def children_of(process: asyncio.subprocess.Process) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
+    return list(psutil.Process(process.pid).children(recursive=True))
 
 
 async def all_gone(children: list[psutil.Process]) -> bool:

@@ -1,0 +1,149 @@
+"""The control connection against a real WebSocket server: register, report, come back, give up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from d3bed.agent.clock import ClockOffset
+from d3bed.agent.control import REFUSED, run_control
+from d3bed.agent.reporter import Reporter
+from d3bed.core.errors import ConfigError
+from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
+from d3bed.core.messages import (
+    ClockPing,
+    ClockPong,
+    Drained,
+    FromAgent,
+    Heartbeat,
+    Register,
+    Stop,
+    ToAgent,
+    Welcome,
+    decode_from_agent,
+    encode,
+)
+
+pytestmark = pytest.mark.sockets
+
+HELLO = Register(AgentId("a"), Tier.EDGE, 1, "here", "127.0.0.1:1", 1.0, "eager", "0")
+
+
+class Peer:
+    """A server that answers as d3bed's does; `refuse` ends registrations for good."""
+
+    def __init__(self) -> None:
+        self.heard: list[FromAgent] = []
+        self.connections: list[ServerConnection] = []
+        self.refuse = False
+        self.server: Server | None = None
+
+    async def start(self, port: int = 0) -> int:
+        self.server = await serve(self.answer, "127.0.0.1", port)
+        return int(next(iter(self.server.sockets)).getsockname()[1])
+
+    async def stop(self) -> None:
+        assert self.server is not None
+        self.server.close()
+        await self.server.wait_closed()
+
+    async def answer(self, connection: ServerConnection) -> None:
+        self.connections.append(connection)
+        with contextlib.suppress(ConnectionClosed):
+            async for text in connection:
+                message = decode_from_agent(text)
+                self.heard.append(message)
+                match message:
+                    case Register() if self.refuse:
+                        await connection.close(REFUSED, "the name is taken")
+                    case Register():
+                        await connection.send(encode(Welcome("00" * 32, 0.05)))
+                    case ClockPing(sent_s):
+                        await connection.send(encode(ClockPong(sent_s, sent_s + 1000)))
+
+    def count(self, kind: type) -> int:
+        return sum(isinstance(message, kind) for message in self.heard)
+
+
+class Client:
+    def __init__(self, port: int) -> None:
+        self.clock = ClockOffset()
+        self.reporter = Reporter(self.clock)
+        self.got: list[ToAgent] = []
+        self.task = asyncio.create_task(
+            run_control(
+                f"http://127.0.0.1:{port}",
+                None,
+                lambda: HELLO,
+                Heartbeat,
+                self.clock,
+                self.reporter,
+                self.handle,
+            )
+        )
+
+    async def handle(self, message: ToAgent) -> None:
+        self.got.append(message)
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    made = Peer()
+    yield made
+    await made.stop()
+
+
+async def until(condition: object) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_it_registers_first_keeps_time_and_reports(peer: Peer) -> None:
+    client = Client(await peer.start())
+    client.reporter.fact(Drained(PipelineId("p"), Epoch(4)))
+    await until(lambda: peer.count(Drained) and peer.count(Heartbeat) > 2 and client.clock.known)
+    assert peer.heard[0] == HELLO
+    assert Drained(PipelineId("p"), Epoch(4)) in peer.heard
+    assert isinstance(client.got[0], Welcome)
+    assert abs(client.clock.offset_s - 1000) < 1
+    client.task.cancel()
+    await asyncio.gather(client.task, return_exceptions=True)
+
+
+async def test_after_a_lost_server_it_registers_from_scratch(peer: Peer) -> None:
+    port = await peer.start()
+    client = Client(port)
+    await until(lambda: peer.count(Register) == 1)
+    await peer.stop()
+    await peer.start(port)
+    await until(lambda: peer.count(Register) == 2)
+    await peer.connections[-1].send(encode(Stop("enough")))
+    await until(lambda: any(isinstance(message, Stop) for message in client.got))
+    assert not client.task.done()
+    client.task.cancel()
+    await asyncio.gather(client.task, return_exceptions=True)
+
+
+async def test_a_refused_registration_ends_it_with_the_servers_reason(peer: Peer) -> None:
+    peer.refuse = True
+    client = Client(await peer.start())
+    with pytest.raises(ConfigError, match="the name is taken"):
+        await asyncio.wait_for(client.task, 20)
+    assert peer.count(Register) == 1
+
+
+async def test_a_server_that_talks_nonsense_is_left_and_tried_again(peer: Peer) -> None:
+    client = Client(await peer.start())
+    await until(lambda: peer.count(Register) == 1)
+    await peer.connections[0].send('{"type": "SelfDestruct"}')
+    await until(lambda: peer.count(Register) == 2)
+    assert all(isinstance(message, Welcome) for message in client.got)
+    client.task.cancel()
+    await asyncio.gather(client.task, return_exceptions=True)

@@ -1,0 +1,184 @@
+"""The device's frames: counted, checked against the undivided model, and never lost with an epoch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from d3bed.agent import source as source_module
+from d3bed.agent.compute import ComputeThread
+from d3bed.agent.executor import EpochWork, Executor, Observer, nominal_times
+from d3bed.agent.source import MAX_PHOTOS, Photo, Source, prepare_photos, relative_error
+from d3bed.core.errors import ConfigError
+from d3bed.core.ids import Epoch, PipelineId, Tier
+from d3bed.core.measurements import FrameReport
+from d3bed.core.messages import ModelSpec
+from d3bed.core.plan import Plan, program_for
+from d3bed.model import LoadedModel, compile_step, load
+from d3bed.model.images import shipped
+
+PIPELINE = PipelineId("test")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return load(ModelSpec("resnet18"))
+
+
+@pytest.fixture(scope="module")
+def photos(model: LoadedModel) -> list[Photo]:
+    return prepare_photos(model, shipped()[:2])
+
+
+class Device:
+    """A device with its source; epochs are all on the device, or need an edge that never answers."""
+
+    def __init__(self, model: LoadedModel, photos: list[Photo]) -> None:
+        self.model, self.photos = model, photos
+        self.compute = ComputeThread("test")
+        self.executor = Executor(self.compute, 1.0, Observer())
+        self.frames: list[FrameReport] = []
+        self.drained: list[Epoch] = []
+        self.ended: list[tuple[int, int]] = []
+        self.source = Source(
+            PIPELINE,
+            self.executor,
+            self.compute,
+            on_frame=self.frames.append,
+            on_drained=self.drained.append,
+            on_ended=lambda sent, answered: self.ended.append((sent, answered)),
+        )
+
+    def prepare(self, epoch: int, *, dead: bool = False) -> None:
+        graph = self.model.graph
+        plan = Plan((Tier.DEVICE,) * len(graph.vertices))
+        program = program_for(graph, plan, Tier.DEVICE)
+        if dead:  # the result would have to come from a peer that is gone
+            plan = Plan((Tier.DEVICE,) * (len(graph.vertices) - 1) + (Tier.EDGE,))
+            whole = program_for(graph, plan, Tier.DEVICE)
+            program = type(whole)(whole.tier, whole.receives, whole.steps, {})
+        calls = tuple(compile_step(self.model, step) for step in program.steps)
+        nominal_s = nominal_times(None, program)
+        keep = frozenset(graph.results)
+        self.executor.add(EpochWork(PIPELINE, Epoch(epoch), self.model, program, calls, nominal_s, {}, keep))
+
+    def activate(self, epoch: int) -> None:
+        self.source.activate(Epoch(epoch), self.model, self.photos)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def device(model: LoadedModel, photos: list[Photo]) -> AsyncIterator[Device]:
+    made = Device(model, photos)
+    yield made
+    await made.source.close()
+    await made.executor.close()
+    made.compute.close()
+
+
+async def test_a_run_answers_its_frames_and_finds_them_identical(device: Device) -> None:
+    device.prepare(1)
+    device.source.start(5, in_flight=2)
+    device.activate(1)
+    await device.until(lambda: bool(device.ended))
+    assert device.ended == [(5, 5)]
+    assert sorted(f.frame for f in device.frames) == [1, 2, 3, 4, 5]
+    assert all(f.identical and f.max_rel_err == 0.0 and f.attempts == 1 for f in device.frames)
+    assert {f.photo for f in device.frames} == {photo.name for photo in device.photos}
+
+
+async def test_a_wrong_answer_is_reported_as_such(
+    model: LoadedModel, photos: list[Photo], device: Device
+) -> None:
+    device.photos = [Photo(p.name, p.image, tuple(r + 1 for r in p.reference)) for p in photos]
+    device.prepare(1)
+    device.activate(1)
+    device.source.start(1, in_flight=1)
+    await device.until(lambda: bool(device.ended))
+    assert device.frames[0].identical is False
+    assert device.frames[0].max_rel_err is not None and device.frames[0].max_rel_err > 0
+
+
+async def test_frames_of_an_abandoned_epoch_run_again_under_the_next(device: Device) -> None:
+    device.prepare(1, dead=True)
+    device.activate(1)
+    device.source.start(2, in_flight=2)
+    await device.until(lambda: device.source.sent == 2)
+    device.prepare(2)
+    device.activate(2)
+    device.executor.retire(PIPELINE, Epoch(1))
+    await device.until(lambda: bool(device.ended))
+    assert device.ended == [(2, 2)]
+    assert [(f.epoch, f.attempts, f.identical) for f in device.frames] == [(2, 2, True)] * 2
+    assert device.drained == [1]
+
+
+async def test_without_another_epoch_a_frame_runs_on_the_device_alone(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(source_module, "_NEW_EPOCH_S", 0.1)
+    device.prepare(1, dead=True)
+    device.activate(1)
+    device.source.start(1, in_flight=1)
+    await device.until(lambda: bool(device.ended))
+    assert device.ended == [(1, 1)]
+    assert device.frames[0].identical is True
+
+
+async def test_an_epoch_is_drained_once_its_last_frame_is_answered(device: Device) -> None:
+    for epoch in (1, 2):
+        device.prepare(epoch)
+    device.activate(1)
+    device.source.start(None, in_flight=1)
+    await device.until(lambda: len(device.frames) >= 2)
+    device.activate(2)
+    await device.until(lambda: bool(device.drained))
+    assert device.drained == [1]
+    device.source.stop()
+    await device.until(lambda: bool(device.ended))
+    assert {f.epoch for f in device.frames} >= {1}
+    sent, answered = device.ended[0]
+    assert sent == answered == len(device.frames)
+
+
+async def test_a_new_start_takes_over_a_run_and_counts_anew(device: Device) -> None:
+    device.prepare(1)
+    device.activate(1)
+    device.source.start(None, in_flight=1)
+    await device.until(lambda: len(device.frames) >= 3)
+    before = len(device.frames)
+    device.source.start(4, in_flight=1)
+    await device.until(lambda: bool(device.ended))
+    assert device.ended == [(4, 4)]
+    assert len(device.frames) == before + 4
+
+
+def test_photos_are_limited_and_a_corrupt_one_is_named(model: LoadedModel, tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(shipped()[0].read_bytes()[:200])
+    with pytest.raises(ConfigError, match=r"cut\.jpg"):
+        prepare_photos(model, [path])
+    assert len(prepare_photos(model, shipped() * MAX_PHOTOS)) == MAX_PHOTOS
+
+
+def test_relative_error_is_scaled_by_the_largest_value() -> None:
+    want = (torch.tensor([4.0, -8.0]),)
+    assert relative_error((torch.tensor([4.0, -8.4]),), want) == pytest.approx(0.05)
+    assert relative_error(want, want) == 0.0
