@@ -227,7 +227,8 @@ class Executor:
             return
         if work.broken:
             return
-        end_s = time.monotonic()
+        # On a shaped link the peer has the last byte one emulated latency after it left.
+        end_s = time.monotonic() + (sender.shape.latency_s if sender.shape else 0.0)
         if ready_s - start_s > _QUEUE_NOISE_S:
             self._span(work, frame, SpanKind.SERIALISE, start_s, ready_s, value, value)
         self._span(work, frame, SpanKind.TRANSFER, ready_s, end_s, value, value, peer=sender.peer)

@@ -2,9 +2,10 @@
 
 Every figure comes from a headless demo: server and agents as processes, shaped links, photos. Predicted
 latency is the planner's timeline made from profile and measured links before the first frame; measured
-latency is the median over the frames. Runs come in pairs, emulated (`configs/demo.toml`) and with every
-agent at full speed (`configs/full-speed.toml`), because a held deadline makes an emulated prediction
-partly true by construction. One frame at a time, so agents at full speed do not compete for cores.
+latency is the median over the frames. Runs are emulated (`configs/demo.toml`) and with every agent at
+full speed (`configs/full-speed.toml`), because a held deadline makes an emulated prediction partly true
+by construction. At full speed the best plan is the device alone, so the cloud runs too: there the photo
+and the result cross both links. One frame at a time, so agents at full speed do not compete for cores.
 
 Emulated slowness compares the device's compute time for the whole network at `speed` = 0.2 with that at
 `speed` = 1 (target: 5× within 5 %).
@@ -51,11 +52,15 @@ def run(
     demo, full = data_dir("configs") / "demo.toml", data_dir("configs") / "full-speed.toml"
     rows = []
     for model in models:
-        for kind, path in (("emulated", demo), ("full speed", full)):
-            report = _report(path, console, model=model, network=network, frames=frames)
+        for kind, path, strategy in (
+            ("emulated", demo, "optimal"),
+            ("full speed", full, "optimal"),
+            ("full speed, cloud", full, "cloud"),
+        ):
+            report = _report(path, model=model, network=network, strategy=strategy, frames=frames)
             rows.append(_row(model, kind, report))
             console.print(_line(rows[-1]), highlight=False)
-    slowness = [_slowness(model, console, frames) for model in ("alexnet", "resnet18")]
+    slowness = [_slowness(model, frames) for model in ("alexnet", "resnet18")]
     result = {
         "format": "d3bed.bench.predict/1",
         "network": network,
@@ -71,12 +76,20 @@ def run(
     return result
 
 
-def _report(path: Path, console: Console, *, model: str, network: str | None, frames: int) -> dict[str, Any]:
+def _report(path: Path, *, model: str, network: str | None, strategy: str, frames: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="d3bed-bench-") as folder:
         target = Path(folder) / "report.json"
-        given = {"--model": model, "--network": network, "--frames": str(frames), "--port": "0"}
+        given = {
+            "--model": model,
+            "--network": network,
+            "--strategy": strategy,
+            "--frames": str(frames),
+            "--port": "0",
+        }
         overrides = tuple(word for key, value in given.items() if value is not None for word in (key, value))
-        config = override(read_config(path), model=model, network=network, frames=frames, port=0)
+        config = override(
+            read_config(path), model=model, network=network, strategy=strategy, frames=frames, port=0
+        )
         quiet = Console(quiet=True)
         asyncio.run(run_demo(DemoOptions(config, overrides, frames, headless=True, report=target), quiet))
         if not target.exists():
@@ -99,13 +112,13 @@ def _row(model: str, kind: str, report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _slowness(model: str, console: Console, frames: int) -> dict[str, Any]:
+def _slowness(model: str, frames: int) -> dict[str, Any]:
     times = {}
     for speed in (1.0, 0.2):
         with tempfile.TemporaryDirectory(prefix="d3bed-bench-") as folder:
             path = Path(folder) / "slow.toml"
             path.write_text(_SLOW_DEVICE.format(speed=speed), encoding="utf-8")
-            report = _report(path, console, model=model, network=None, frames=frames)
+            report = _report(path, model=model, network=None, strategy="device", frames=frames)
             times[speed] = report["compute_s"]["device"]
     factor = times[0.2] / times[1.0]
     return {
