@@ -11,6 +11,8 @@ import msgspec
 from d3bed.core.errors import ConfigError
 from d3bed.core.ids import Tier
 from d3bed.plan import baselines
+from d3bed.plan.dads import dads
+from d3bed.plan.neurosurgeon import neurosurgeon
 from d3bed.plan.optimal import optimal
 from d3bed.plan.problem import Problem, cost_s, link_bytes
 
@@ -21,6 +23,8 @@ Strategy = Callable[[Problem], tuple[Tier, ...]]
 
 STRATEGIES: dict[str, Strategy] = {
     "optimal": optimal,
+    "neurosurgeon": neurosurgeon,
+    "dads": dads,
     "device": baselines.device,
     "edge": baselines.edge,
     "cloud": baselines.cloud,
