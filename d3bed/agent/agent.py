@@ -11,8 +11,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import assert_never
+from urllib.parse import urlsplit
 
 import torch
 
@@ -60,7 +61,7 @@ from d3bed.model import ENGINE, LoadedModel, compile_step, fingerprint, load
 from d3bed.model.images import folder, shipped
 from d3bed.net import Listener
 
-__all__ = ["Agent", "serve"]
+__all__ = ["Agent", "reachable"]
 
 _log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ class Agent:
             tier=settings.tier,
             pid=os.getpid(),
             host=socket.gethostname(),
-            data_address=self._listener.address,
+            data_address=reachable(self._listener.address, settings.server),
             speed=settings.speed,
             engine=ENGINE,
             version=__version__,
@@ -313,8 +314,20 @@ class Agent:
             _log.error("an order failed: %s", error, exc_info=error)
 
 
-async def serve(settings: AgentSettings, ready: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Run one agent until it is stopped or cancelled."""
-    if ready is not None:
-        await ready()
-    await Agent(settings).run()
+def reachable(address: str, server: str) -> str:
+    """What peers are told of a listener: where it binds to every address, the one that faces the server.
+
+    Nothing is sent: connecting a datagram socket only chooses the local address.
+    """
+    host, _, port = address.rpartition(":")
+    if host not in ("0.0.0.0", "[::]"):
+        return address
+    target = urlsplit(server)
+    family = socket.AF_INET6 if host == "[::]" else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((target.hostname or "", target.port or 80))
+        except OSError:
+            return address  # the server cannot be reached either; registering will say so
+        found = probe.getsockname()[0]
+    return f"[{found}]:{port}" if family == socket.AF_INET6 else f"{found}:{port}"

@@ -76,9 +76,10 @@ def _head(pipeline: dict[str, Any], dashboard: str, elapsed_s: float) -> Rendera
         f"{pipeline.get('model') or '–'}, strategy {pipeline.get('strategy') or '–'}, "
         f"network {pipeline.get('network') or '–'}",
     )
-    lines.add_row(
-        "phase", f"{pipeline.get('phase_text') or pipeline.get('phase') or '–'} ({elapsed_s:.0f} s)"
-    )
+    phase = pipeline.get("phase") or "–"
+    if phase not in ("running", "idle"):  # there the text is the plan, which has its own place
+        phase = f"{phase}: {pipeline.get('phase_text') or ''}"
+    lines.add_row("phase", f"{phase} ({elapsed_s:.0f} s since the start)")
     lines.add_row(
         "frames",
         f"{frames.get('answered', 0)} answered of {frames.get('sent', 0)} sent, {frames.get('lost', 0)} lost",

@@ -1,0 +1,38 @@
+"""What an agent tells others about itself."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from d3bed.agent.agent import Agent, reachable
+from d3bed.agent.settings import AgentSettings
+from d3bed.core.errors import ConfigError
+from d3bed.core.ids import AgentId, Tier
+
+
+def test_an_address_of_its_own_is_told_as_it_is() -> None:
+    assert reachable("192.0.2.7:4750", "http://127.0.0.1:8333") == "192.0.2.7:4750"
+
+
+def test_a_listener_on_every_address_tells_the_one_that_faces_the_server() -> None:
+    assert reachable("0.0.0.0:4750", "http://127.0.0.1:8333") == "127.0.0.1:4750"
+
+
+def test_without_a_way_to_the_server_the_address_stays() -> None:
+    assert reachable("0.0.0.0:4750", "http://[::1]:8333") == "0.0.0.0:4750"
+
+
+@pytest.mark.sockets
+async def test_a_data_port_in_use_is_named_with_its_remedy(tmp_path: Path) -> None:
+    taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = taken.sockets[0].getsockname()[1]
+    settings = AgentSettings(
+        AgentId("a"), Tier.EDGE, "http://127.0.0.1:1", listen_port=port, cache_dir=tmp_path
+    )
+    with pytest.raises(ConfigError, match=f"{port}.*choose another port"):
+        await Agent(settings).run()
+    taken.close()
+    await taken.wait_closed()
