@@ -19,9 +19,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from d3bed.core.graph import Graph, Window
 
@@ -29,8 +26,6 @@ __all__ = ["LEAST_SAMPLES", "Predictor", "Sample", "Work", "works"]
 
 #: A class with fewer samples than this is not fitted on its own.
 LEAST_SAMPLES = 3
-
-_Floats = NDArray[np.float64]
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -57,7 +52,7 @@ class Work(msgspec.Struct, frozen=True):
 
     @property
     def causes(self) -> tuple[float, ...]:
-        """What seconds are made of: 1, FLOPs, bytes read, made, and of weights; in μs-like units."""
+        """What seconds are made of, scaled to alike sizes: a call, FLOPs, bytes read, made, of weights."""
         scaled = (self.flops * 1e-11, self.input_bytes * 1e-10, self.output_bytes * 1e-10)
         return (1e-5, *scaled, self.weight_bytes * 1e-10)
 
@@ -128,14 +123,15 @@ class Predictor(msgspec.Struct, frozen=True):
         return (0.0, *(self.seconds(work) for work in works(graph)[1:]))
 
     def unknown(self, graph: Graph) -> tuple[str, ...]:
-        """Kinds of `graph` that were not profiled: what is said of them is a guess."""
+        """Kinds of `graph` of which too little was profiled: what is said of them is a guess."""
         guessed = {w.kind for w in works(graph)[1:] if w.kind not in self.group(w).split()}
         return tuple(sorted(guessed))
 
 
 def _fit(rows: Sequence[tuple[tuple[float, ...], float]]) -> tuple[float, ...]:
     """Non-negative least squares of (predicted / measured − 1)."""
-    causes: _Floats = np.array([row for row, _ in rows])
-    times_s: _Floats = np.array([time_s for _, time_s in rows])
-    coefficients, _ = nnls(causes / times_s[:, None], np.ones(len(rows)))
+    from scipy.optimize import nnls  # here, so that importing the planner stays cheap
+
+    relative = [[cause / time_s for cause in causes] for causes, time_s in rows]
+    coefficients, _ = nnls(relative, [1.0] * len(rows))
     return tuple(float(c) for c in coefficients)
