@@ -198,6 +198,9 @@ def agent(
         float | None, typer.Option(help="Below 1: emulate a board 1/speed times slower.")
     ] = None,
     photos: Annotated[Path | None, typer.Option(help="Folder of photos (device only).")] = None,
+    shaped: Annotated[
+        bool, typer.Option("--shaped", help="The server will hold links to emulated rates: use finer timers.")
+    ] = False,
     token: TokenOption = None,
     cache_dir: Annotated[Path, typer.Option(help="Where profiles are kept.")] = Path(".d3bed/cache"),
     parent: ParentOption = None,
@@ -219,13 +222,14 @@ def agent(
         photos=photos,
         token=token,
         cache_dir=cache_dir,
+        shaped=shaped,
     )
     from d3bed.agent.agent import Agent
 
     async def run() -> None:
         await Agent(settings).run()
 
-    with asyncio.Runner(loop_factory=lambda: new_event_loop(shaped=True)) as runner:
+    with asyncio.Runner(loop_factory=lambda: new_event_loop(settings.shaped)) as runner:
         runner.run(_until_signal(run()))
 
 

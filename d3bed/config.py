@@ -202,11 +202,13 @@ def agent_settings(
     photos: Path | None,
     token: str | None,
     cache_dir: Path,
+    shaped: bool = False,
 ) -> AgentSettings:
     """An agent from its command line, with what is missing there from a config file."""
     base = AgentConfig(AgentId(name), Tier.DEVICE)
     if config is not None:
-        base = read_config(config).agent(name)
+        file = read_config(config)
+        base, shaped = file.agent(name), shaped or any(pipeline.shapes for pipeline in file.pipelines)
         if base.photos is not None and photos is None:
             photos = config.parent / base.photos
     elif tier is None:
@@ -227,6 +229,7 @@ def agent_settings(
         token=token,
         photos=photos,
         cache_dir=cache_dir,
+        shaped=shaped,
     )
 
 

@@ -125,6 +125,7 @@ def test_an_agent_takes_from_the_file_what_its_command_line_leaves_out(tmp_path:
     )
     assert (settings.tier, settings.speed) == (Tier.DEVICE, 0.5)
     assert settings.photos == tmp_path / "pictures"
+    assert settings.shaped
     with pytest.raises(ConfigError, match="no agent named 'pi-2' — did you mean pi-1"):
         agent_settings(
             name="pi-2", server="http://127.0.0.1:1", config=path, speed=None, cache_dir=tmp_path, **common

@@ -136,6 +136,8 @@ async def _drive(options: DemoOptions, console: Console, children: Children, wor
     progress.dashboard = base
     for agent in config.agents:
         arguments = ["agent", "--config", config.path, "--name", agent.name, "--server", base]
+        if any(pipeline.shapes for pipeline in config.pipelines):
+            arguments.append("--shaped")
         await children.start(agent.name, arguments)
     if options.headless:
         return await _headless(options, console, base, progress)
