@@ -1,0 +1,222 @@
+"""What live spans and transfers say about profiles and links, each with its spread and age.
+
+Decides how far to believe recent measurements; pure: `now` is passed in (any clock in seconds, never
+running backwards). It must not know who reports, or what is done about a change.
+
+Everything is a median over the last `WINDOW` samples: one slow frame or transfer moves nothing, and what
+lasts shows after `WINDOW // 2 + 1` of them. The spread is the median absolute deviation, relative.
+
+Profiles. A segment's factor is measured over profiled time; an agent's is that of all its segments,
+weighted by their profiled time, so it is what the agent as a whole is slower by. Where one segment
+differs clearly from the agent, its vertices take its own factor: in-situ profiles are some per cent off,
+unevenly. Segments that no longer run are left out as soon as others are known.
+
+Links. A transfer tells the rate if it has `TELLING_BYTES` and took `TELLING_S` (then it crossed in many
+chunks, and timers do not count). Enough of them since the last probe replace its rate, never its latency,
+as a transfer's time excludes that. Small transfers count only where there is nothing else.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from d3bed.core.measurements import LinkRate
+
+__all__ = [
+    "TELLING_BYTES",
+    "TELLING_S",
+    "WINDOW",
+    "Factor",
+    "LinkEstimate",
+    "LinkEstimator",
+    "ProfileCorrection",
+    "Segment",
+]
+
+#: Samples that a median looks back on.
+WINDOW = 7
+#: A segment with fewer samples says nothing yet: the first frame of an epoch is often a cold one.
+LEAST_FRAMES = 3
+#: Load from longer ago than this says nothing about now.
+FORGET_S = 60.0
+#: A segment differs from its agent by at least this share, and by `DIFFERS_SPREADS` of its spreads.
+DIFFERS, DIFFERS_SPREADS = 0.10, 3.0
+
+#: Transfers of at least this size and time tell a link's rate, and this many of them.
+TELLING_BYTES, TELLING_S, LEAST_TRANSFERS = 100_000, 0.010, 5
+#: A link that carried nothing for `IDLE_S` may be probed, once what is known is older than `PROBE_AFTER_S`.
+IDLE_S, PROBE_AFTER_S = 2.0, 60.0
+
+
+class _Window:
+    """The last samples of a number, and when they came."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def add(self, value: float, now: float) -> None:
+        self._samples.append((now, value))
+
+    @property
+    def first_s(self) -> float:
+        return self._samples[0][0]
+
+    @property
+    def last_s(self) -> float:
+        return self._samples[-1][0]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(value for _, value in self._samples)
+
+    @property
+    def spread(self) -> float:
+        median = self.median
+        return statistics.median(abs(value - median) for _, value in self._samples) / median
+
+
+# ── profiles ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """Vertices that run back to back on an agent; `graph` is the digest of the graph they belong to."""
+
+    graph: str
+    vertices: tuple[int, ...]
+
+
+class Factor(msgspec.Struct, frozen=True):
+    """How much longer than profiled an agent takes. `spread` is relative; `age_s` that of the last sample."""
+
+    value: float
+    spread: float
+    age_s: float
+
+
+class ProfileCorrection:
+    """What one agent's compute spans say about its profiles."""
+
+    def __init__(self) -> None:
+        self._ratios: dict[Segment, _Window] = {}
+        self._profiled_s: dict[Segment, float] = {}
+
+    def observe(self, segment: Segment, measured_s: float, profiled_s: float, now: float) -> None:
+        """One frame's run of a segment, and what its profile says. Without a profile it tells nothing."""
+        if not (measured_s > 0 and profiled_s > 0):
+            return
+        self._ratios.setdefault(segment, _Window()).add(measured_s / profiled_s, now)
+        self._profiled_s[segment] = profiled_s
+        counted = set(self._counted())
+        if counted:  # what is not counted any more would never be again: the plan changed
+            since_s = min(self._ratios[other].first_s for other in counted)
+            for old in [s for s, ratios in self._ratios.items() if ratios.last_s < since_s]:
+                del self._ratios[old], self._profiled_s[old]
+
+    def factor(self, now: float) -> Factor | None:
+        """Of the agent as a whole; None where nothing is known, or nothing recent."""
+        counted = self._counted()
+        if not counted:
+            return None
+        age_s = now - max(self._ratios[segment].last_s for segment in counted)
+        if age_s > FORGET_S:
+            return None
+        weights = [self._profiled_s[segment] for segment in counted]
+
+        def weighted(numbers: Iterable[float]) -> float:
+            return sum(w * n for w, n in zip(weights, numbers, strict=True)) / sum(weights)
+
+        return Factor(
+            value=weighted(self._ratios[segment].median for segment in counted),
+            spread=weighted(self._ratios[segment].spread for segment in counted),
+            age_s=age_s,
+        )
+
+    def corrected(self, graph: str, times_s: Sequence[float], now: float) -> tuple[float, ...]:
+        """A profile of the graph with digest `graph`, as it is to be expected now."""
+        overall = self.factor(now)
+        if overall is None:
+            return tuple(times_s)
+        found = [time_s * overall.value for time_s in times_s]
+        for segment in self._counted():
+            ratios = self._ratios[segment]
+            off = abs(ratios.median / overall.value - 1)
+            if segment.graph == graph and off > max(DIFFERS, DIFFERS_SPREADS * ratios.spread):
+                for vertex in segment.vertices:
+                    found[vertex] = times_s[vertex] * ratios.median
+        return tuple(found)
+
+    def _counted(self) -> list[Segment]:
+        """Segments with enough samples that still run: seen since the window of the latest one began."""
+        known = [s for s, ratios in self._ratios.items() if len(ratios) >= LEAST_FRAMES]
+        if not known:
+            return []
+        latest = max(known, key=lambda segment: self._ratios[segment].last_s)
+        since_s = self._ratios[latest].first_s
+        return [segment for segment in known if self._ratios[segment].last_s >= since_s]
+
+
+# ── links ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class LinkEstimate(msgspec.Struct, frozen=True):
+    """A directed link as it is now. `spread` is relative, None for a single probe."""
+
+    bytes_per_s: float
+    latency_s: float
+    spread: float | None
+    age_s: float
+    source: Literal["probe", "transfers"]
+
+    @property
+    def rate(self) -> LinkRate:
+        return LinkRate(self.bytes_per_s, self.latency_s)
+
+
+class LinkEstimator:
+    """What probes and transfers say about one directed link."""
+
+    def __init__(self) -> None:
+        self._probe: tuple[float, LinkRate] | None = None
+        self._telling, self._others = _Window(), _Window()
+        self._used_s: float | None = None
+
+    def probed(self, rate: LinkRate, now: float) -> None:
+        """The idle link was measured: older transfers count no more."""
+        self._probe = (now, rate)
+        self._telling, self._others = _Window(), _Window()
+
+    def transferred(self, nbytes: int, taken_s: float, now: float) -> None:
+        """A tensor crossed the link in `taken_s`, latency excluded."""
+        self._used_s = now
+        if nbytes > 0 and taken_s > 0:
+            telling = nbytes >= TELLING_BYTES and taken_s >= TELLING_S
+            (self._telling if telling else self._others).add(nbytes / taken_s, now)
+
+    def estimate(self, now: float) -> LinkEstimate | None:
+        """None if nothing is known. Without any probe the latency is taken as 0."""
+        latency_s = self._probe[1].latency_s if self._probe else 0.0
+        if len(self._telling) >= LEAST_TRANSFERS:
+            return self._passive(self._telling, latency_s, now)
+        if self._probe is not None:
+            at_s, rate = self._probe
+            return LinkEstimate(rate.bytes_per_s, rate.latency_s, None, now - at_s, "probe")
+        samples = self._telling if len(self._telling) else self._others
+        return self._passive(samples, latency_s, now) if len(samples) else None
+
+    def probe_due(self, now: float) -> bool:
+        """Whether a probe would disturb nobody and tell something new."""
+        known = self.estimate(now)
+        idle = self._used_s is None or now - self._used_s >= IDLE_S
+        return idle and (known is None or known.age_s >= PROBE_AFTER_S)
+
+    @staticmethod
+    def _passive(samples: _Window, latency_s: float, now: float) -> LinkEstimate:
+        return LinkEstimate(samples.median, latency_s, samples.spread, now - samples.last_s, "transfers")

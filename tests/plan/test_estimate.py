@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import pytest
+
+from d3bed.core.measurements import LinkRate
+from d3bed.plan.estimate import (
+    FORGET_S,
+    IDLE_S,
+    LEAST_TRANSFERS,
+    PROBE_AFTER_S,
+    TELLING_BYTES,
+    WINDOW,
+    LinkEstimator,
+    ProfileCorrection,
+    Segment,
+)
+
+HEAD, TAIL = Segment("alexnet", (1, 2, 3)), Segment("alexnet", (4, 5))
+PROFILED_S = {HEAD: 0.030, TAIL: 0.010}
+TIMES_S = (0.0, 0.010, 0.010, 0.010, 0.005, 0.005)
+PROBED = LinkRate(1e7, 0.004)
+
+
+class Agent:
+    """An agent that runs its segments frame by frame, five frames a second."""
+
+    def __init__(self, *segments: Segment) -> None:
+        self.segments = segments
+        self.correction = ProfileCorrection()
+        self.now = 100.0
+
+    def run(self, *slowness: float, segments: Iterable[Segment] = ()) -> None:
+        for factor in slowness:
+            self.now += 0.2
+            for segment in tuple(segments) or self.segments:
+                profiled_s = PROFILED_S.get(segment, 0.020)
+                self.correction.observe(segment, factor * profiled_s, profiled_s, self.now)
+
+    @property
+    def value(self) -> float:
+        factor = self.correction.factor(self.now)
+        assert factor is not None
+        return factor.value
+
+
+# ── profiles ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nothing_is_known_before_a_few_frames() -> None:
+    agent = Agent(HEAD)
+    assert agent.correction.factor(agent.now) is None
+    agent.run(2.0, 2.0)
+    assert agent.correction.factor(agent.now) is None
+    assert agent.correction.corrected("alexnet", TIMES_S, agent.now) == TIMES_S
+    agent.run(2.0)
+    assert agent.value == pytest.approx(2.0)
+    assert agent.correction.corrected("alexnet", TIMES_S, agent.now) == pytest.approx(
+        [2 * t for t in TIMES_S]
+    )
+
+
+@pytest.mark.parametrize("quiet_frames", [0, 1, 3, 5, 7, 40])
+def test_a_board_loaded_twofold_is_seen_within_five_frames(quiet_frames: int) -> None:
+    agent = Agent(HEAD, TAIL)
+    agent.run(*[1.0] * quiet_frames)
+    agent.run(*[2.0] * 5)
+    assert agent.value == pytest.approx(2.0)
+    agent.run(*[1.0] * 5)
+    assert agent.value == pytest.approx(1.0), "and that it is over, as well"
+
+
+@pytest.mark.parametrize("before", range(3, 12))
+def test_one_slow_frame_moves_nothing(before: int) -> None:
+    noise = random.Random(before)
+    agent = Agent(HEAD, TAIL)
+    agent.run(*(noise.uniform(0.98, 1.02) for _ in range(before)))
+    agent.run(30.0)
+    for _ in range(WINDOW):
+        assert agent.value == pytest.approx(1.0, abs=0.021)
+        agent.run(noise.uniform(0.98, 1.02))
+
+
+def test_noise_of_a_tenth_gives_a_factor_within_a_few_per_cent_and_shows_as_spread() -> None:
+    noise = random.Random(7)
+    agent = Agent(HEAD, TAIL)
+    agent.run(*(noise.gauss(1.5, 0.15) for _ in range(40)))
+    factor = agent.correction.factor(agent.now)
+    assert factor is not None
+    assert factor.value == pytest.approx(1.5, rel=0.1) and 0.02 < factor.spread < 0.2
+    quiet = Agent(HEAD)
+    quiet.run(*[1.5] * 7)
+    exact = quiet.correction.factor(quiet.now)
+    assert exact is not None and exact.spread == 0
+
+
+def test_a_long_segment_weighs_more_than_a_short_one() -> None:
+    agent = Agent(HEAD, TAIL)
+    for _ in range(5):
+        agent.run(2.0, segments=[HEAD])
+        agent.run(1.0, segments=[TAIL])
+    assert agent.value == pytest.approx((2.0 * 0.030 + 1.0 * 0.010) / 0.040)
+
+
+def test_a_segment_that_differs_from_its_agent_takes_its_own_factor() -> None:
+    agent = Agent(HEAD, TAIL)
+    for _ in range(7):
+        agent.run(1.0, segments=[HEAD])
+        agent.run(1.6, segments=[TAIL])
+    seen = agent.correction.corrected("alexnet", (*TIMES_S, 0.1), agent.now)
+    assert seen[1:4] == pytest.approx([0.010] * 3) and seen[4:6] == pytest.approx([0.008] * 2)
+    assert seen[6] == pytest.approx(0.1 * agent.value), "vertices that do not run here take the agent's"
+    other = agent.correction.corrected("vgg16", TIMES_S, agent.now)
+    assert other == pytest.approx([t * agent.value for t in TIMES_S]), "so do those of another network"
+
+
+def test_a_segment_that_scatters_does_not_pass_for_different() -> None:
+    agent = Agent(HEAD, TAIL)
+    for odd in (1.0, 1.5, 1.1, 1.4, 0.8, 1.3, 0.9):
+        agent.run(1.0, segments=[HEAD])
+        agent.run(odd, segments=[TAIL])
+    seen = agent.correction.corrected("alexnet", TIMES_S, agent.now)
+    assert seen == pytest.approx([t * agent.value for t in TIMES_S])
+
+
+def test_load_that_comes_with_a_new_plan_is_seen_at_once() -> None:
+    """Segments of the plan before do not dilute what the new ones show."""
+    agent = Agent(HEAD, TAIL)
+    agent.run(*[1.0] * 20)
+    agent.run(*[3.0] * 2, segments=[Segment("alexnet", (1, 2))])
+    assert agent.value == pytest.approx(1.0)
+    agent.run(3.0, segments=[Segment("alexnet", (1, 2))])
+    assert agent.value == pytest.approx(3.0)
+    agent.run(*[1.0] * 3)
+    assert agent.value == pytest.approx(1.0), "back under the old plan, its old samples are gone"
+
+
+def test_old_load_is_forgotten() -> None:
+    agent = Agent(HEAD)
+    agent.run(*[2.0] * 5)
+    factor = agent.correction.factor(agent.now + 3)
+    assert factor is not None and factor.age_s == pytest.approx(3)
+    later = agent.now + FORGET_S + 1
+    assert agent.correction.factor(later) is None
+    assert agent.correction.corrected("alexnet", TIMES_S, later) == TIMES_S
+
+
+def test_a_segment_without_a_profile_tells_nothing() -> None:
+    correction = ProfileCorrection()
+    for now in range(5):
+        correction.observe(HEAD, 0.1, 0.0, now)
+        correction.observe(HEAD, 0.0, 0.1, now)
+    assert correction.factor(5) is None
+
+
+# ── links ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def transfers(
+    link: LinkEstimator, rates: Iterable[float], *, nbytes: int = 400_000, now: float = 10.0
+) -> float:
+    for bytes_per_s in rates:
+        now += 0.2
+        link.transferred(nbytes, nbytes / bytes_per_s, now)
+    return now
+
+
+def test_an_unknown_link_has_no_estimate() -> None:
+    assert LinkEstimator().estimate(5.0) is None
+
+
+def test_a_probe_stands_until_enough_transfers_tell_more() -> None:
+    link = LinkEstimator()
+    link.probed(PROBED, 10.0)
+    now = transfers(link, [2e6] * (LEAST_TRANSFERS - 1))
+    before = link.estimate(now)
+    assert before is not None and before.rate == PROBED
+    assert before.source == "probe" and before.spread is None and before.age_s == pytest.approx(0.8)
+    now = transfers(link, [2e6], now=now)
+    after = link.estimate(now + 1)
+    assert after is not None and after.bytes_per_s == pytest.approx(2e6)
+    assert after.latency_s == PROBED.latency_s, "a transfer's time excludes latency"
+    assert after.source == "transfers" and after.spread == pytest.approx(0.0)
+    assert after.age_s == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("before", [5, 7, 30])
+def test_a_fallen_link_is_seen_within_a_few_transfers(before: int) -> None:
+    link = LinkEstimator()
+    link.probed(PROBED, 0.0)
+    now = transfers(link, [1e7] * before)
+    now = transfers(link, [1.4e6] * 4, now=now)
+    seen = link.estimate(now)
+    assert seen is not None and seen.bytes_per_s == pytest.approx(1.4e6)
+
+
+def test_one_slow_transfer_moves_nothing() -> None:
+    link = LinkEstimator()
+    now = transfers(link, [1e7, 1.01e7, 0.99e7, 1e7, 1e7, 1e5])
+    seen = link.estimate(now)
+    assert seen is not None and seen.bytes_per_s == pytest.approx(1e7, rel=0.01)
+
+
+@pytest.mark.parametrize(("nbytes", "rate"), [(TELLING_BYTES - 1, 1e6), (400_000, 1e9)])
+def test_small_or_short_transfers_do_not_replace_a_probe(nbytes: int, rate: float) -> None:
+    link = LinkEstimator()
+    link.probed(PROBED, 10.0)
+    now = transfers(link, [rate] * 20, nbytes=nbytes)
+    seen = link.estimate(now)
+    assert seen is not None and seen.rate == PROBED
+
+
+def test_small_transfers_are_better_than_nothing_but_nothing_beside_large_ones() -> None:
+    link = LinkEstimator()
+    now = transfers(link, [1e6] * 9, nbytes=4000)
+    small = link.estimate(now)
+    assert small is not None and small.bytes_per_s == pytest.approx(1e6) and small.latency_s == 0
+    now = transfers(link, [5e6], now=now)
+    large = link.estimate(now)
+    assert large is not None and large.bytes_per_s == pytest.approx(5e6)
+
+
+def test_a_new_probe_makes_older_transfers_count_no_more() -> None:
+    link = LinkEstimator()
+    now = transfers(link, [1e6] * 9)
+    link.probed(PROBED, now + 1)
+    seen = link.estimate(now + 1)
+    assert seen is not None and seen.rate == PROBED
+
+
+def test_scattered_transfers_show_as_spread() -> None:
+    link = LinkEstimator()
+    now = transfers(link, [1e7, 1.2e7, 0.8e7, 1.1e7, 0.9e7])
+    seen = link.estimate(now)
+    assert seen is not None and seen.spread == pytest.approx(0.1)
+
+
+def test_a_link_is_probed_only_when_idle_and_when_little_is_known() -> None:
+    link = LinkEstimator()
+    assert link.probe_due(0.0)
+    link.probed(PROBED, 0.0)
+    assert not link.probe_due(PROBE_AFTER_S - 1)
+    assert link.probe_due(PROBE_AFTER_S)
+    now = transfers(link, [1e6], now=PROBE_AFTER_S)
+    assert not link.probe_due(now + IDLE_S / 2), "a frame may be on its way"
+    assert link.probe_due(now + IDLE_S)
+    now = transfers(link, [1e6] * LEAST_TRANSFERS, now=now)
+    assert not link.probe_due(now + IDLE_S), "its transfers have just told the rate"
