@@ -21,8 +21,9 @@ import torch
 from torch import nn
 
 from d3bed.core.errors import ModelError
+from d3bed.core.models import ZOO
 
-__all__ = ["IMAGENET", "ZOO", "Built", "build"]
+__all__ = ["IMAGENET", "Built", "build"]
 
 #: Name → (library, name there, image height and width).
 _ENTRIES = {
@@ -35,7 +36,6 @@ _ENTRIES = {
     "mobilenetv3": ("timm", "mobilenetv3_large_100", 224),
     "vit_tiny": ("timm", "vit_tiny_patch16_224", 224),
 }
-ZOO: tuple[str, ...] = tuple(_ENTRIES)
 
 #: Mean and deviation per channel of what most image networks were trained on.
 IMAGENET: tuple[tuple[float, ...], tuple[float, ...]] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -8,11 +8,10 @@ from __future__ import annotations
 from d3bed.server.app import serve
 from d3bed.server.coordinator import Coordinator
 from d3bed.server.runner import Runner
-from d3bed.server.settings import ZOO, PipelineSettings, ServerSettings
+from d3bed.server.settings import PipelineSettings, ServerSettings
 from d3bed.server.views import RunReport, StateView
 
 __all__ = [
-    "ZOO",
     "Coordinator",
     "PipelineSettings",
     "RunReport",

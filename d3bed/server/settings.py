@@ -15,12 +15,10 @@ from d3bed.core.errors import ConfigError
 from d3bed.core.ids import AgentId, PipelineId, Tier
 from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import ModelSpec
+from d3bed.core.models import PAPER_MODELS
 from d3bed.plan import Pin
 
-__all__ = ["ZOO", "PipelineSettings", "ServerSettings"]
-
-#: Models that the dashboard offers: the five networks that D3 is measured on.
-ZOO = ("alexnet", "vgg16", "resnet18", "darknet53", "inception_v4")
+__all__ = ["PipelineSettings", "ServerSettings"]
 
 
 class PipelineSettings(msgspec.Struct, frozen=True):
@@ -69,7 +67,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8333
     token: str | None = None
-    models: tuple[str, ...] = ZOO
+    models: tuple[str, ...] = PAPER_MODELS
 
     def check(self, strategies: tuple[str, ...]) -> None:
         """Raise `ConfigError` for repeated ids, one agent on two tiers, or an unknown strategy."""
