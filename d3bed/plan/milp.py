@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 from scipy.sparse import csr_array
 
 from d3bed.core.errors import PlanInfeasible
@@ -26,6 +26,7 @@ from d3bed.plan.problem import (
     DEVICE_EDGE,
     EDGE_CLOUD,
     Problem,
+    check_limits,
     cost_s,
     loads_s,
     result_way,
@@ -33,7 +34,7 @@ from d3bed.plan.problem import (
     tensor_ways,
 )
 
-__all__ = ["mixed_integer"]
+__all__ = ["cheapest_at", "least_longest", "mixed_integer", "relaxed"]
 
 #: HiGHS compares in absolute terms (1e-6): costs and limits are scaled up to this many units.
 _UNITS = 1e4
@@ -41,21 +42,70 @@ _UNITS = 1e4
 _COARSE = 64
 #: As in the cut: an element that costs so many times a known plan is in no better one.
 _DEARER = 1.01
+#: At so many values, at most, a solution without integrality is rounded.
+_ROUNDINGS = 8
 
-_Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 
-def mixed_integer(problem: Problem, bound_s: float | None = None) -> tuple[Tier, ...]:
-    """An optimal plan; `bound_s` is the cost of any feasible plan, if one is known.
+def mixed_integer(problem: Problem, bound_s: float | None = None, gap: float = 0.0) -> tuple[Tier, ...]:
+    """An optimal plan, or one within `gap`; `bound_s` is the cost of any feasible plan, if one is known.
 
     Raises `PlanInfeasible`, which names the stage that binds.
     """
     program = _Program(problem, bound_s)
-    found = program.solve()
+    found = program.solve(gap)
     found_s = cost_s(problem, found)
     if 0 < found_s * _COARSE < program.scale_s:
-        return mixed_integer(problem, found_s)
+        return mixed_integer(problem, found_s, gap)
     return found
+
+
+def relaxed(problem: Problem, bound_s: float | None = None) -> tuple[tuple[Tier, ...], float] | None:
+    """A plan within the limits, and what none goes below: by the program without its integrality.
+
+    Its solution is rounded at each of its values, which keeps data flowing forward. None if that gives
+    no plan within the limits: there may still be one.
+    """
+    program = _Program(problem, bound_s)
+    program.limit()
+    answer = program.run(program.cost, program.scale_s, integral=False)
+    if answer is None:
+        return None
+    x, y = answer.x[program.x], answer.x[program.y]
+    best: tuple[float, tuple[Tier, ...]] | None = None
+    for floor in np.unique(np.concatenate([x, y]).round(6))[1:][-_ROUNDINGS:]:
+        rank = (x > floor - 1e-6).astype(int) + (y > floor - 1e-6)
+        tiers = tuple(TIERS[r] for r in rank.tolist())
+        try:
+            check_limits(problem, tiers)
+        except PlanInfeasible:
+            continue
+        best = min(best or (math.inf, tiers), (cost_s(problem, tiers), tiers))
+    return None if best is None else (best[1], float(answer.fun) * program.scale_s / _UNITS)
+
+
+def least_longest(problem: Problem) -> tuple[Tier, ...]:
+    """The plan whose busiest stage is least busy, whatever the rate asked for. Raises `PlanInfeasible`."""
+    program = _Program(problem)
+    best = program.least_longest(max(loads_s(problem, (Tier.DEVICE,) * len(problem.names)).values()) or 1.0)
+    if best is None:
+        program.explain_memory()
+        raise AssertionError("memory left no plan, and yet it does not bind")
+    return best
+
+
+def cheapest_at(problem: Problem, prices: dict[str, float]) -> tuple[Tier, ...] | None:
+    """The plan with the least Σ price · seconds over tiers and links, within memory; None if none is."""
+    program = _Program(problem)
+    program.limit(rate=False)
+    cost: dict[int, float] = {}
+    for stage, (_, row) in program.stages().items():
+        for column, load_s in row.items():
+            cost[column] = cost.get(column, 0.0) + prices.get(stage, 0.0) * load_s
+    scale = max(map(abs, cost.values()), default=0.0) or 1.0
+    answer = program.run(cost, scale)
+    return None if answer is None else program.tiers(answer.x)
 
 
 class _Program:
@@ -66,7 +116,9 @@ class _Program:
         count = len(problem.names)
         self.x = list(range(count))
         self.y = list(range(count, 2 * count))
-        self.columns = 2 * count
+        #: A column that is always 1: what a plan costs in any case.
+        self.one = 2 * count
+        self.columns = 2 * count + 1
         self.cost: dict[int, float] = {}
         self.continuous: list[int] = []
         self.never: list[int] = []
@@ -76,7 +128,7 @@ class _Program:
         self._vertices()
         self._tensors()
         self._result()
-        self.scale_s = bound_s or max(map(abs, self.cost.values())) or 1.0
+        self.scale_s = bound_s or max(map(abs, self.cost.values()), default=0.0) or 1.0
 
     def _new(self, count: int) -> list[int]:
         found = list(range(self.columns, self.columns + count))
@@ -107,7 +159,7 @@ class _Program:
                 if paid > self.dear_s or paid == math.inf:
                     self._at_least(on, {column: -c for column, c in terms.items()})
                     continue
-                for column, c in terms.items():
+                for column, c in (terms | ({self.one: on} if on else {})).items():
                     self.cost[column] = self.cost.get(column, 0.0) + c * paid
         for u, v in problem.edges:
             self._at_least(0, {self.x[v]: 1, self.x[u]: -1})
@@ -187,54 +239,67 @@ class _Program:
                 row[slack[tier]] = 1.0 / unit
             self._at_least((constant - limit) / unit, row)
 
-    def _rate(self, period_s: float, longest: int | None = None) -> None:
-        """Each tier and link is busy at most `period_s` a frame, or at most `longest` such periods."""
+    def stages(self) -> dict[str, tuple[float, dict[int, float]]]:
+        """Seconds that each tier and link is busy per frame, as a constant and coefficients."""
         problem = self.problem
-        unit = period_s / _UNITS
-        stages: list[tuple[float, dict[int, float]]] = []
+        found: dict[str, tuple[float, dict[int, float]]] = {}
         for tier, times in problem.times_s.items():
             constant, row = 0.0, dict[int, float]()
             for v, time_s in enumerate(times):
                 on, terms = self._on(v, tier)
                 constant += on * time_s
                 for column, c in terms.items():
-                    row[column] = row.get(column, 0.0) - c * time_s / unit
-            stages.append((constant, row))
+                    row[column] = row.get(column, 0.0) + c * time_s
+            found[tier.value] = (constant, row)
         for link, crosses in self.crosses.items():
-            rate = problem.links[link].bytes_per_s
-            sizes = problem.output_bytes
-            stages.append((0.0, {column: -sizes[v] / rate / unit for v, column in enumerate(crosses)}))
-        for constant, row in stages:
+            rate, sizes = problem.links[link].bytes_per_s, problem.output_bytes
+            found[link] = (0.0, {column: sizes[v] / rate for v, column in enumerate(crosses)})
+        return found
+
+    def _rate(self, period_s: float, longest: int | None = None) -> None:
+        """Each tier and link is busy at most `period_s` a frame, or at most `longest` such periods."""
+        unit = period_s / _UNITS
+        for constant, loads in self.stages().values():
+            row = {column: -load_s / unit for column, load_s in loads.items()}
             if longest is None:
                 self._at_least((constant - period_s) / unit, row)
             else:
                 self._at_least(constant / unit, row | {longest: _UNITS})
 
+    def limit(self, rate: bool = True) -> None:
+        """Add the rows of all limits."""
+        self._memory()
+        if rate and self.problem.rate_per_s is not None:
+            self._rate(1 / self.problem.rate_per_s)
+
     # ── solving ───────────────────────────────────────────────────────────────────────────────────
 
-    def solve(self) -> tuple[Tier, ...]:
+    def solve(self, gap: float = 0.0) -> tuple[Tier, ...]:
         problem = self.problem
         self._memory()
-        if problem.rate_per_s is None:
-            found = self._run(self.cost, self.scale_s)
-        else:
-            without_rate = len(self.rows)
+        without_rate = len(self.rows)
+        if problem.rate_per_s is not None:
             self._rate(1 / problem.rate_per_s)
-            found = self._run(self.cost, self.scale_s)
-            if found is None:
-                del self.rows[without_rate:], self.floors[without_rate:]
-                self._explain_rate(problem.rate_per_s)
-        if found is None:
-            self._explain_memory()
-            raise AssertionError("limits left no plan, and yet none of them binds")
-        return found
+        answer = self.run(self.cost, self.scale_s, gap=gap)
+        if answer is not None:
+            return self.tiers(answer.x)
+        if problem.rate_per_s is not None:
+            del self.rows[without_rate:], self.floors[without_rate:]
+            self._explain_rate(problem.rate_per_s)
+        self.explain_memory()
+        raise AssertionError("limits left no plan, and yet none of them binds")
+
+    def least_longest(self, period_s: float) -> tuple[Tier, ...] | None:
+        """The least busy busiest stage; `period_s` is about how busy. None if memory leaves no plan."""
+        (longest,) = self._new(1)
+        self.continuous.append(longest)
+        self._rate(period_s, longest)
+        answer = self.run({longest: 1.0}, 1.0)
+        return None if answer is None else self.tiers(answer.x)
 
     def _explain_rate(self, rate_per_s: float) -> None:
         """Raise for the rate, unless memory alone leaves no plan."""
-        (longest,) = self._new(1)
-        self.continuous.append(longest)
-        self._rate(1 / rate_per_s, longest)
-        best = self._run({longest: 1.0}, 1.0)
+        best = self.least_longest(1 / rate_per_s)
         if best is None:
             return
         loads = loads_s(self.problem, best)
@@ -245,15 +310,16 @@ class _Program:
             f"the highest rate that would do is {round_down(1 / loads[stage])} frames/s",
         )
 
-    def _explain_memory(self) -> None:
+    def explain_memory(self) -> None:
         fresh = _Program(self.problem)
         limits = self.problem.memory_bytes
         slack = dict(zip(limits, fresh._new(len(limits)), strict=True))
         fresh.continuous += slack.values()
         fresh._memory(slack)
-        tiers = fresh._run({column: 1.0 for column in slack.values()}, max(limits.values()) or 1.0)
-        if tiers is None:
+        answer = fresh.run({column: 1.0 for column in slack.values()}, max(limits.values()) or 1.0)
+        if answer is None:
             return
+        tiers = fresh.tiers(answer.x)
         over = {
             tier: sum(self.problem.weights[v] for v, t in enumerate(tiers) if t is tier) - limit
             for tier, limit in limits.items()
@@ -263,27 +329,34 @@ class _Program:
             tier, f"weights do not fit memory_bytes {limits[tier]:.0f}; {over[tier]:.0f} bytes more would do"
         )
 
-    def _run(self, cost: dict[int, float], scale: float) -> tuple[Tier, ...] | None:
-        """The best assignment, or None if there is none; the least cost is of the order of `scale`."""
+    def run(
+        self, cost: dict[int, float], scale: float, *, gap: float = 0.0, integral: bool = True
+    ) -> OptimizeResult | None:
+        """HiGHS's answer, or None if nothing keeps the rows; the least cost is of the order of `scale`."""
         prices = np.zeros(self.columns)
         prices[list(cost)] = list(cost.values())
-        upper, integral = np.ones(self.columns), np.ones(self.columns)
-        upper[self.continuous], integral[self.continuous] = np.inf, 0
+        lower, upper, whole = np.zeros(self.columns), np.ones(self.columns), np.full(self.columns, integral)
+        upper[self.continuous], whole[self.continuous] = np.inf, False
         upper[self.never] = 0
+        lower[self.one] = 1
         starts = np.cumsum([0, *map(len, self.rows)])
         columns = np.fromiter((c for row in self.rows for c in row), dtype=np.int32)
         data = np.fromiter((c for row in self.rows for c in row.values()), dtype=np.float64)
         matrix = csr_array((data, columns, starts), shape=(len(self.rows), self.columns))
         answer = milp(
             prices * (_UNITS / scale),
-            integrality=integral,
-            bounds=Bounds(0, upper),
+            integrality=whole,
+            bounds=Bounds(lower, upper),
             constraints=LinearConstraint(matrix, np.array(self.floors), np.inf),
-            options={"mip_rel_gap": 0.0},
+            options={"mip_rel_gap": gap},
         )
         if answer.status == 2:
             return None
         if answer.x is None:
             raise PlanInfeasible("solver", answer.message)
-        rank = np.rint(answer.x[self.x] + answer.x[self.y]).astype(int)
-        return tuple(TIERS[r] for r in rank)
+        return answer
+
+    def tiers(self, values: Floats) -> tuple[Tier, ...]:
+        """The plan of a solution in whole numbers."""
+        rank = np.rint(values[self.x] + values[self.y]).astype(int)
+        return tuple(TIERS[r] for r in rank.tolist())

@@ -15,6 +15,9 @@ a known plan costs 2^29; whatever is dearer is infinite, which is 2^30; and noth
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -23,7 +26,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components, maxi
 from d3bed.core.ids import TIERS, Tier
 from d3bed.plan.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, Problem, cost_s, result_way, tensor_ways
 
-__all__ = ["applies", "minimum_cut"]
+__all__ = ["Cut", "Network", "applies", "minimum_cut", "relayed"]
 
 _FINITE = 2**29
 _INFINITE = 2**30
@@ -34,14 +37,18 @@ _ROUNDING = 1e-9
 #: An arc that costs so many times a known plan is in no better one; the margin is for rounding.
 _DEARER = 1.01
 
-_Ints = NDArray[np.int64]
-_Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 def applies(problem: Problem) -> bool:
     """Whether a minimum cut of this problem is an optimal plan."""
-    if problem.memory_bytes or problem.rate_per_s is not None:
-        return False
+    return not problem.memory_bytes and problem.rate_per_s is None and relayed(problem)
+
+
+def relayed(problem: Problem) -> bool:
+    """Whether no tensor or result has a cheaper direct way to the cloud beside the edge."""
     if DEVICE_CLOUD not in problem.links or EDGE_CLOUD not in problem.links:
         return True
     if problem.result_bytes and DEVICE_CLOUD in result_way(problem, Tier.CLOUD):
@@ -51,40 +58,60 @@ def applies(problem: Problem) -> bool:
 
 def minimum_cut(problem: Problem, known: tuple[Tier, ...], bound_s: float) -> tuple[Tier, ...]:
     """An optimal plan. `known` is any feasible plan and `bound_s` its cost: the less, the finer."""
-    network = _Network(problem)
+    network = Network(problem)
     while bound_s > 0:
-        found = network.cut(bound_s)
-        found_s = cost_s(problem, found)
+        cut = network.cut(network.capacity_s, bound_s)
+        found_s = cost_s(problem, cut.tiers)
         if found_s >= bound_s:
             break
-        if network.surplus_s(found_s) * _COARSE > network.surplus_s(bound_s):
-            return found
-        known, bound_s = found, found_s
+        if (found_s - cut.certain_s) * _COARSE > bound_s - cut.certain_s:
+            return cut.tiers
+        known, bound_s = cut.tiers, found_s
     return known
 
 
-class _Network:
-    """The flow network of a problem: arcs and their capacities in seconds."""
+class Cut(NamedTuple):
+    """A minimum cut. Any plan costs `certain_s` and at least what this cut does, and beside that
+    `unit_s` times the residual capacities (`residual`, between circles of infinite arcs) of all that
+    it cuts; `node` maps a network's nodes to circles. Rounding is within `slack_s` in all.
+    """
+
+    beyond: Bools
+    rank: Ints
+    certain_s: float
+    unit_s: float
+    slack_s: float
+    residual: csr_array
+    node: Ints
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        return tuple(TIERS[rank] for rank in self.rank.tolist())
+
+
+class Network:
+    """The flow network of a problem: arcs, and what each costs in seconds if it is cut.
+
+    The first arcs are, vertex by vertex, the times on the device, then those on the edge, then those in
+    the cloud. `crossed` has the arcs that pay a tensor: link, arcs, and the vertices that make it.
+    """
 
     def __init__(self, problem: Problem) -> None:
         count = len(problem.names)
         self.count = count
-        unary = _unary(problem)
-        # What a vertex pays in any case is no matter of choice, and would only coarsen the scale.
-        cheapest = unary.min(axis=1)
-        self.certain_s = float(cheapest.sum())
-        unary -= cheapest[:, None]
-
-        x: _Ints = np.arange(count)
+        x: Ints = np.arange(count)
         y = x + count
         self.source, self.sink = 2 * count, 2 * count + 1
         self.nodes = 2 * count + 2
-        self.tails: list[_Ints] = [np.full(count, self.source), x, y, y]
-        self.heads: list[_Ints] = [x, y, np.full(count, self.sink), x]
-        self.capacities: list[_Floats] = [*unary.T, np.full(count, np.inf)]
+        self.arcs = 4 * count
+        self.tails: list[Ints] = [np.full(count, self.source), x, y, y]
+        self.heads: list[Ints] = [x, y, np.full(count, self.sink), x]
+        self.capacities: list[Floats] = [*_unary(problem).T, np.full(count, np.inf)]
+        self.joins: list[tuple[Ints, Ints]] = []
+        self.crossed: list[tuple[str, Ints, Ints]] = []
 
         if problem.edges:
-            edges: _Ints = np.array(problem.edges)
+            edges: Ints = np.array(problem.edges)
             producers, consumers = edges[:, 0], edges[:, 1]
             fan_out = np.bincount(producers, minlength=count)
             sizes = np.array(problem.output_bytes, dtype=np.float64)
@@ -92,40 +119,50 @@ class _Network:
                 rate = problem.links[link]
                 paid = rate.latency_s + sizes / rate.bytes_per_s
                 self._add(producers + offset, consumers + offset, np.full(len(edges), np.inf))
-                self._add_tensors(producers, consumers, fan_out, paid, offset)
+                self._add_tensors(link, producers, consumers, fan_out, paid, offset)
         self._add_result(problem)
 
         self.tail, self.head = np.concatenate(self.tails), np.concatenate(self.heads)
         self.capacity_s = np.concatenate(self.capacities)
 
-    def _add(self, tails: _Ints, heads: _Ints, capacities: _Floats) -> None:
+    def _add(self, tails: Ints, heads: Ints, capacities: Floats) -> Ints:
         self.tails.append(tails)
         self.heads.append(heads)
         self.capacities.append(capacities)
+        found: Ints = np.arange(self.arcs, self.arcs + len(tails))
+        self.arcs += len(tails)
+        return found
 
-    def _new_nodes(self, count: int) -> _Ints:
-        found: _Ints = np.arange(self.nodes, self.nodes + count)
+    def _join(self, tails: Ints, joint: Ints) -> None:
+        """Infinite arcs into auxiliary nodes."""
+        self._add(tails, joint, np.full(len(tails), np.inf))
+        self.joins.append((tails, joint))
+
+    def _new_nodes(self, count: int) -> Ints:
+        found: Ints = np.arange(self.nodes, self.nodes + count)
         self.nodes += count
         return found
 
     def _add_tensors(
-        self, producers: _Ints, consumers: _Ints, fan_out: _Ints, paid: _Floats, offset: int
+        self, link: str, producers: Ints, consumers: Ints, fan_out: Ints, paid: Floats, offset: int
     ) -> None:
         """Arcs that pay a tensor once if any consumer is beyond the link and its producer is not."""
         shared = np.flatnonzero(fan_out > 1)
-        joint: _Ints = np.full(self.count, -1)
+        joint: Ints = np.full(self.count, -1)
         joint[shared] = self._new_nodes(len(shared))
         single = fan_out[producers] == 1
-        self._add(consumers[single] + offset, producers[single] + offset, paid[producers[single]])
-        several = ~single
-        self._add(consumers[several] + offset, joint[producers[several]], np.full(several.sum(), np.inf))
-        self._add(joint[shared], shared + offset, paid[shared])
+        makers = producers[single]
+        self.crossed.append(
+            (link, self._add(consumers[single] + offset, makers + offset, paid[makers]), makers)
+        )
+        self._join(consumers[~single] + offset, joint[producers[~single]])
+        self.crossed.append((link, self._add(joint[shared], shared + offset, paid[shared]), shared))
 
     def _add_result(self, problem: Problem) -> None:
         """The way back is paid in two parts: for a sink beyond the device, and more for the cloud."""
         if not problem.result_bytes:
             return
-        sinks: _Ints = np.array(problem.sinks)
+        sinks: Ints = np.array(problem.sinks)
         back = {
             tier: sum(problem.transfer_s(link, problem.result_bytes) for link in result_way(problem, tier))
             for tier in problem.tiers
@@ -133,20 +170,39 @@ class _Network:
         first = back.get(Tier.EDGE, back.get(Tier.CLOUD, 0.0))
         for offset, paid in ((0, first), (self.count, back.get(Tier.CLOUD, first) - first)):
             joint = self._new_nodes(1)
-            self._add(sinks + offset, np.repeat(joint, len(sinks)), np.full(len(sinks), np.inf))
+            self._join(sinks + offset, np.repeat(joint, len(sinks)))
             self._add(joint, np.array([self.sink]), np.array([paid]))
 
-    def surplus_s(self, plan_cost_s: float) -> float:
-        """The part of a plan's cost that the cut decides about."""
-        return plan_cost_s - self.certain_s
+    @cached_property
+    def _joins(self) -> tuple[Ints, Ints]:
+        tails, heads = zip(*self.joins, strict=True) if self.joins else ((), ())
+        nothing = np.zeros(0, dtype=np.int64)
+        return np.concatenate([nothing, *tails]), np.concatenate([nothing, *heads])
 
-    def cut(self, bound_s: float) -> tuple[Tier, ...]:
+    def cut_by(self, rank: Ints) -> Bools:
+        """Which arcs a plan cuts; `rank` is the tier's of every vertex."""
+        beyond = np.zeros(self.nodes, dtype=bool)
+        beyond[self.source] = True
+        beyond[: self.count] = rank > 0
+        beyond[self.count : 2 * self.count] = rank > 1
+        tails, joints = self._joins
+        beyond[joints[beyond[tails]]] = True
+        found: Bools = beyond[self.tail] & ~beyond[self.head]
+        return found
+
+    def cut(self, capacity_s: Floats, bound_s: float) -> Cut:
         """The cheapest cut, in arithmetic scaled to a plan that is known to cost `bound_s`."""
+        # What a vertex pays in any case is no matter of choice, and would only coarsen the scale.
+        capacity_s = capacity_s.copy()
+        unary = capacity_s[: 3 * self.count].reshape(3, self.count)
+        cheapest = unary.min(axis=0)
+        unary -= cheapest
+        certain_s = float(cheapest.sum())
         # A surplus lost in the rounding of sums must not be taken for a bound.
-        surplus = max(self.surplus_s(bound_s), _ROUNDING * bound_s)
-        infinite = self.capacity_s > surplus * _DEARER
-        units = np.full(len(self.capacity_s), _INFINITE)
-        units[~infinite] = np.rint(self.capacity_s[~infinite] * (_FINITE / surplus))
+        surplus = max(bound_s - certain_s, _ROUNDING * bound_s)
+        infinite = capacity_s > surplus * _DEARER
+        units = np.full(len(capacity_s), _INFINITE)
+        units[~infinite] = np.rint(capacity_s[~infinite] * (_FINITE / surplus))
 
         # Nodes in a circle of infinite arcs are on one side, and one node: over a slow link, most are.
         nodes = self.nodes
@@ -162,14 +218,16 @@ class _Network:
         source = node[self.source]
         flow = maximum_flow(network, source, node[self.sink]).flow
         # Flow is antisymmetric: against an arc, what flows along it can be taken back.
+        residual = network - flow
         reached = np.zeros(nodes, dtype=bool)
-        reached[breadth_first_order(network - flow, source, return_predecessors=False)] = True
+        reached[breadth_first_order(residual, source, return_predecessors=False)] = True
         beyond = reached[node]
         rank = beyond[: self.count].astype(int) + beyond[self.count : 2 * self.count]
-        return tuple(TIERS[r] for r in rank)
+        unit_s = surplus / _FINITE
+        return Cut(beyond, rank, certain_s, unit_s, unit_s * network.nnz, residual, node)
 
 
-def _unary(problem: Problem) -> _Floats:
+def _unary(problem: Problem) -> Floats:
     """Seconds per vertex and tier, migration included; infinite where a vertex may not be."""
     found = np.full((len(problem.names), len(TIERS)), np.inf)
     for tier, times in problem.times_s.items():
