@@ -173,7 +173,7 @@ class Coordinator:
         record = AgentRecord(register, connection, heard_s=world.now)
         world.agents[agent] = self._connections[connection] = record
         world.send(agent, Welcome(self._link_secret, HEARTBEAT_S))
-        world.publish("agent", record.view)
+        world.publish("agent", record.view(world.now))
         world.note(f"{agent} ({register.tier}) joined from {register.host}")
         for pipe in self.pipelines.values():
             if agent in pipe.settings.tiers:
@@ -229,14 +229,14 @@ class Coordinator:
         match message:
             case Heartbeat(queued, rejected, rss_bytes):
                 record.queued, record.rejected, record.rss_bytes = queued, rejected, rss_bytes
-                world.publish("agent", record.view)
+                world.publish("agent", record.view(world.now))
             case ClockPing(sent_s):
                 world.command(SendTo(record.connection, agent, ClockPong(sent_s, world.now)))
             case ModelLoaded(model=model):
                 record.due.pop(("load", model), None)
                 shared = self._graphs.setdefault(message.graph.digest, message.graph)
                 record.loaded[model] = record.last_loaded = msgspec.structs.replace(message, graph=shared)
-                world.publish("agent", record.view)
+                world.publish("agent", record.view(world.now))
             case ModelFailed(model, problem):
                 record.due.pop(("load", model), None)
                 record.due.pop(("profile", model), None)
@@ -249,14 +249,14 @@ class Coordinator:
             case LinkMeasured(peer=peer):
                 record.due.pop(("link", peer), None)
                 link = world.links.setdefault((agent, peer), LinkRecord())
-                link.measured, link.problem = message, None
-                world.publish("link", link.view(agent, peer))
+                link.probed(message, world.now)
+                world.publish("link", link.view(agent, peer, world.now))
                 self._measurement("link", f"{agent}→{peer}", message)
             case LinkFailed(peer, problem):
                 record.due.pop(("link", peer), None)
                 link = world.links.setdefault((agent, peer), LinkRecord())
-                link.measured, link.problem = None, problem
-                world.publish("link", link.view(agent, peer))
+                link.failed(problem)
+                world.publish("link", link.view(agent, peer, world.now))
                 world.note(f"link {agent}→{peer} cannot be used: {problem}", "warn")
             case _:
                 self._said_of_pipeline(record, message)
@@ -329,8 +329,8 @@ class Coordinator:
         """Everything, as it is now; the feed numbers it."""
         epochs = [e.view for p in self.pipelines.values() for e in p.epochs.values()]
         return StateView(
-            agents=tuple(record.view for record in self.world.agents.values()),
-            links=tuple(link.view(*ends) for ends, link in self.world.links.items()),
+            agents=tuple(record.view(self.world.now) for record in self.world.agents.values()),
+            links=tuple(link.view(*ends, self.world.now) for ends, link in self.world.links.items()),
             pipelines=tuple(self.view(name) for name in self.pipelines),
             epochs=tuple(sorted(epochs, key=lambda e: e.epoch)),
             frames=tuple(self.frames),

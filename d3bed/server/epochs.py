@@ -11,7 +11,8 @@ from d3bed.core.epochs import EpochLife
 from d3bed.core.graph import Graph
 from d3bed.core.ids import TIERS, AgentId, CauseId, Epoch, PipelineId, Tier
 from d3bed.core.messages import ModelSpec
-from d3bed.core.plan import Plan, program_for
+from d3bed.core.plan import Plan, Step, program_for
+from d3bed.plan.estimate import Segment
 from d3bed.server.statistics import Recent
 from d3bed.server.views import EpochReport, EpochView
 
@@ -63,12 +64,22 @@ class PlannedEpoch:
         return self.life.epoch
 
     @cached_property
+    def _programs(self) -> dict[Tier, tuple[Step, ...]]:
+        return {tier: program_for(self.graph, self.plan, tier, self.route).steps for tier in self.route}
+
+    @cached_property
     def steps(self) -> dict[Tier, int]:
         """Compute steps of each tier's program, tiers without any left out."""
-        counts = {
-            tier: len(program_for(self.graph, self.plan, tier, self.route).steps) for tier in self.route
+        return {tier: len(steps) for tier, steps in self._programs.items() if steps}
+
+    @cached_property
+    def segments(self) -> dict[tuple[int, int], Segment]:
+        """What a compute span stands for, by its first and last vertex: no two steps share either."""
+        return {
+            (step.vertices[0], step.vertices[-1]): Segment(self.graph.digest, step.vertices)
+            for steps in self._programs.values()
+            for step in steps
         }
-        return {tier: count for tier, count in counts.items() if count}
 
     @cached_property
     def text(self) -> str:

@@ -193,13 +193,18 @@ class Pipeline:
             peers = [
                 peer
                 for peer in self._peers(agent, members)
-                if not self.world.links.setdefault((agent, peer.agent), LinkRecord()).known
+                if self._must_measure(self.world.links.setdefault((agent, peer.agent), LinkRecord()))
             ]
             if peers:
                 waiting.append(agent)
                 self.world.order_links(agent, tuple(peers))
         self._stage = ("measuring", f"{', '.join(waiting)} measure links")
         return not waiting
+
+    def _must_measure(self, link: LinkRecord) -> bool:
+        """Links that are not known; while no frames flow, also those of which nothing was heard for long."""
+        stale = link.measured is not None and link.estimator.probe_due(self.world.now)
+        return not link.known or (stale and not self.is_running)
 
     def _peers(self, agent: AgentId, members: dict[AgentId, Tier]) -> tuple[Peer, ...]:
         """Who `agent` may send to: members on the next tiers, up and down, that have any."""
@@ -224,7 +229,7 @@ class Pipeline:
                 request=self._request,
                 device=self.settings.device,
                 graph=graph,
-                profiles={agent: self.world.agents[agent].profiles[wish.model] for agent in members},
+                profiles={a: self.world.agents[a].expected_s(wish.model, self.world.now) for a in members},
                 agents=members,
                 rates=self.world.rates(members),
                 pins=self.settings.pins.get(wish.model.name, ()),

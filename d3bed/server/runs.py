@@ -111,14 +111,14 @@ class Run:
 
 
 def _agent(record: AgentRecord) -> AgentReport:
-    view = record.view
+    register, loaded = record.register, record.last_loaded
     return AgentReport(
-        agent=view.agent,
-        tier=view.tier,
-        pid=view.pid,
-        data_address=view.data_address,
-        speed=view.speed,
-        engine=view.engine,
-        threads=view.threads,
-        fingerprint=view.fingerprint,
+        agent=register.agent,
+        tier=register.tier,
+        pid=register.pid,
+        data_address=register.data_address,
+        speed=register.speed,
+        engine=register.engine,
+        threads=loaded.threads if loaded else None,
+        fingerprint=loaded.fingerprint if loaded else None,
     )

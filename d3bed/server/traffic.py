@@ -12,7 +12,7 @@ import msgspec
 
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, Epoch, Tier
-from d3bed.core.measurements import FrameReport, Span, Transfer
+from d3bed.core.measurements import FrameReport, Span, SpanKind, Transfer
 from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.frames import FrameTracker
 from d3bed.server.pipeline import Pipeline, Start
@@ -67,13 +67,26 @@ class Traffic:
         run.numbers.sent = max(run.numbers.sent, sent)
 
     def spans_recorded(self, agent: AgentId, spans: Iterable[Span]) -> None:
-        self._frames.add_spans(agent, self._pipeline.settings.tiers[agent], spans)
+        tier = self._pipeline.settings.tiers[agent]
+        self._frames.add_spans(agent, tier, spans)
+        record = self._world.agents[agent]
+        for span in spans:
+            epoch = self._pipeline.epochs.get(span.epoch)
+            if span.kind is not SpanKind.COMPUTE or epoch is None or epoch.route.get(tier) != agent:
+                continue
+            segment = epoch.segments.get(span.vertices)
+            profile_s = record.profiles.get(epoch.wish.model)
+            if segment is not None and profile_s is not None:
+                profiled_s = sum(profile_s[vertex] for vertex in segment.vertices)
+                record.correction.observe(segment, span.end_s - span.start_s, profiled_s, self._world.now)
 
     def transferred(self, agent: AgentId, transfers: Iterable[Transfer]) -> None:
         run = self._pipeline.run
         for transfer in transfers:
             ends = (agent, transfer.peer)
-            self._world.links.setdefault(ends, LinkRecord()).traffic.add(transfer)
+            link = self._world.links.setdefault(ends, LinkRecord())
+            link.traffic.add(transfer)
+            link.estimator.transferred(transfer.bytes, transfer.taken_s, self._world.now)
             self._dirty_links.add(ends)
             if run is not None:
                 run.numbers.add_transfer(agent, transfer)
@@ -124,7 +137,7 @@ class Traffic:
     def publish_numbers(self) -> None:
         """Publish links that carried something and epochs whose measured latency changed."""
         for ends in sorted(self._dirty_links):
-            self._world.publish("link", self._world.links[ends].view(*ends))
+            self._world.publish("link", self._world.links[ends].view(*ends, self._world.now))
         self._dirty_links.clear()
         for epoch in (self._pipeline.active, *self._pipeline.draining.values()):
             if epoch is not None and self._shown_epochs.get(epoch.number) != epoch.view:

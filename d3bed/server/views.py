@@ -46,6 +46,8 @@ Phase = Literal[
 
 
 class AgentView(msgspec.Struct, frozen=True):
+    """`factor`: how much longer than profiled it takes now, by its live spans; null if not known."""
+
     agent: AgentId
     tier: Tier
     pid: int
@@ -60,10 +62,16 @@ class AgentView(msgspec.Struct, frozen=True):
     queued: int
     rejected: int
     rss_bytes: int
+    factor: float | None = None
+    factor_spread: float | None = None
 
 
 class LinkView(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):
-    """A directed link: its measured rate, and what transfers over it have shown since the start."""
+    """A directed link: its measured rate, and what transfers over it have shown since the start.
+
+    `estimate_…`: what plans are made with, from the last probe or the latest transfers. `…_spread` is
+    the median deviation as a share, null for a single probe; `estimate_age_s` was true when published.
+    """
 
     source: AgentId
     target: AgentId
@@ -74,6 +82,9 @@ class LinkView(msgspec.Struct, frozen=True, rename={"source": "from", "target": 
     bytes: int
     achieved_bytes_per_s: float | None
     deviation: float | None
+    estimate_bytes_per_s: float | None = None
+    estimate_spread: float | None = None
+    estimate_age_s: float | None = None
 
 
 class VertexView(msgspec.Struct, frozen=True):

@@ -28,6 +28,7 @@ from d3bed.core.messages import (
     Register,
     ToAgent,
 )
+from d3bed.plan.estimate import LinkEstimator, ProfileCorrection
 from d3bed.server.events import Command, Publish, Record, SendTo
 from d3bed.server.statistics import LinkTraffic
 from d3bed.server.views import AgentView, LinkView, NoteView
@@ -44,7 +45,10 @@ Order = tuple[Literal["load", "profile"], ModelSpec] | tuple[Literal["link"], Ag
 
 @dataclass
 class AgentRecord:
-    """One registered agent. `due`: when each open order counts as failed."""
+    """One registered agent. `due`: when each open order counts as failed.
+
+    `profiles` are as the agent reported them; `correction` is what its live spans say about them.
+    """
 
     register: Register
     connection: int
@@ -55,15 +59,19 @@ class AgentRecord:
     rss_bytes: int = 0
     loaded: dict[ModelSpec, ModelLoaded] = field(default_factory=dict)
     profiles: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
+    correction: ProfileCorrection = field(default_factory=ProfileCorrection)
     due: dict[Order, float] = field(default_factory=dict)
     last_loaded: ModelLoaded | None = None
 
     def has_open(self, *kinds: str) -> bool:
         return any(kind in kinds for kind, _ in self.due)
 
-    @property
-    def view(self) -> AgentView:
-        register, loaded = self.register, self.last_loaded
+    def expected_s(self, model: ModelSpec, now: float) -> tuple[float, ...]:
+        """Seconds per vertex as they are to be expected now: the profile, corrected."""
+        return self.correction.corrected(self.loaded[model].graph.digest, self.profiles[model], now)
+
+    def view(self, now: float) -> AgentView:
+        register, loaded, factor = self.register, self.last_loaded, self.correction.factor(now)
         return AgentView(
             agent=register.agent,
             tier=register.tier,
@@ -79,26 +87,39 @@ class AgentRecord:
             queued=self.queued,
             rejected=self.rejected,
             rss_bytes=self.rss_bytes,
+            factor=factor.value if factor else None,
+            factor_spread=factor.spread if factor else None,
         )
 
 
 @dataclass
 class LinkRecord:
-    """A directed link: `measured` or why it could not be; both None: not known (again)."""
+    """A directed link: `measured` or why it could not be; both None: not known (again).
+
+    `measured` is the last probe; `estimator` weighs it against the transfers since.
+    """
 
     measured: LinkMeasured | None = None
     problem: str | None = None
     traffic: LinkTraffic = field(default_factory=LinkTraffic)
+    estimator: LinkEstimator = field(default_factory=LinkEstimator)
 
     @property
     def known(self) -> bool:
         return self.measured is not None or self.problem is not None
 
-    def forget(self) -> None:
-        self.measured = self.problem = None
+    def probed(self, measured: LinkMeasured, now: float) -> None:
+        self.measured, self.problem = measured, None
+        self.estimator.probed(LinkRate(measured.bytes_per_s, measured.latency_s), now)
 
-    def view(self, source: AgentId, target: AgentId) -> LinkView:
-        measured, traffic = self.measured, self.traffic
+    def failed(self, problem: str) -> None:
+        self.measured, self.problem, self.estimator = None, problem, LinkEstimator()
+
+    def forget(self) -> None:
+        self.measured, self.problem, self.estimator = None, None, LinkEstimator()
+
+    def view(self, source: AgentId, target: AgentId, now: float) -> LinkView:
+        measured, traffic, estimate = self.measured, self.traffic, self.estimator.estimate(now)
         return LinkView(
             source=source,
             target=target,
@@ -109,6 +130,9 @@ class LinkRecord:
             bytes=traffic.bytes,
             achieved_bytes_per_s=traffic.achieved_bytes_per_s,
             deviation=traffic.deviation,
+            estimate_bytes_per_s=estimate.bytes_per_s if estimate else None,
+            estimate_spread=estimate.spread if estimate else None,
+            estimate_age_s=estimate.age_s if estimate else None,
         )
 
 
@@ -186,13 +210,14 @@ class World:
         record.connected = False
         record.loaded.clear()
         record.profiles.clear()
+        record.correction = ProfileCorrection()
         record.due.clear()
         for ends, link in self.links.items():
             if agent in ends:
                 link.forget()
         for other in self.agents.values():
             other.due.pop(("link", agent), None)
-        self.publish("agent", record.view)
+        self.publish("agent", record.view(self.now))
 
     # ── orders ────────────────────────────────────────────────────────────────────────────────────
 
@@ -236,9 +261,10 @@ class World:
         return found
 
     def rates(self, members: Mapping[AgentId, object]) -> dict[tuple[AgentId, AgentId], LinkRate]:
-        """The measured links among `members`."""
+        """The measured links among `members`, as fast as they are now."""
         return {
-            ends: LinkRate(link.measured.bytes_per_s, link.measured.latency_s)
+            ends: estimate.rate
             for ends, link in self.links.items()
             if link.measured is not None and ends[0] in members and ends[1] in members
+            if (estimate := link.estimator.estimate(self.now)) is not None
         }
