@@ -12,6 +12,9 @@ from d3bed.core.errors import ConfigError
 from d3bed.core.ids import Tier
 from d3bed.plan import baselines
 from d3bed.plan.dads import dads
+from d3bed.plan.greedy import hpa_greedy
+from d3bed.plan.hpa import hpa
+from d3bed.plan.layers import layers
 from d3bed.plan.neurosurgeon import neurosurgeon
 from d3bed.plan.optimal import optimal
 from d3bed.plan.problem import Problem, cost_s, link_bytes
@@ -23,6 +26,9 @@ Strategy = Callable[[Problem], tuple[Tier, ...]]
 
 STRATEGIES: dict[str, Strategy] = {
     "optimal": optimal,
+    "hpa": hpa,
+    "hpa-greedy": hpa_greedy,
+    "layers": layers,
     "neurosurgeon": neurosurgeon,
     "dads": dads,
     "device": baselines.device,

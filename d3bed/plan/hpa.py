@@ -1,0 +1,101 @@
+"""`hpa`: the horizontal partition.
+
+From D3's abstract: the DNN is partitioned *horizontally*, by vertices, into three parts for device,
+edge and cloud, according to processing time and network conditions; and at run time it is partitioned
+again only in part (`adjust`). The abstract gives no steps; these are ours: cut the graph's layers in
+two places, and refine around the cuts.
+
+1. Order the vertices by layer (longest path from the input), and in other ways: by the longest path to
+   the end; branch after branch, from the first and from the last; and, for each boundary, by what the
+   next vertex adds to a cut there.
+2. Find the best pair of cut positions of each order, all pairs considered (`cuts`).
+3. From the three best: move vertices with their closure, and siblings, at the two boundaries, until nothing
+   improves (`moves`).
+
+Never dearer than the best single tier that is feasible: that is one of the pairs, or looked at as well
+where pins bend it. It does not always find a plan within tight limits, or the cheapest; `optimal` does.
+NumPy is loaded at the first call.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from d3bed.core.ids import Tier
+from d3bed.plan.baselines import all_on
+from d3bed.plan.problem import Problem, check_limits
+
+if TYPE_CHECKING:
+    from d3bed.plan.cuts import Costs, Orders, Shape
+    from d3bed.plan.moves import Placement
+
+__all__ = ["cuts_of", "hpa", "partition"]
+
+#: Up to so many vertices orders by cost are tried: their time grows with the graph's width as well.
+_MANY = 2000
+#: So many plans are refined, the cheapest pairs of cuts first.
+_STARTS = 3
+
+
+def hpa(problem: Problem) -> tuple[Tier, ...]:
+    """A plan near the cheapest. Raises `PlanInfeasible` if it finds none within limits."""
+    from d3bed.plan.cuts import Costs, Shape
+
+    costs = Costs(problem)
+    return costs.tiers_of(partition(Shape(problem), costs).rank)
+
+
+def partition(shape: Shape, costs: Costs) -> Placement:
+    """The whole of it, for a graph that may have been looked at before. Raises `PlanInfeasible`."""
+    orders = shape.orders
+    if shape.count <= _MANY:
+        orders = orders.and_by_cost(costs)
+    starts = cuts_of(shape, costs, orders)[:_STARTS]
+    for start in starts:
+        start.settle(start.boundary())
+    return min(starts, key=lambda start: start.cost_s)
+
+
+def cuts_of(shape: Shape, costs: Costs, orders: Orders) -> list[Placement]:
+    """The best pair of cuts of each of these orders, cheapest first, no plan twice.
+
+    Single tiers are among them where pins and limits may make one cheaper. Raises `PlanInfeasible`.
+    """
+    from d3bed.plan.cuts import best_cuts, ranks_of, refined
+    from d3bed.plan.moves import Placement
+
+    starts = _single_tiers(shape, costs) if costs.pinned or costs.limited else []
+    penalty_s = 0.0
+    if costs.pinned:
+        # A plan that pays this once is dearer than a plan that exists.
+        known_s = min((start.cost_s for start in starts), default=costs.most_s)
+        penalty_s = 2 * known_s or 1.0
+        low, high = costs.bounds()
+        orders = refined(orders, [a + b for a, b in zip(low, high, strict=True)])
+    unary = costs.finite(penalty_s)
+    for skip_edge in (False, True) if costs.direct else (False,):
+        totals, p, q = best_cuts(costs, orders, unary, skip_edge=skip_edge)
+        found = set[tuple[int, ...]]()
+        for row in totals.argsort(kind="stable").tolist():
+            if len(found) == _STARTS or totals[row] == math.inf:
+                break
+            rank = ranks_of(orders.order[row], int(p[row]), int(q[row]))
+            if tuple(rank) in found:
+                continue
+            found.add(tuple(rank))
+            start = Placement(shape, costs, rank)
+            if start.cost_s < math.inf and costs.within_limits(rank):
+                starts.append(start)
+    if not starts:
+        check_limits(costs.problem, all_on(costs.problem, costs.tiers[0]))
+    return sorted(starts, key=lambda start: start.cost_s)
+
+
+def _single_tiers(shape: Shape, costs: Costs) -> list[Placement]:
+    """The feasible plans that keep to one tier as far as pins allow."""
+    from d3bed.plan.moves import Placement
+
+    rank = {tier: r for r, tier in enumerate(costs.tiers)}
+    plans = ([rank[t] for t in all_on(costs.problem, tier)] for tier in costs.tiers)
+    return [Placement(shape, costs, plan) for plan in plans if costs.within_limits(plan)]
