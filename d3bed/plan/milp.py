@@ -13,6 +13,7 @@ of memory, or the longest time that a stage is busy per frame.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,8 @@ _COARSE = 64
 _DEARER = 1.01
 #: At so many values, at most, a solution without integrality is rounded.
 _ROUNDINGS = 8
+#: A plan so little dearer than the bound, relatively, is taken for the best.
+_INTEGRAL = 1e-8
 
 Floats = NDArray[np.float64]
 
@@ -72,8 +75,16 @@ def relaxed(problem: Problem, bound_s: float | None = None) -> tuple[tuple[Tier,
     answer = program.run(program.cost, program.scale_s, integral=False)
     if answer is None:
         return None
-    x, y = answer.x[program.x], answer.x[program.y]
-    best: tuple[float, tuple[Tier, ...]] | None = None
+    found = _rounded(problem, program, answer.x, lambda tiers: cost_s(problem, tiers))
+    return None if found is None else (found, float(answer.fun) * program.scale_s / _UNITS)
+
+
+def _rounded(
+    problem: Problem, program: _Program, values: Floats, judge: Callable[[tuple[Tier, ...]], float]
+) -> tuple[Tier, ...] | None:
+    """The best plan within the limits that rounding gives, if any."""
+    x, y = values[program.x], values[program.y]
+    found: list[tuple[float, tuple[Tier, ...]]] = []
     for floor in np.unique(np.concatenate([x, y]).round(6))[1:][-_ROUNDINGS:]:
         rank = (x > floor - 1e-6).astype(int) + (y > floor - 1e-6)
         tiers = tuple(TIERS[r] for r in rank.tolist())
@@ -81,13 +92,14 @@ def relaxed(problem: Problem, bound_s: float | None = None) -> tuple[tuple[Tier,
             check_limits(problem, tiers)
         except PlanInfeasible:
             continue
-        best = min(best or (math.inf, tiers), (cost_s(problem, tiers), tiers))
-    return None if best is None else (best[1], float(answer.fun) * program.scale_s / _UNITS)
+        found.append((judge(tiers), tiers))
+    return min(found)[1] if found else None
 
 
 def least_longest(problem: Problem) -> tuple[Tier, ...]:
     """The plan whose busiest stage is least busy, whatever the rate asked for. Raises `PlanInfeasible`."""
     program = _Program(problem)
+    program.limit(rate=False)
     best = program.least_longest(max(loads_s(problem, (Tier.DEVICE,) * len(problem.names)).values()) or 1.0)
     if best is None:
         program.explain_memory()
@@ -95,17 +107,31 @@ def least_longest(problem: Problem) -> tuple[Tier, ...]:
     return best
 
 
-def cheapest_at(problem: Problem, prices: dict[str, float]) -> tuple[Tier, ...] | None:
-    """The plan with the least Σ price · seconds over tiers and links, within memory; None if none is."""
+def cheapest_at(problem: Problem, prices: dict[str, float]) -> tuple[Tier, ...]:
+    """The plan with the least Σ price · seconds over tiers and links, within memory. `problem` has no
+    rate. Raises `PlanInfeasible`.
+    """
+
+    def judge(tiers: tuple[Tier, ...]) -> float:
+        return sum(prices[stage] * load_s for stage, load_s in loads_s(problem, tiers).items())
+
     program = _Program(problem)
-    program.limit(rate=False)
+    program.limit()
     cost: dict[int, float] = {}
-    for stage, (_, row) in program.stages().items():
-        for column, load_s in row.items():
-            cost[column] = cost.get(column, 0.0) + prices.get(stage, 0.0) * load_s
+    for stage, (constant, row) in program.stages().items():
+        for column, load_s in (row | {program.one: constant}).items():
+            cost[column] = cost.get(column, 0.0) + prices[stage] * load_s
     scale = max(map(abs, cost.values()), default=0.0) or 1.0
-    answer = program.run(cost, scale)
-    return None if answer is None else program.tiers(answer.x)
+    answer = program.run(cost, scale, integral=False)
+    if answer is not None:
+        found = _rounded(problem, program, answer.x, judge)
+        if found is not None and judge(found) <= float(answer.fun) * scale / _UNITS * (1 + _INTEGRAL):
+            return found
+        answer = program.run(cost, scale)
+    if answer is None:
+        program.explain_memory()
+        raise AssertionError("limits left no plan, and yet none of them binds")
+    return program.tiers(answer.x)
 
 
 class _Program:
