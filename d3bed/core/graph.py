@@ -67,7 +67,11 @@ class Value(msgspec.Struct, frozen=True, order=True):
 
 
 class Vertex(msgspec.Struct, frozen=True):
-    """One layer. `kind` is the heavy operator's name (`input`, `conv2d`, `linear`, `add`, …)."""
+    """One layer. `kind` is the heavy operator's name (`input`, `conv2d`, `linear`, `add`, …).
+
+    `positional`: one of its constants differs by position on the map (a mask, position embeddings), so
+    that it cannot run on a part of the map alone.
+    """
 
     name: str
     kind: str
@@ -76,6 +80,7 @@ class Vertex(msgspec.Struct, frozen=True):
     flops: int = 0
     weight_bytes: int = 0
     window: Window | None = None
+    positional: bool = False
 
 
 class Edge(msgspec.Struct, frozen=True):

@@ -11,11 +11,18 @@ from torch import fx
 from d3bed.core.graph import Window
 from d3bed.model.export import arguments, operator_name
 
-__all__ = ["flops", "weight_bytes", "window"]
+__all__ = ["flops", "positional", "weight_bytes", "window"]
 
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 _TRANSPOSED = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
 _PRODUCTS = frozenset({"addbmm", "addmm", "baddbmm", "bmm", "einsum", "linear", "matmul", "mm"})
+#: Take constants of any shape as weights of theirs, not as one number per position.
+_WEIGHTED = (
+    _CONVOLUTIONS
+    | _TRANSPOSED
+    | _PRODUCTS
+    | {"_native_batch_norm_legit_no_training", "batch_norm", "group_norm", "instance_norm", "prelu"}
+)
 #: Rearrange, but compute nothing.
 _FREE = frozenset(
     {
@@ -52,6 +59,14 @@ def weight_bytes(reads: set[fx.Node]) -> int:
     """Bytes of the constants behind these `get_attr` nodes; an expanded one counts what it occupies."""
     tensors = [node.meta["val"] for node in reads]
     return sum(min(t.nbytes, t.untyped_storage().nbytes()) for t in tensors)
+
+
+def positional(node: fx.Node) -> bool:
+    """Whether it combines the map with a constant that differs by position, as a mask does."""
+    if operator_name(node) in _WEIGHTED:
+        return False
+    constants = [s.meta["val"] for s in node.all_input_nodes if s.op == "get_attr"]
+    return any(size > 1 for constant in constants for size in constant.shape[-2:])
 
 
 def window(node: fx.Node) -> Window | None:

@@ -16,7 +16,7 @@ from torch import fx
 
 from d3bed.core.errors import ModelError
 from d3bed.core.graph import ITEM_BYTES, Edge, Graph, TensorSpec, Value, Vertex
-from d3bed.model.cost import flops, weight_bytes, window
+from d3bed.model.cost import flops, positional, weight_bytes, window
 from d3bed.model.export import NORMALISE, Flat, operator_name, path_of
 
 __all__ = ["Body", "vertices_of"]
@@ -132,6 +132,7 @@ def _vertex(model: str, name: str, group: list[fx.Node], made: list[fx.Node]) ->
             {source for node in group for source in node.all_input_nodes if source.op == "get_attr"}
         ),
         window(head),
+        any(positional(node) for node in group),
     )
 
 
