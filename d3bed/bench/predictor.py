@@ -26,7 +26,7 @@ from rich.table import Table
 
 from d3bed.core.errors import ConfigError
 from d3bed.core.messages import ModelSpec
-from d3bed.plan.predictor import Predictor, Sample, works
+from d3bed.plan import Predictor, Sample, works
 
 __all__ = ["run"]
 

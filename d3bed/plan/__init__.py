@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from d3bed.plan.choose import Choice, Pin, choose, pinned
+from d3bed.plan.estimate import Factor, LinkEstimate, LinkEstimator, ProfileCorrection, Segment
+from d3bed.plan.predictor import Predictor, Sample, Work, works
 from d3bed.plan.problem import Problem, check_limits, cost_s, link_bytes, loads_s
 from d3bed.plan.solve import STRATEGIES, Solution, Strategy, solve
 from d3bed.plan.timeline import StageSpan, Timeline, timeline
@@ -10,12 +12,20 @@ from d3bed.plan.timeline import StageSpan, Timeline, timeline
 __all__ = [
     "STRATEGIES",
     "Choice",
+    "Factor",
+    "LinkEstimate",
+    "LinkEstimator",
     "Pin",
+    "Predictor",
     "Problem",
+    "ProfileCorrection",
+    "Sample",
+    "Segment",
     "Solution",
     "StageSpan",
     "Strategy",
     "Timeline",
+    "Work",
     "check_limits",
     "choose",
     "cost_s",
@@ -24,4 +34,5 @@ __all__ = [
     "pinned",
     "solve",
     "timeline",
+    "works",
 ]

@@ -12,7 +12,7 @@ from d3bed.core.graph import Graph
 from d3bed.core.ids import TIERS, AgentId, CauseId, Epoch, PipelineId, Tier
 from d3bed.core.messages import ModelSpec
 from d3bed.core.plan import Plan, Step, program_for
-from d3bed.plan.estimate import Segment
+from d3bed.plan import Segment
 from d3bed.server.statistics import Recent
 from d3bed.server.views import EpochReport, EpochView
 

@@ -28,7 +28,7 @@ from d3bed.core.messages import (
     Register,
     ToAgent,
 )
-from d3bed.plan.estimate import LinkEstimator, ProfileCorrection
+from d3bed.plan import LinkEstimator, ProfileCorrection
 from d3bed.server.events import Command, Publish, Record, SendTo
 from d3bed.server.statistics import LinkTraffic
 from d3bed.server.views import AgentView, LinkView, NoteView
