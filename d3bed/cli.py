@@ -253,40 +253,68 @@ def plan(
     model: ModelOption = None,
     weights: WeightsOption = None,
     input: InputOption = None,
-    network: NetworkOption = None,
-    strategy: StrategyOption = None,
+    network: Annotated[
+        str | None, typer.Option("--network", "-n", help="Network preset, a .toml file, or all: a grid.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", "-s", help="How to plan; all: side by side.")
+    ] = None,
     problem: Annotated[Path | None, typer.Option(help="Solve a d3bed.problem/1 file instead.")] = None,
     save_problem: Annotated[Path | None, typer.Option(help="Write the problem that was solved.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(help="Keep vertices on tiers: NAME=device, GLOB=edge,cloud or input..conv2=device."),
+    ] = None,
+    memory: Annotated[list[str] | None, typer.Option(help="Weights must fit: edge=512MB.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Frames a second that the plan must sustain.")] = None,
+    as_published: Annotated[
+        bool, typer.Option("--as-published", help="Rivals ship the float32 input of their papers.")
+    ] = False,
+    svg: Annotated[Path | None, typer.Option(help="Draw the graph by tier (or the sweep) here.")] = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="VERTEX", help="Why it is where it is, and what would move it.")
+    ] = None,
+    what_if: Annotated[
+        str | None,
+        typer.Option(metavar="CHANGE", help='"link edge-cloud=2Mbit", "tier edge=0.5x" (half as fast) …'),
+    ] = None,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="RANGE", help="Which plan wins where: edge-cloud=0.5..1000Mbit.")
+    ] = None,
     cache_dir: Annotated[Path, typer.Option(help="Where profiles are kept.")] = Path(".d3bed/cache"),
 ) -> None:
     """Print where each layer would run, tier by tier, and what it would cost.
 
     The model is profiled on this machine (once; then kept), the speeds come from the config file.
     """
-    from d3bed.lab import planning
+    from d3bed.lab import plan_show, planning
 
+    request = planning.Request(
+        default_config() if config == Path("demo") else config,
+        cache_dir,
+        problem,
+        model=model,
+        weights=weights,
+        input=input,
+        network=network,
+        strategy=strategy,
+        pins=tuple(pin or ()),
+        memory=tuple(memory or ()),
+        rate_per_s=rate,
+        published=as_published,
+        explain=explain,
+        what_if=what_if,
+        sweep=sweep,
+        save_problem=save_problem,
+        svg=svg,
+    )
     with _c_output_on_stderr():
-        if problem is not None:
-            result = planning.solve_file(problem, strategy or "optimal")
-        else:
-            path = default_config() if config == Path("demo") else config
-            result = planning.solve_model(
-                path,
-                model=model,
-                weights=weights,
-                input=input,
-                network=network,
-                strategy=strategy,
-                cache_dir=cache_dir,
-                say=lambda text: errors.print(text, style="dim", highlight=False),
-            )
-    if save_problem is not None:
-        planning.save(save_problem, result.problem)
+        answers = planning.answer(request, say=lambda text: errors.print(text, style="dim", highlight=False))
     if as_json:
-        sys.stdout.write(json.dumps(result.solution.report(result.problem)) + "\n")
+        sys.stdout.write(json.dumps(planning.report(request, answers)) + "\n")
     else:
-        console.print(planning.show(result))
+        console.print(plan_show.show(request, answers))
 
 
 @app.command()

@@ -1,72 +1,313 @@
-"""`d3bed plan`: a planning problem from a file, or from a model that is profiled on this machine."""
+"""`d3bed plan`: planning problems from a file, or from a model profiled on this machine, and answers.
+
+A request, as the command line gave it, becomes one case per network: a problem and where its numbers
+come from. Every case is planned by one strategy, or by all of them side by side, and may be explained,
+changed and swept. What is shown or printed of it is `plan_show`'s and `plan_svg`'s part.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+import msgspec
 
-from d3bed.config import override, read_config
-from d3bed.core.errors import ConfigError
+from d3bed.config import check_strategy, networks, override, read_config, read_network
+from d3bed.core.errors import ConfigError, PlanInfeasible
 from d3bed.core.ids import TIERS, Tier
-from d3bed.core.measurements import LinkRate
-from d3bed.lab.screen import TIER_STYLE
-from d3bed.plan import Pin, Problem, Solution, pinned, solve
+from d3bed.core.measurements import LinkRate, LinkShape
+from d3bed.lab import plan_svg
+from d3bed.lab.plan_options import limited, rate_range, read_change, vertex_named, with_pins
+from d3bed.plan import STRATEGIES, Pin, Problem, Solution, loads_s, pinned, solve
+from d3bed.plan.explain import Explanation, explain
+from d3bed.plan.placements import as_published
+from d3bed.plan.sweep import Sweep, sweep
+from d3bed.plan.whatif import WhatIf, what_if
 
-__all__ = ["Planned", "save", "show", "solve_file", "solve_model"]
+__all__ = ["ALL", "AS_PUBLISHED", "Answer", "Case", "Plan", "Request", "answer", "report"]
+
+#: The word for every strategy, or every network preset.
+ALL = "all"
+#: Whose papers ship a float32 input.
+RIVALS = ("neurosurgeon", "dads")
+AS_PUBLISHED = "as published"
 
 #: What stands in the place of a link that the network preset does not name: a fast local network.
 _UNSHAPED = LinkRate(bytes_per_s=1.25e8, latency_s=0.0005)
 
+_Say = Callable[[str], None]
+
 
 @dataclass(frozen=True)
-class Planned:
-    """A problem and its solution; `about` says where the numbers come from."""
+class Request:
+    """What the command line asks for; None and empty mean that it does not say."""
+
+    config: Path
+    cache_dir: Path
+    problem: Path | None = None
+    model: str | None = None
+    weights: str | None = None
+    input: str | None = None
+    network: str | None = None
+    strategy: str | None = None
+    pins: tuple[str, ...] = ()
+    memory: tuple[str, ...] = ()
+    rate_per_s: float | None = None
+    published: bool = False
+    explain: str | None = None
+    what_if: str | None = None
+    sweep: str | None = None
+    save_problem: Path | None = None
+    svg: Path | None = None
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether every strategy is to be compared."""
+        return self.strategy == ALL
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem; `about` says where its numbers come from, `network` which links it has."""
 
     problem: Problem
-    solution: Solution
     about: str
+    network: str
 
 
-def _solve(problem: Problem, strategy: str) -> Solution:
-    if strategy == "optimal":
-        import scipy.sparse.csgraph  # noqa: F401 - so that the plan time does not count SciPy's import
-    return solve(problem, strategy)
+@dataclass(frozen=True)
+class Plan:
+    """What one strategy makes of a case, or why it has no plan.
+
+    `problem` is what it was solved and judged on: the case's, unless the strategy ships the input `as
+    published`. `regret` is its cost over the optimal plan's of the case.
+    """
+
+    strategy: str
+    problem: Problem
+    solution: Solution | None
+    regret: float | None = None
+    refused: str = ""
+    published: bool = False
+
+    @property
+    def compute_s(self) -> dict[str, float]:
+        """Seconds of compute per tier."""
+        if self.solution is None:
+            return {}
+        loads = loads_s(self.problem, self.solution.tiers)
+        return {tier.value: loads[tier] for tier in self.problem.tiers}
+
+    @property
+    def highest_rate_per_s(self) -> float:
+        """Frames per second that its slowest stage lets through; infinite if nothing takes time."""
+        slowest_s = 0.0
+        if self.solution is not None:
+            slowest_s = max(loads_s(self.problem, self.solution.tiers).values())
+        return 1 / slowest_s if slowest_s > 0 else float("inf")
+
+    def report(self) -> dict[str, Any]:
+        if self.solution is None:
+            return {"strategy": self.strategy, "infeasible": self.refused}
+        rate = self.highest_rate_per_s
+        return {
+            **self.solution.report(self.problem),
+            "regret": self.regret,
+            "compute_s": self.compute_s,
+            "highest_rate_per_s": rate if rate < float("inf") else None,
+            "input": "float32, as published" if self.published else "uint8",
+        }
 
 
-def solve_file(path: Path, strategy: str) -> Planned:
-    """Solve a `d3bed.problem/1` file."""
+@dataclass(frozen=True)
+class Answer:
+    """All that was asked about one case. `plans` has one entry unless all strategies were asked for."""
+
+    case: Case
+    plans: tuple[Plan, ...]
+    explanation: Explanation | None = None
+    what_if: WhatIf | None = None
+    sweep: Sweep | None = None
+
+    def report(self, side_by_side: bool) -> dict[str, Any]:
+        """The JSON form: the plan, or all of them; other keys only where they were asked for."""
+        if side_by_side:
+            found: dict[str, Any] = {"plans": [plan.report() for plan in self.plans]}
+        else:
+            (plan,) = self.plans
+            found = plan.solution.report(plan.problem) if plan.solution is not None else plan.report()
+        parts = {"explanation": self.explanation, "what_if": self.what_if, "sweep": self.sweep}
+        return found | {key: msgspec.to_builtins(part) for key, part in parts.items() if part is not None}
+
+
+def report(request: Request, answers: Sequence[Answer]) -> dict[str, Any]:
+    """What `d3bed plan --json` prints: an answer, or one by network."""
+    if request.network == ALL:
+        return {"networks": {a.case.network: a.report(request.side_by_side) for a in answers}}
+    return answers[0].report(request.side_by_side)
+
+
+def answer(request: Request, say: _Say) -> list[Answer]:
+    """Answer a request: one answer, or one per network preset. Raises `ConfigError`, `PlanInfeasible`.
+
+    A strategy without a plan raises if it was asked for alone, and has a line saying why otherwise.
+    """
+    _check(request)
+    questions = []
+    for case in _cases(request, say):
+        problem = limited(with_pins(case.problem, request.pins), request.memory, request.rate_per_s)
+        questions.append(_question(request, Case(problem, case.about, case.network)))
+    # Loaded before anything is solved, so that no strategy's time to plan counts it.
+    import scipy.optimize
+    import scipy.sparse.csgraph  # noqa: F401
+
+    found = [question() for question in questions]
+    if request.save_problem is not None:
+        _write("--save-problem", request.save_problem, found[0].case.problem.encode())
+    if request.svg is not None:
+        _write("--svg", request.svg, _drawn(found[0]))
+    return found
+
+
+def _check(request: Request) -> None:
+    """Refuse options that do not go together before anything is loaded."""
+    if request.strategy not in (None, ALL):
+        check_strategy(request.strategy, "--strategy", "")
+    if request.published and request.strategy not in (*RIVALS, ALL):
+        known = " or ".join((*RIVALS, ALL))
+        raise ConfigError("--as-published", "", "only rivals ship another input", f"use --strategy {known}")
+    for option, path in (("--svg", request.svg), ("--save-problem", request.save_problem)):
+        if path is not None and request.network == ALL:
+            raise ConfigError(option, "", "one file cannot hold every network", "name one with --network")
+        if path is not None and not path.resolve().parent.is_dir():
+            raise ConfigError(option, str(path), "no such folder", "make it first, or choose another place")
+    if request.problem is not None:
+        for option, word in (
+            ("--model", request.model),
+            ("--weights", request.weights),
+            ("--input", request.input),
+        ):
+            if word is not None:
+                raise ConfigError(
+                    option, word, "a problem file has its own vertices", "leave one of them out"
+                )
+
+
+def _question(request: Request, case: Case) -> Callable[[], Answer]:
+    """What is asked about a case, understood but not solved yet."""
+    problem, strategy = case.problem, request.strategy or "optimal"
+    vertex = None if request.explain is None else vertex_named(problem, request.explain, "--explain")
+    change = None if request.what_if is None else read_change(problem, request.what_if)
+    span = None if request.sweep is None else rate_range(problem, request.sweep)
+
+    def ask() -> Answer:
+        return Answer(
+            case,
+            _plans(problem, strategy, request.published),
+            None if vertex is None else explain(problem, vertex),
+            None if change is None else what_if(problem, change, "optimal" if strategy == ALL else strategy),
+            None if span is None else sweep(problem, *span, _swept(problem, strategy)),
+        )
+
+    return ask
+
+
+def _drawn(answer: Answer) -> str:
+    """The picture that was asked for: the sweep if there is one, or else the first plan."""
+    if answer.sweep is not None:
+        return plan_svg.sweep_svg(answer.sweep, answer.case.about)
+    plan = next((plan for plan in answer.plans if plan.solution is not None), None)
+    if plan is None or plan.solution is None:
+        raise PlanInfeasible("--svg", "no strategy has a plan to draw")
+    return plan_svg.graph_svg(plan.problem, plan.solution, answer.case.about)
+
+
+def _write(option: str, path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(option, str(path), f"{error.strerror}", "choose another place") from error
+
+
+def _swept(problem: Problem, strategy: str) -> list[str]:
+    if strategy == ALL:
+        return [name for name in STRATEGIES if name not in set(Tier) - set(problem.tiers)]
+    return list(dict.fromkeys(["optimal", strategy, *problem.tiers]))
+
+
+def _plans(problem: Problem, strategy: str, published: bool) -> tuple[Plan, ...]:
+    if strategy != ALL:
+        its = as_published(problem) if published else problem
+        return (Plan(strategy, its, solve(its, strategy), published=published),)
+    least_s = None
+    found = []
+    for name in STRATEGIES:
+        variants = [(problem, False)] + (
+            [(as_published(problem), True)] if published and name in RIVALS else []
+        )
+        for its, changed in variants:
+            try:
+                solution = solve(its, name)
+            except PlanInfeasible as refusal:
+                reason = f"{refusal.binding}: {refusal.problem}"
+                found.append(Plan(name, its, None, refused=reason, published=changed))
+                continue
+            if name == "optimal":
+                least_s = solution.cost_s
+            regret = solution.cost_s / least_s if least_s else None
+            found.append(Plan(name, its, solution, regret, published=changed))
+    return tuple(found)
+
+
+# ── cases ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _cases(request: Request, say: _Say) -> list[Case]:
+    if request.problem is not None:
+        for option, given in (("--model", request.model), ("--weights", request.weights)):
+            if given is not None:
+                raise ConfigError(
+                    option, given, "a problem file has its own vertices", "leave one of them out"
+                )
+        return _from_file(request.problem, request.network)
+    return _from_model(request, say)
+
+
+def _presets(network: str | None) -> list[str]:
+    return list(networks()) if network == ALL else [network] if network is not None else []
+
+
+def _from_file(path: Path, network: str | None) -> list[Case]:
+    """The problem of a `d3bed.problem/1` file, with its own links or those of network presets."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), "", f"cannot be read: {error}", "check the path") from error
     problem = Problem.parse(text, str(path))
-    return Planned(problem, _solve(problem, strategy), f"problem {path}")
+    cases = []
+    for name in _presets(network):
+        shapes = read_network(name, "--network", "")
+        links = dict(problem.links)
+        for pair in links:
+            if pair in shapes:
+                links[pair] = LinkRate(shapes[pair].bytes_per_s, shapes[pair].latency_s)
+        about = f"problem {path.name}, network {name}"
+        cases.append(Case(msgspec.structs.replace(problem, links=links), about, name))
+    return cases or [Case(problem, f"problem {path.name}", "as in the file")]
 
 
-def solve_model(
-    config_path: Path,
-    *,
-    model: str | None,
-    weights: str | None,
-    input: str | None,
-    network: str | None,
-    strategy: str | None,
-    cache_dir: Path,
-    say: Callable[[str], None],
-) -> Planned:
-    """Export and profile the model here, take speeds, links and pins from the config file, and solve."""
+def _from_model(request: Request, say: _Say) -> list[Case]:
+    """Export and profile the model here; speeds, links and pins come from the config file."""
+    alone = request.network if request.network != ALL else None
     config = override(
-        read_config(config_path),
-        model=model,
-        weights=weights,
-        input=input,
-        network=network,
-        strategy=strategy,
+        read_config(request.config),
+        model=request.model,
+        weights=request.weights,
+        input=request.input,
+        network=alone,
+        strategy=request.strategy if request.strategy != ALL else None,
     )
     if not config.pipelines:
         raise ConfigError(config.path, "pipelines", "there is none", "add a [pipelines.NAME] table")
@@ -80,7 +321,7 @@ def solve_model(
     torch.set_num_threads(pipeline.threads)
     say(f"loading {pipeline.model.name} …")
     loaded = load(pipeline.model)
-    cache, print_ = ProfileCache(cache_dir), fingerprint(pipeline.threads)
+    cache, print_ = ProfileCache(request.cache_dir), fingerprint(pipeline.threads)
     times_s = cache.get(loaded.graph.digest, print_, pipeline.threads)
     if times_s is None:
         say("profiling it on this machine …")
@@ -91,62 +332,28 @@ def solve_model(
     speeds: dict[Tier, float] = {}
     for name, tier in pipeline.tiers.items():
         speeds[tier] = max(speeds.get(tier, 0.0), config.agent(name).speed)
-    links = {}
-    for here, there in ((Tier.DEVICE, Tier.EDGE), (Tier.EDGE, Tier.CLOUD)):
-        if here in speeds and there in speeds:
-            shape = pipeline.shape(here, there)
-            links[f"{here}-{there}"] = LinkRate(shape.bytes_per_s, shape.latency_s) if shape else _UNSHAPED
     pins = [Pin(p.vertices, p.tiers) for p in pipeline.pins.get(pipeline.model.name, ())]
-    problem = Problem.from_graph(
-        loaded.graph,
-        {tier: tuple(t / speed for t in times_s) for tier, speed in speeds.items()},
-        links,
-        allowed=pinned(loaded.graph, pins),
-    )
-    about = (
-        f"{pipeline.model.name} ({pipeline.model.weights}), network {pipeline.network}, "
-        f"speeds {', '.join(f'{tier} {speed:g}' for tier, speed in speeds.items())}"
-    )
-    return Planned(problem, _solve(problem, pipeline.strategy), about)
-
-
-def save(path: Path, problem: Problem) -> None:
-    try:
-        path.write_text(problem.encode(), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            "--save-problem", "", f"{path}: {error.strerror}", "choose another place"
-        ) from error
-
-
-def show(planned: Planned) -> RenderableType:
-    """The plan tier by tier, what each costs, and what crosses the links."""
-    problem, solution = planned.problem, planned.solution
-    table = Table("tier", "vertices", "from", "to", "compute ms")
-    for tier in TIERS:
-        mine = [v for v, t in enumerate(solution.tiers) if t is tier]
-        if not mine:
-            table.add_row(Text(tier, style=TIER_STYLE[tier]), "0", "–", "–", "–")
-            continue
-        compute_s = sum(problem.times_s[tier][v] for v in mine)
-        table.add_row(
-            Text(tier, style=TIER_STYLE[tier]),
-            str(len(mine)),
-            problem.names[mine[0]],
-            problem.names[mine[-1]],
-            f"{compute_s * 1e3:.1f}",
+    presets = {name: read_network(name, "--network", "") for name in _presets(request.network)}
+    cases = []
+    for network, shapes in (presets or {pipeline.network: pipeline.shapes}).items():
+        problem = Problem.from_graph(
+            loaded.graph,
+            {tier: tuple(t / speed for t in times_s) for tier, speed in speeds.items()},
+            _links(speeds, shapes),
+            allowed=pinned(loaded.graph, pins),
         )
-    links = (
-        ", ".join(f"{link} {size / 1e3:.1f} kB" for link, size in solution.link_bytes.items() if size)
-        or "none"
-    )
-    return Group(
-        Text(planned.about),
-        table,
-        Text(f"bytes a frame over links: {links}"),
-        Text(
-            f"strategy {solution.strategy}: predicted cost {solution.cost_s * 1e3:.1f} ms a frame, "
-            f"planned in {solution.plan_time_s * 1e3:.1f} ms",
-            style="bold",
-        ),
-    )
+        about = (
+            f"{pipeline.model.name} ({pipeline.model.weights}), network {network}, "
+            f"speeds {', '.join(f'{tier} {speed:g}' for tier, speed in speeds.items())}"
+        )
+        cases.append(Case(problem, about, network))
+    return cases
+
+
+def _links(speeds: Mapping[Tier, float], shapes: Mapping[str, LinkShape]) -> dict[str, LinkRate]:
+    present = [tier for tier in TIERS if tier in speeds]
+    links = {}
+    for here, there in zip(present, present[1:], strict=False):
+        shape = shapes.get(f"{here}-{there}")
+        links[f"{here}-{there}"] = LinkRate(shape.bytes_per_s, shape.latency_s) if shape else _UNSHAPED
+    return links

@@ -1,0 +1,297 @@
+"""`d3bed plan` on problem files, by real runs of the command: no torch is needed, none is loaded."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from d3bed.plan import STRATEGIES
+
+pytestmark = pytest.mark.processes
+
+FIXTURES = Path(__file__).parents[1] / "plan" / "fixtures"
+VGG = FIXTURES / "mixed-vgg16.json"
+RESNET = FIXTURES / "mixed-resnet18.json"
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def d3bed(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    # A module that is None cannot be imported: these commands must do without torch.
+    code = "import sys; sys.modules['torch'] = None; import d3bed.cli; d3bed.cli.main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@functools.cache
+def plan(*arguments: str | Path, problem: Path = VGG) -> str:
+    """Standard output; asked for again, the command is not run again."""
+    done = d3bed("plan", "--problem", str(problem), *map(str, arguments))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def plan_json(*arguments: str | Path, problem: Path = VGG) -> dict[str, Any]:
+    found = json.loads(plan("--json", *arguments, problem=problem))
+    assert isinstance(found, dict)
+    return found
+
+
+# ── strategies and networks ───────────────────────────────────────────────────────────────────────
+
+
+def test_a_single_strategy_keeps_its_exact_keys() -> None:
+    found = plan_json("--strategy", "dads")
+    assert set(found) == {"strategy", "assignment", "cost_s", "plan_time_s", "link_bytes"}
+
+
+def test_all_strategies_stand_side_by_side() -> None:
+    plans = plan_json("--strategy", "all")["plans"]
+    assert [p["strategy"] for p in plans] == list(STRATEGIES)
+    assert plans[0]["regret"] == 1
+    for p in plans:
+        assert p["regret"] >= 1 - 1e-9
+        busy = [*p["compute_s"].values()]
+        assert p["highest_rate_per_s"] <= 1 / max(busy) * (1 + 1e-9)
+        assert sum(busy) <= p["cost_s"]
+    shown = plan("--strategy", "all")
+    assert "edge-cloud kB (backbone)" in shown and "frames/s" in shown and "regret" in shown
+
+
+def test_a_strategy_without_a_plan_says_why_beside_the_others() -> None:
+    pins = ("--pin", "features.0=device", "--pin", "features.17=edge", "--pin", "head.fc=cloud")
+    shown = plan("--strategy", "all", *pins)
+    assert "neurosurgeon has no plan: pins: they leave neurosurgeon no two tiers" in shown
+    plans = plan_json("--strategy", "all", *pins)["plans"]
+    refused = {p["strategy"]: p["infeasible"] for p in plans if "infeasible" in p}
+    assert set(refused) >= {"neurosurgeon", "dads"} and "optimal" not in refused
+
+
+def test_rivals_as_published_ship_four_times_the_photo() -> None:
+    problem = FIXTURES / "vgg16-wifi.json"
+    plans = plan_json("--strategy", "all", "--as-published", problem=problem)["plans"]
+    assert {p["strategy"] for p in plans if p["input"] == "float32, as published"} == {"neurosurgeon", "dads"}
+    ours, theirs = (p for p in plans if p["strategy"] == "neurosurgeon")
+    photo, result = 150528, 4000
+    assert ours["link_bytes"]["edge-cloud"] == photo + result
+    assert theirs["link_bytes"]["edge-cloud"] == 4 * photo + result
+    assert theirs["regret"] > ours["regret"]
+    assert "as published: float32 input" in plan("--strategy", "dads", "--as-published", problem=problem)
+
+
+def test_every_network_makes_a_grid() -> None:
+    problem = FIXTURES / "resnet18-wifi.json"
+    grid = plan_json("--network", "all", "--strategy", "all", problem=problem)["networks"]
+    assert {"wifi", "slow-backbone", "lan", "lte"} <= set(grid)
+    assert all(len(answer["plans"]) == len(STRATEGIES) for answer in grid.values())
+    recorded = plan_json(problem=problem)["cost_s"]
+    assert grid["wifi"]["plans"][0]["cost_s"] == pytest.approx(recorded)
+    assert grid["slow-backbone"]["plans"][0]["cost_s"] > recorded
+    shown = plan("--network", "all", "--strategy", "all", problem=problem)
+    assert "slow-backbone" in shown and "cost ms (regret)" in shown
+
+
+# ── limits ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_pins_hold_a_range_of_vertices() -> None:
+    free = plan_json()
+    pinned = plan_json("--pin", "input..features.9=device", "--pin", "head.*=cloud")
+    names = list(pinned["assignment"])
+    until = names.index("features.9")
+    assert all(pinned["assignment"][name] == "device" for name in names[: until + 1])
+    assert all(tier == "cloud" for name, tier in pinned["assignment"].items() if name.startswith("head."))
+    assert free["assignment"]["features.9"] != "device"
+    assert pinned["cost_s"] > free["cost_s"]
+
+
+def test_a_range_on_a_dag_takes_every_way_between() -> None:
+    found = plan_json("--pin", "input..layer2.0.conv1=edge,device", problem=FIXTURES / "resnet18-wifi.json")
+    assert found["assignment"]["layer2.0.conv1"] in ("edge", "device")
+
+
+def test_memory_limits_the_weights_of_a_tier() -> None:
+    free = plan_json()
+    # VGG-16's classifier is where its weights are: 411 MB in the first layer of it alone.
+    limited = plan_json("--memory", "cloud=100MB")
+    assert free["assignment"]["pre_logits.fc1"] == "cloud"
+    assert limited["assignment"]["pre_logits.fc1"] != "cloud"
+    assert limited["cost_s"] > free["cost_s"]
+
+
+def test_a_rate_is_kept_or_the_highest_one_named() -> None:
+    (free,) = plan_json("--strategy", "all", "--rate", "1")["plans"][:1]
+    ceiling = free["highest_rate_per_s"]
+    found = plan_json("--strategy", "all", "--rate", str(ceiling * 1.05))["plans"][0]
+    assert found["highest_rate_per_s"] >= ceiling * 1.05 * (1 - 1e-9)
+    done = d3bed("plan", "--problem", str(VGG), "--rate", "100000")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "highest rate" in done.stderr
+
+
+def test_a_saved_problem_has_the_limits(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    first = plan_json("--pin", "input..features.9=device", "--memory", "edge=200MB", "--save-problem", kept)
+    assert plan_json(problem=kept)["assignment"] == first["assignment"]
+    file = json.loads(kept.read_text())
+    assert file["memory_bytes"] == {"edge": 200e6} and file["allowed_tiers"]["features.0"] == ["device"]
+
+
+# ── questions ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_explain_says_what_each_other_tier_costs_and_what_would_move_it() -> None:
+    found = plan_json("--explain", "features.17")
+    assert {"strategy", "assignment", "explanation"} <= set(found)
+    explanation = found["explanation"]
+    assert explanation["tier"] == found["assignment"]["features.17"] == "edge"
+    others = {other["tier"]: other for other in explanation["elsewhere"]}
+    assert set(others) == {"device", "cloud"}
+    for other in others.values():
+        assert other["cost_s"] > found["cost_s"]
+        gap_s = other["compute_s"] + other["transfer_s"]
+        assert gap_s == pytest.approx(other["cost_s"] - found["cost_s"])
+    forced = plan_json("--pin", "features.17=cloud")
+    assert forced["cost_s"] == pytest.approx(others["cloud"]["cost_s"])
+    assert explanation["triggers"]
+
+
+def test_what_is_said_to_move_a_vertex_moves_it(tmp_path: Path) -> None:
+    explanation = plan_json("--explain", "features.17")["explanation"]
+    problem = json.loads(VGG.read_text())
+    index = [v["name"] for v in problem["vertices"]].index("features.17")
+    for trigger in explanation["triggers"]:
+        change = trigger["change"]
+        changed = json.loads(VGG.read_text())
+        if change["kind"] == "link":
+            changed["links"][change["name"]]["bytes_per_s"] = change["value"]
+        else:
+            for vertex in changed["vertices"]:
+                vertex["time_s"][change["name"]] /= change["value"]
+        file = tmp_path / "changed.json"
+        file.write_text(json.dumps(changed))
+        moved = plan_json(problem=file)["assignment"]
+        assert list(moved.values())[index] == trigger["to"] != explanation["tier"]
+
+
+def test_explain_in_words() -> None:
+    shown = plan("--explain", "features.17")
+    assert "features.17 is on the edge in the optimal plan" in shown
+    assert "on the device:" in shown and "it would move, if nothing else changed" in shown
+    assert "not possible: the input stays on the device" in plan("--explain", "input")
+
+
+def test_what_if_compares_reactions() -> None:
+    found = plan_json("--what-if", "link edge-cloud=2Mbit")["what_if"]
+    reactions = {reaction["name"]: reaction for reaction in found["reactions"]}
+    still, anew = reactions["leave it as it is"], reactions["new plan, optimal"]
+    assert found["change"] == {"kind": "link", "name": "edge-cloud", "value": 2e6 / 8}
+    assert found["before_s"] < anew["cost_s"] < still["cost_s"]
+    assert not still["moved"] and anew["moved"] and anew["examined"] == 24
+    assert "after the change" in plan("--what-if", "vertex features.17=0.25x")
+
+
+def test_a_tier_at_half_its_speed_takes_twice_as_long() -> None:
+    found = plan_json("--strategy", "edge", "--what-if", "tier edge=0.5x")
+    still = found["what_if"]["reactions"][0]
+    edge_s = plan_json("--strategy", "all")["plans"]
+    compute_s = next(p["compute_s"]["edge"] for p in edge_s if p["strategy"] == "edge")
+    assert still["cost_s"] == pytest.approx(found["cost_s"] + compute_s)
+
+
+def test_sweep_finds_where_plans_cross() -> None:
+    found = plan_json("--sweep", "edge-cloud=0.5..100000Mbit")["sweep"]
+    bands = found["bands"]
+    assert bands[0]["low"] == pytest.approx(0.5e6 / 8) and bands[-1]["high"] == pytest.approx(1e11 / 8)
+    assert len(bands) > 2
+    for before, after in zip(bands, bands[1:], strict=False):
+        assert before["high"] == after["low"]
+        assert before["tiers"] != after["tiers"]
+        # Costs do not jump where plans cross, and a faster link never hurts.
+        assert after["low_cost_s"] == pytest.approx(before["high_cost_s"], rel=0.01)
+        assert after["high_cost_s"] <= after["low_cost_s"]
+    optimal = found["costs_s"]["optimal"]
+    for costs in found["costs_s"].values():
+        assert all(best <= cost * (1 + 1e-9) for best, cost in zip(optimal, costs, strict=True))
+    shown = plan("--sweep", "edge-cloud=500kbit..1Gbit")
+    assert "which plan wins where" in shown and "splitting pays in" in shown
+    single = plan("--sweep", "edge-cloud=0.5..1000Mbit", problem=FIXTURES / "resnet18-wifi.json")
+    assert "splitting gains nothing here" in single
+
+
+# ── pictures ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "problem", [VGG, FIXTURES / "mixed-inception_v4.json", FIXTURES / "mixed-random-a.json"]
+)
+def test_the_graph_is_drawn_with_every_vertex(problem: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "plan.svg"
+    found = plan_json("--svg", picture, problem=problem)
+    titles = [title.text or "" for title in ET.parse(picture).iter(f"{SVG}title")]
+    drawn = dict(title.split(": ", 1) for title in titles if ": " in title)
+    for name, tier in found["assignment"].items():
+        assert drawn[name].startswith(f"{tier}, ")
+
+
+def test_the_sweep_is_drawn_with_a_line_per_strategy(tmp_path: Path) -> None:
+    picture = tmp_path / "sweep.svg"
+    plan("--strategy", "all", "--sweep", "edge-cloud=0.5..1000Mbit", "--svg", picture)
+    words = [text.text for text in ET.parse(picture).iter(f"{SVG}text")]
+    assert set(STRATEGIES) <= set(words)
+
+
+# ── mistakes ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--pin", "featurs.0=device"), "did you mean features.0"),
+        (("--pin", "features.0"), "names no tier"),
+        (("--pin", "features.0=devise"), "did you mean device"),
+        (("--pin", "features.9..input=device"), "write input..features.9"),
+        (("--pin", "features.9=device", "--pin", "features.2=edge"), "data would flow back"),
+        (("--pin", "features.9=device", "--pin", "features.*=edge"), "another pin keeps it on the device"),
+        (("--memory", "edge=512XB"), "write it as edge=512MB"),
+        (("--memory", "fog=1GB"), "there is no 'fog' here"),
+        (("--rate", "0"), "above 0"),
+        (("--rate", "nan"), "above 0"),
+        (("--strategy", "optimol"), "did you mean optimal"),
+        (("--strategy", "optimal", "--as-published"), "only rivals ship another input"),
+        (("--network", "wfi"), "did you mean wifi"),
+        (("--model", "vgg16"), "a problem file has its own vertices"),
+        (("--network", "all", "--svg", "x.svg"), "name one with --network"),
+        (("--explain", "features.99"), "there is no such vertex"),
+        (("--what-if", "edge-cloud=2Mbit"), 'write "link edge-cloud=2Mbit"'),
+        (("--what-if", "link edge-cloud=2MB"), "write it as 2Mbit"),
+        (("--what-if", "link edge-clod=2Mbit"), "did you mean edge-cloud"),
+        (("--what-if", "tier edge=2"), "0.5x makes it half as fast"),
+        (("--what-if", "vertex features.99=2x"), "there is no such vertex"),
+        (("--sweep", "edge-cloud=5"), "write it as edge-cloud=0.5..1000Mbit"),
+        (("--sweep", "edge-cloud=1000..5Mbit"), "the range runs backward"),
+        (("--sweep", "edge-cloud=0..5Mbit"), "not a number above 0"),
+        (("--svg", "no/such/folder.svg"), "make it first"),
+    ],
+)
+def test_mistakes_are_one_line_with_a_remedy(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    done = d3bed("plan", "--problem", str(VGG), *arguments, folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert says in done.stderr
+    assert not done.stdout and not list(tmp_path.iterdir())
