@@ -23,6 +23,7 @@ from rich.logging import RichHandler
 
 from d3bed import __version__
 from d3bed.core.errors import ConfigError, D3Error
+from d3bed.core.models import PAPER_MODELS
 
 __all__ = ["app", "main"]
 
@@ -147,6 +148,7 @@ def server(
     strategy: StrategyOption = None,
     frames: FramesOption = None,
     token: TokenOption = None,
+    idle: Annotated[bool, typer.Option("--idle", help="Start no frames until asked to.")] = False,
     data_dir: Annotated[Path, typer.Option(help="Database, token and secrets.")] = Path(".d3bed"),
     parent: ParentOption = None,
     verbose: VerboseOption = False,
@@ -167,6 +169,7 @@ def server(
         frames=frames,
         port=port,
         host=host,
+        idle=idle,
     )
     address = data_dir / "address"
 
@@ -362,16 +365,34 @@ def bench_plan(json_file: JsonOption = None) -> None:
 @bench.command("predict")
 def bench_predict(
     json_file: JsonOption = None,
-    network: NetworkOption = "wifi",
-    frames: FramesOption = 20,
-    models: Annotated[
-        str, typer.Option(help="Comma-separated.")
-    ] = "alexnet,vgg16,resnet18,darknet53,inception_v4",
+    networks: Annotated[str, typer.Option(help="Network presets, comma-separated, or all.")] = "wifi",
+    models: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(PAPER_MODELS),
+    strategies: Annotated[str, typer.Option(help="Comma-separated.")] = "optimal,edge,cloud",
+    frames: Annotated[int, typer.Option("--frames", "-f", help="Frames a run.")] = 15,
 ) -> None:
     """Predicted against measured latency, emulated and at full speed, and emulated slowness."""
     from d3bed.bench.predict import run
+    from d3bed.config import networks as presets
 
-    run(json_file, console, models=models.split(","), network=network or "wifi", frames=frames or 20)
+    run(
+        json_file,
+        console,
+        models=models.split(","),
+        networks=list(presets()) if networks == "all" else networks.split(","),
+        strategies=strategies.split(","),
+        frames=frames,
+    )
+
+
+@bench.command("predictor")
+def bench_predictor(
+    json_file: JsonOption = None,
+    models: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(PAPER_MODELS),
+) -> None:
+    """How well a network that was never profiled is predicted from those that were."""
+    from d3bed.bench.predictor import run
+
+    run(json_file, console, models=models.split(","))
 
 
 # ── running ───────────────────────────────────────────────────────────────────────────────────────

@@ -77,6 +77,7 @@ class _PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 1
     in_flight: int = 1
     frames: int | None = None
+    autostart: bool = True
     pins: dict[str, list[_PinConfig]] = {}
 
 
@@ -186,7 +187,7 @@ def _pipeline(
         threads=pipeline.threads,
         in_flight=pipeline.in_flight,
         frames=pipeline.frames,
-        autostart=True,
+        autostart=pipeline.autostart,
     )
 
 
@@ -244,6 +245,7 @@ def override(
     frames: int | None = None,
     port: int | None = None,
     host: str | None = None,
+    idle: bool = False,
 ) -> Config:
     """The same configuration with what the command line says instead, in every pipeline."""
     if model is not None:
@@ -269,6 +271,8 @@ def override(
             changes["strategy"] = strategy
         if frames is not None:
             changes["frames"] = frames
+        if idle:
+            changes["autostart"] = False
         pipelines.append(msgspec.structs.replace(pipeline, **changes))
     return msgspec.structs.replace(
         config,

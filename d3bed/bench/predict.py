@@ -1,21 +1,23 @@
 """How well predictions hold, and how well slowness is emulated, in whole runs of the real testbed.
 
-Every figure comes from a headless demo: server and agents as processes, shaped links, photos. Predicted
-latency is the planner's timeline made from profile and measured links before the first frame; measured
-latency is the median over the frames. Runs are emulated (`configs/demo.toml`) and with every agent at
-full speed (`configs/full-speed.toml`), because a held deadline makes an emulated prediction partly true
-by construction. At full speed the best plan is the device alone, so the cloud runs too: there the photo
-and the result cross both links. One frame at a time, so agents at full speed do not compete for cores.
+Every figure comes from real processes, shaped links and photos, one frame at a time. Predicted latency is
+the planner's timeline made from profiles and measured links before the first frame; measured latency is
+the median over the frames. Testbeds run emulated (`configs/demo.toml`) and with every agent at full speed
+(`configs/full-speed.toml`), because a held deadline makes an emulated prediction partly true by
+construction. A testbed is started once per network; models and strategies are switched while it runs.
 
 Emulated slowness compares the device's compute time for the whole network at `speed` = 0.2 with that at
-`speed` = 1 (target: 5× within 5 %).
+`speed` = 1 (target: 5x within 5 %).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from d3bed.config import data_dir, override, read_config
-from d3bed.core.errors import D3Error
-from d3bed.lab.demo import DemoOptions, run_demo
+from d3bed.lab.testbed import SwitchFailed, open_testbed
 
 __all__ = ["run"]
 
@@ -41,67 +42,72 @@ strategy = "device"
 """
 
 
-class RunFailed(D3Error):
-    """A run did not end with a report."""
-
-
 def run(
-    json_path: Path | None, console: Console, *, models: list[str], network: str, frames: int
+    json_path: Path | None,
+    console: Console,
+    *,
+    models: Sequence[str],
+    networks: Sequence[str],
+    strategies: Sequence[str],
+    frames: int,
 ) -> dict[str, Any]:
     """Measure, print and optionally write the figures."""
-    demo, full = data_dir("configs") / "demo.toml", data_dir("configs") / "full-speed.toml"
-    rows = []
-    for model in models:
-        for kind, path, strategy in (
-            ("emulated", demo, "optimal"),
-            ("full speed", full, "optimal"),
-            ("full speed, cloud", full, "cloud"),
-        ):
-            report = _report(path, model=model, network=network, strategy=strategy, frames=frames)
-            rows.append(_row(model, kind, report))
-            console.print(_line(rows[-1]), highlight=False)
-    slowness = [_slowness(model, frames) for model in ("alexnet", "resnet18")]
+    rows: list[dict[str, Any]] = []
+    for kind, name in (("emulated", "demo.toml"), ("full speed", "full-speed.toml")):
+        for network in networks:
+            found = asyncio.run(
+                _session(data_dir("configs") / name, network, models, strategies, frames, console)
+            )
+            rows += [{"kind": kind, "network": network} | row for row in found]
+    slowness = [asyncio.run(_slowness(model, frames)) for model in ("alexnet", "resnet18")]
     result = {
-        "format": "d3bed.bench.predict/1",
-        "network": network,
+        "format": "d3bed.bench.predict/2",
         "frames": frames,
+        "load_average": os.getloadavg()[0],
         "target_error": TARGET_PREDICTION,
+        "errors": {
+            kind: _spread([r for r in rows if r["kind"] == kind]) for kind in ("emulated", "full speed")
+        },
         "runs": rows,
         "target_slowness_error": TARGET_SLOWNESS,
         "slowness": slowness,
     }
     console.print(_table(rows), _slowness_table(slowness))
+    for kind, spread in result["errors"].items():  # type: ignore[attr-defined]
+        console.print(
+            f"{kind}: |error| median {spread['median']:.1%}, 90th percentile {spread['p90']:.1%}, "
+            f"largest {spread['largest']:.1%} over {spread['runs']} runs",
+            highlight=False,
+        )
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 
 
-def _report(path: Path, *, model: str, network: str | None, strategy: str, frames: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="d3bed-bench-") as folder:
-        target = Path(folder) / "report.json"
-        given = {
-            "--model": model,
-            "--network": network,
-            "--strategy": strategy,
-            "--frames": str(frames),
-            "--port": "0",
-        }
-        overrides = tuple(word for key, value in given.items() if value is not None for word in (key, value))
-        config = override(
-            read_config(path), model=model, network=network, strategy=strategy, frames=frames, port=0
-        )
-        quiet = Console(quiet=True)
-        asyncio.run(run_demo(DemoOptions(config, overrides, frames, headless=True, report=target), quiet))
-        if not target.exists():
-            raise RunFailed(f"{model} with {path.name} ended without a report; run `d3bed demo` to see why")
-        return dict(json.loads(target.read_text(encoding="utf-8")))
+async def _session(
+    path: Path, network: str, models: Sequence[str], strategies: Sequence[str], frames: int, console: Console
+) -> list[dict[str, Any]]:
+    """One testbed, all models and strategies."""
+    rows = []
+    config = override(read_config(path), model=models[0], network=network, port=0)
+    overrides = ["--model", models[0], "--network", network, "--port", "0"]
+    async with open_testbed(config, overrides) as bed:
+        for model in models:
+            for strategy in strategies:
+                try:
+                    await bed.switch(model=model, strategy=strategy)
+                except SwitchFailed as error:
+                    console.print(f"{model}, {strategy}, {network}: no plan: {error}", highlight=False)
+                    continue
+                row = {"model": model, "strategy": strategy} | _row(await bed.run(frames))
+                rows.append(row)
+                console.print(_line(row | {"network": network, "kind": path.stem}), highlight=False)
+    return rows
 
 
-def _row(model: str, kind: str, report: dict[str, Any]) -> dict[str, Any]:
+def _row(report: dict[str, Any]) -> dict[str, Any]:
     latency, exact, plan = report["latency_s"], report["exact"], report["plan"]
     return {
-        "model": model,
-        "kind": kind,
         "predicted_s": latency["predicted"],
         "median_s": latency["median"],
         "p95_s": latency["p95"],
@@ -112,39 +118,65 @@ def _row(model: str, kind: str, report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _slowness(model: str, frames: int) -> dict[str, Any]:
-    times = {}
+async def _slowness(model: str, frames: int) -> dict[str, Any]:
+    times_s = {}
     for speed in (1.0, 0.2):
         with tempfile.TemporaryDirectory(prefix="d3bed-bench-") as folder:
             path = Path(folder) / "slow.toml"
             path.write_text(_SLOW_DEVICE.format(speed=speed), encoding="utf-8")
-            report = _report(path, model=model, network=None, strategy="device", frames=frames)
-            times[speed] = report["compute_s"]["device"]
-    factor = times[0.2] / times[1.0]
+            config = override(read_config(path), model=model, port=0)
+            async with open_testbed(config, ["--model", model, "--port", "0"]) as bed:
+                times_s[speed] = (await bed.run(frames))["compute_s"]["device"]
+    factor = times_s[0.2] / times_s[1.0]
     return {
         "model": model,
-        "full_s": times[1.0],
-        "slow_s": times[0.2],
+        "full_s": times_s[1.0],
+        "slow_s": times_s[0.2],
         "factor": factor,
         "error": factor / 5 - 1,
     }
 
 
+def _spread(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Of the absolute errors."""
+    errors = sorted(abs(row["error"]) for row in rows) or [0.0]
+    place = min(len(errors) - 1, round(0.9 * (len(errors) - 1)))
+    return {
+        "median": statistics.median(errors),
+        "p90": errors[place],
+        "largest": errors[-1],
+        "runs": len(rows),
+    }
+
+
 def _line(row: dict[str, Any]) -> str:
     return (
-        f"{row['model']}, {row['kind']}: predicted {row['predicted_s'] * 1e3:.1f} ms, "
-        f"median {row['median_s'] * 1e3:.1f} ms"
+        f"{row['model']}, {row['strategy']}, {row['network']}, {row['kind']}: "
+        f"predicted {row['predicted_s'] * 1e3:.1f} ms, median {row['median_s'] * 1e3:.1f} ms"
     )
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    names = ("model", "run", "device/edge/cloud", "predicted ms", "median ms", "p95 ms", "error", "exact")
+    names = (
+        "model",
+        "strategy",
+        "network",
+        "run",
+        "tiers",
+        "predicted ms",
+        "median ms",
+        "p95 ms",
+        "error",
+        "exact",
+    )
     table = Table(*names, title=f"predicted against measured (target ±{TARGET_PREDICTION:.0%})")
     for row in rows:
         error = f"{row['error']:+.1%}"
         good = abs(row["error"]) <= TARGET_PREDICTION
         table.add_row(
             row["model"],
+            row["strategy"],
+            row["network"],
             row["kind"],
             "/".join(str(n) for n in row["vertices"].values()),
             f"{row['predicted_s'] * 1e3:.1f}",

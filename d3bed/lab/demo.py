@@ -30,6 +30,7 @@ from d3bed.core.errors import ConfigError, D3Error
 from d3bed.lab.follow import State, follow
 from d3bed.lab.processes import ChildDied, Children
 from d3bed.lab.screen import exactness, milliseconds, page
+from d3bed.lab.testbed import check_cores, start_processes
 
 __all__ = ["DemoOptions", "run_demo"]
 
@@ -115,30 +116,9 @@ async def _blame(main: asyncio.Task[int], died: asyncio.Task[None]) -> int:
         raise
 
 
-def check_cores(config: Config) -> None:
-    """Emulated agents must not fight over cores, or their held times would be wrong."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max((p.threads for p in config.pipelines), default=1)
-    total = sum(agent.speed for agent in config.agents) * threads
-    if any(agent.speed < 1 for agent in config.agents) and total >= cores:
-        raise ConfigError(
-            config.path,
-            "agents.speed",
-            f"the speeds times {threads} thread(s) add up to {total:g}, this machine has {cores} cores",
-            "lower the speeds so that they add up to less",
-        )
-
-
 async def _drive(options: DemoOptions, console: Console, children: Children, work_dir: Path) -> int:
-    config, progress = options.config, _Progress()
-    overrides = list(options.overrides)
-    base = await _start_server(config, overrides, children, work_dir)
-    progress.dashboard = base
-    for agent in config.agents:
-        arguments = ["agent", "--config", config.path, "--name", agent.name, "--server", base]
-        if any(pipeline.shapes for pipeline in config.pipelines):
-            arguments.append("--shaped")
-        await children.start(agent.name, arguments)
+    progress = _Progress()
+    base = progress.dashboard = await start_processes(options.config, options.overrides, children, work_dir)
     if options.headless:
         return await _headless(options, console, base, progress)
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
@@ -162,16 +142,6 @@ async def _tick(live: Live, progress: _Progress) -> None:
     while True:
         live.update(page(progress.state, progress.dashboard, progress.elapsed_s))
         await asyncio.sleep(0.25)
-
-
-async def _start_server(config: Config, overrides: list[str], children: Children, work_dir: Path) -> str:
-    arguments = ["server", "--config", config.path, "--data-dir", str(work_dir / "data"), *overrides]
-    await children.start("server", arguments)
-    address = work_dir / "data" / "address"
-    # Another process makes the file; if it fails instead, `Children.died` ends the demo.
-    while not address.exists():  # noqa: ASYNC110
-        await asyncio.sleep(0.05)
-    return address.read_text().strip().rstrip("/")
 
 
 async def _headless(options: DemoOptions, console: Console, base: str, progress: _Progress) -> int:

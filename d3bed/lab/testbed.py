@@ -1,0 +1,157 @@
+"""A testbed as processes on this machine, and a session on it: switch, run frames, read the report.
+
+`start_processes` is what the demo and every measurement begin with. `Testbed` is a client of the JSON
+API, as a user's script would be; nothing in it computes, plans or knows a tensor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from d3bed.config import Config
+from d3bed.core.errors import ConfigError, D3Error
+from d3bed.lab import client
+from d3bed.lab.processes import Children
+
+__all__ = ["SwitchFailed", "Testbed", "check_cores", "open_testbed", "start_processes"]
+
+_T = TypeVar("_T")
+
+_POLL_S = 0.1
+
+
+class SwitchFailed(D3Error):
+    """The server could not grant a switch of strategy or model; the message is its own."""
+
+
+def check_cores(config: Config) -> None:
+    """Emulated agents must not fight over cores, or their held times would be wrong."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max((p.threads for p in config.pipelines), default=1)
+    total = sum(agent.speed for agent in config.agents) * threads
+    if any(agent.speed < 1 for agent in config.agents) and total >= cores:
+        raise ConfigError(
+            config.path,
+            "agents.speed",
+            f"the speeds times {threads} thread(s) add up to {total:g}, this machine has {cores} cores",
+            "lower the speeds so that they add up to less",
+        )
+
+
+async def start_processes(
+    config: Config, overrides: Sequence[str], children: Children, work_dir: Path
+) -> str:
+    """Start the server and all agents of a config; returns the server's address, `http://host:port`.
+
+    `overrides` are options of `d3bed server`. A child that fails ends the caller through `Children.died`.
+    """
+    data_dir = work_dir / "data"
+    await children.start(
+        "server", ["server", "--config", config.path, "--data-dir", str(data_dir), *overrides]
+    )
+    address = data_dir / "address"
+    while not address.exists():  # noqa: ASYNC110 - another process makes it
+        await asyncio.sleep(0.05)
+    base = address.read_text().strip().rstrip("/")
+    shaped = ["--shaped"] if any(pipeline.shapes for pipeline in config.pipelines) else []
+    for agent in config.agents:
+        arguments = ["agent", "--config", config.path, "--name", agent.name, "--server", base, *shaped]
+        await children.start(agent.name, arguments)
+    return base
+
+
+class Testbed:
+    """A session on a running testbed; one pipeline. Methods raise `ChildDied` when a process ends."""
+
+    __test__ = False
+
+    def __init__(self, base: str, pipeline: str, children: Children) -> None:
+        self.base, self.pipeline, self._children = base, pipeline, children
+
+    async def switch(self, *, model: str | None = None, strategy: str | None = None) -> dict[str, Any]:
+        """Switch model or strategy and wait for it to be in force; returns the pipeline's view.
+
+        Raises `SwitchFailed` with the server's reason.
+        """
+        if model is not None:
+            await self._post("model", {"model": model})
+            await self._settled()
+        if strategy is not None:
+            await self._post("strategy", {"strategy": strategy})
+        view = await self._settled()
+        if (model or view["model"]) != view["model"] or (strategy or view["strategy"]) != view["strategy"]:
+            raise SwitchFailed(await self._last_problem())
+        return view
+
+    async def run(self, frames: int) -> dict[str, Any]:
+        """Answer `frames` frames and return the run's `d3bed.report/1`."""
+        before = (await self._view())["run"]
+        await self._post("start", {"frames": frames})
+        while True:
+            view = await self._view()
+            if view["run"] != before and view["phase"] != "running":
+                return await self._watched(client.get(self.base, f"/api/runs/{view['run']}/report"))
+            await asyncio.sleep(_POLL_S)
+
+    async def ready(self) -> dict[str, Any]:
+        """Wait for the first plan."""
+        return await self._settled()
+
+    async def _settled(self) -> dict[str, Any]:
+        while True:
+            view = await self._view()
+            if view["phase"] in ("idle", "running"):
+                return view
+            if view["phase"] == "failed":
+                raise SwitchFailed(str(view["phase_text"]))
+            await asyncio.sleep(_POLL_S)
+
+    async def _view(self) -> dict[str, Any]:
+        return await self._watched(client.get(self.base, f"/api/pipelines/{self.pipeline}"))
+
+    async def _post(self, what: str, body: dict[str, Any]) -> None:
+        await self._watched(client.post(self.base, f"/api/pipelines/{self.pipeline}/{what}", body))
+
+    async def _last_problem(self) -> str:
+        notes = (await self._watched(client.get(self.base, "/api/state")))["notes"]
+        return next((n["text"] for n in reversed(notes) if n["level"] != "info"), "the server gave no reason")
+
+    async def _watched(self, request: Coroutine[Any, Any, _T]) -> _T:
+        """The request's result, or the death of a child if that comes first."""
+        asked, died = asyncio.ensure_future(request), asyncio.ensure_future(self._children.died())
+        try:
+            await asyncio.wait((asked, died), return_when=asyncio.FIRST_COMPLETED)
+            if died.done():
+                await died
+            return await asked
+        finally:
+            for task in (asked, died):
+                task.cancel()
+            await asyncio.gather(asked, died, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def open_testbed(config: Config, overrides: Sequence[str]) -> AsyncIterator[Testbed]:
+    """Start a testbed without frames, wait for its first plan, and end all of it afterwards."""
+    check_cores(config)
+    with tempfile.TemporaryDirectory(prefix="d3bed-testbed-", ignore_cleanup_errors=True) as folder:
+        async with Children(Path(folder)) as children:
+            starting = asyncio.ensure_future(
+                start_processes(config, [*overrides, "--idle"], children, Path(folder))
+            )
+            died = asyncio.ensure_future(children.died())
+            await asyncio.wait((starting, died), return_when=asyncio.FIRST_COMPLETED)
+            if died.done():
+                starting.cancel()
+                await died
+            died.cancel()
+            await asyncio.gather(died, return_exceptions=True)
+            bed = Testbed(await starting, config.pipelines[0].id, children)
+            await bed.ready()
+            yield bed
