@@ -171,7 +171,8 @@ class Tiling:
 
     @property
     def redundancy(self) -> float:
-        """FLOPs of all tiles over those of the undivided block: 1 where nothing is computed twice."""
+        """FLOPs of all tiles over those of the undivided block: 1 where nothing is computed twice (a little
+        less where the block's last rows or columns are read by nobody, and so are not computed)."""
         return sum(self.flops) / self.whole_flops if self.whole_flops else 1.0
 
     @cached_property
