@@ -11,9 +11,10 @@ weighted by their profiled time, so it is what the agent as a whole is slower by
 differs clearly from the agent, its vertices take its own factor: in-situ profiles are some per cent off,
 unevenly. Segments that no longer run are left out as soon as others are known.
 
-Links. A transfer tells the rate if it has `TELLING_BYTES` and took `TELLING_S` (then it crossed in many
-chunks, and timers do not count). Enough of them since the last probe replace its rate, never its latency,
-as a transfer's time excludes that. Small transfers count only where there is nothing else.
+Links. Transfers tell the rate if most of the last ones took `TELLING_S` (then they crossed in many chunks,
+and timers do not count; picking single long ones would pick the hiccups of a fast link). Enough of them
+since the last probe replace its rate, never its latency, as a transfer's time excludes that. Those of less
+than `LARGE_BYTES` count only where larger ones do not tell or cross no more.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ import msgspec
 from d3bed.core.measurements import LinkRate
 
 __all__ = [
-    "TELLING_BYTES",
+    "LARGE_BYTES",
+    "LEAST_TRANSFERS",
     "TELLING_S",
     "WINDOW",
     "Factor",
@@ -47,8 +49,10 @@ FORGET_S = 60.0
 #: A segment differs from its agent by at least this share, and by `DIFFERS_SPREADS` of its spreads.
 DIFFERS, DIFFERS_SPREADS = 0.10, 3.0
 
-#: Transfers of at least this size and time tell a link's rate, and this many of them.
-TELLING_BYTES, TELLING_S, LEAST_TRANSFERS = 100_000, 0.010, 5
+#: Large transfers have at least this size; those below `SMALL_BYTES` are ruled by fixed costs.
+LARGE_BYTES, SMALL_BYTES = 100_000, 6_000
+#: So many transfers tell a link's rate, if their median time is at least this.
+LEAST_TRANSFERS, TELLING_S = 5, 0.010
 #: A link that carried nothing for `IDLE_S` may be probed, once what is known is older than `PROBE_AFTER_S`.
 IDLE_S, PROBE_AFTER_S = 2.0, 60.0
 
@@ -167,7 +171,10 @@ class ProfileCorrection:
 
 
 class LinkEstimate(msgspec.Struct, frozen=True):
-    """A directed link as it is now. `spread` is relative, None for a single probe."""
+    """A directed link as it is now. `spread` is relative, None for a single probe.
+
+    Without any probe the latency is taken as 0.
+    """
 
     bytes_per_s: float
     latency_s: float
@@ -180,43 +187,61 @@ class LinkEstimate(msgspec.Struct, frozen=True):
         return LinkRate(self.bytes_per_s, self.latency_s)
 
 
+class _Transfers:
+    """The last transfers of alike sizes."""
+
+    def __init__(self) -> None:
+        self.bytes_per_s, self.taken_s = _Window(), _Window()
+
+    def add(self, nbytes: int, taken_s: float, now: float) -> None:
+        self.bytes_per_s.add(nbytes / taken_s, now)
+        self.taken_s.add(taken_s, now)
+
+    @property
+    def tell(self) -> bool:
+        return len(self.taken_s) >= LEAST_TRANSFERS and self.taken_s.median >= TELLING_S
+
+
 class LinkEstimator:
     """What probes and transfers say about one directed link."""
 
     def __init__(self) -> None:
         self._probe: tuple[float, LinkRate] | None = None
-        self._telling, self._others = _Window(), _Window()
+        self._large, self._small = _Transfers(), _Transfers()
         self._used_s: float | None = None
 
     def probed(self, rate: LinkRate, now: float) -> None:
         """The idle link was measured: older transfers count no more."""
         self._probe = (now, rate)
-        self._telling, self._others = _Window(), _Window()
+        self._large, self._small = _Transfers(), _Transfers()
 
     def transferred(self, nbytes: int, taken_s: float, now: float) -> None:
         """A tensor crossed the link in `taken_s`, latency excluded."""
         self._used_s = now
-        if nbytes > 0 and taken_s > 0:
-            telling = nbytes >= TELLING_BYTES and taken_s >= TELLING_S
-            (self._telling if telling else self._others).add(nbytes / taken_s, now)
+        if nbytes >= SMALL_BYTES and taken_s > 0:
+            (self._large if nbytes >= LARGE_BYTES else self._small).add(nbytes, taken_s, now)
 
     def estimate(self, now: float) -> LinkEstimate | None:
-        """None if nothing is known. Without any probe the latency is taken as 0."""
-        latency_s = self._probe[1].latency_s if self._probe else 0.0
-        if len(self._telling) >= LEAST_TRANSFERS:
-            return self._passive(self._telling, latency_s, now)
-        if self._probe is not None:
-            at_s, rate = self._probe
-            return LinkEstimate(rate.bytes_per_s, rate.latency_s, None, now - at_s, "probe")
-        samples = self._telling if len(self._telling) else self._others
-        return self._passive(samples, latency_s, now) if len(samples) else None
+        """None if nothing is known."""
+        rates = self._told()
+        if rates is not None:
+            latency_s = self._probe[1].latency_s if self._probe is not None else 0.0
+            age_s = now - rates.last_s
+            return LinkEstimate(rates.median, latency_s, rates.spread, age_s, "transfers")
+        if self._probe is None:
+            return None
+        at_s, rate = self._probe
+        return LinkEstimate(rate.bytes_per_s, rate.latency_s, None, now - at_s, "probe")
+
+    def _told(self) -> _Window | None:
+        """Rates of the large transfers; of small ones where large ones do not tell, or cross no more."""
+        large, small = self._large.bytes_per_s, self._small.bytes_per_s
+        if self._small.tell and not (self._large.tell and large.last_s >= small.first_s):
+            return small
+        return large if self._large.tell else None
 
     def probe_due(self, now: float) -> bool:
         """Whether a probe would disturb nobody and tell something new."""
         known = self.estimate(now)
         idle = self._used_s is None or now - self._used_s >= IDLE_S
         return idle and (known is None or known.age_s >= PROBE_AFTER_S)
-
-    @staticmethod
-    def _passive(samples: _Window, latency_s: float, now: float) -> LinkEstimate:
-        return LinkEstimate(samples.median, latency_s, samples.spread, now - samples.last_s, "transfers")

@@ -9,9 +9,9 @@ from d3bed.core.measurements import LinkRate
 from d3bed.plan.estimate import (
     FORGET_S,
     IDLE_S,
+    LARGE_BYTES,
     LEAST_TRANSFERS,
     PROBE_AFTER_S,
-    TELLING_BYTES,
     WINDOW,
     LinkEstimator,
     ProfileCorrection,
@@ -203,8 +203,8 @@ def test_one_slow_transfer_moves_nothing() -> None:
     assert seen is not None and seen.bytes_per_s == pytest.approx(1e7, rel=0.01)
 
 
-@pytest.mark.parametrize(("nbytes", "rate"), [(TELLING_BYTES - 1, 1e6), (400_000, 1e9)])
-def test_small_or_short_transfers_do_not_replace_a_probe(nbytes: int, rate: float) -> None:
+@pytest.mark.parametrize(("nbytes", "rate"), [(4000, 1e5), (LARGE_BYTES - 1, 1e8), (400_000, 1e9)])
+def test_tiny_or_short_transfers_do_not_replace_a_probe(nbytes: int, rate: float) -> None:
     link = LinkEstimator()
     link.probed(PROBED, 10.0)
     now = transfers(link, [rate] * 20, nbytes=nbytes)
@@ -212,14 +212,39 @@ def test_small_or_short_transfers_do_not_replace_a_probe(nbytes: int, rate: floa
     assert seen is not None and seen.rate == PROBED
 
 
-def test_small_transfers_are_better_than_nothing_but_nothing_beside_large_ones() -> None:
+def test_hiccups_of_a_fast_link_do_not_add_up_to_a_slow_one() -> None:
+    """Each alone took long enough to tell, but most transfers did not."""
     link = LinkEstimator()
-    now = transfers(link, [1e6] * 9, nbytes=4000)
+    link.probed(LinkRate(1e9, 0.0001), 10.0)
+    now = transfers(link, [1e9, 1e9, 2e7] * 20)
+    seen = link.estimate(now)
+    assert seen is not None and seen.bytes_per_s == 1e9
+
+
+def test_small_transfers_show_a_fallen_link_where_no_large_ones_cross_it() -> None:
+    link = LinkEstimator()
+    link.probed(PROBED, 10.0)
+    now = transfers(link, [1e6] * 5, nbytes=36_000)
     small = link.estimate(now)
-    assert small is not None and small.bytes_per_s == pytest.approx(1e6) and small.latency_s == 0
-    now = transfers(link, [5e6], now=now)
+    assert small is not None and small.bytes_per_s == pytest.approx(1e6)
+    now = transfers(link, [5e6] * 5, now=now)
+    for _ in range(WINDOW):
+        now = transfers(link, [1e6], nbytes=36_000, now=now)
+        now = transfers(link, [5e6], now=now)
     large = link.estimate(now)
-    assert large is not None and large.bytes_per_s == pytest.approx(5e6)
+    assert large is not None and large.bytes_per_s == pytest.approx(5e6), "large ones tell more"
+    now = transfers(link, [1e5] * WINDOW, nbytes=36_000, now=now)
+    fallen = link.estimate(now)
+    assert fallen is not None and fallen.bytes_per_s == pytest.approx(1e5), "large ones cross no more"
+
+
+def test_transfers_tell_the_rate_of_a_link_that_was_never_probed() -> None:
+    link = LinkEstimator()
+    now = transfers(link, [5e6] * 4)
+    assert link.estimate(now) is None
+    now = transfers(link, [5e6], now=now)
+    seen = link.estimate(now)
+    assert seen is not None and seen.bytes_per_s == pytest.approx(5e6) and seen.latency_s == 0
 
 
 def test_a_new_probe_makes_older_transfers_count_no_more() -> None:
