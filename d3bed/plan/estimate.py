@@ -44,8 +44,8 @@ __all__ = [
 WINDOW = 7
 #: A segment with fewer samples says nothing yet: the first frame of an epoch is often a cold one.
 LEAST_FRAMES = 3
-#: Load from longer ago than this says nothing about now.
-FORGET_S = 60.0
+#: Load from longer ago than this says nothing about now; nor do transfers, if there are newer ones.
+FORGET_S, FORGET_LINK_S = 60.0, 300.0
 #: A segment differs from its agent by at least this share, and by `DIFFERS_SPREADS` of its spreads.
 DIFFERS, DIFFERS_SPREADS = 0.10, 3.0
 
@@ -58,15 +58,18 @@ IDLE_S, PROBE_AFTER_S = 2.0, 60.0
 
 
 class _Window:
-    """The last samples of a number, and when they came."""
+    """The last samples of a number, none `keep_s` older than the last, and when they came."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_s: float) -> None:
+        self._keep_s = keep_s
         self._samples: deque[tuple[float, float]] = deque(maxlen=WINDOW)
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def add(self, value: float, now: float) -> None:
+        while self._samples and now - self.first_s > self._keep_s:
+            self._samples.popleft()
         self._samples.append((now, value))
 
     @property
@@ -116,7 +119,7 @@ class ProfileCorrection:
         """One frame's run of a segment, and what its profile says. Without a profile it tells nothing."""
         if not (measured_s > 0 and profiled_s > 0):
             return
-        self._ratios.setdefault(segment, _Window()).add(measured_s / profiled_s, now)
+        self._ratios.setdefault(segment, _Window(FORGET_S)).add(measured_s / profiled_s, now)
         self._profiled_s[segment] = profiled_s
         counted = set(self._counted())
         if counted:  # what is not counted any more would never be again: the plan changed
@@ -191,7 +194,7 @@ class _Transfers:
     """The last transfers of alike sizes."""
 
     def __init__(self) -> None:
-        self.bytes_per_s, self.taken_s = _Window(), _Window()
+        self.bytes_per_s, self.taken_s = _Window(FORGET_LINK_S), _Window(FORGET_LINK_S)
 
     def add(self, nbytes: int, taken_s: float, now: float) -> None:
         self.bytes_per_s.add(nbytes / taken_s, now)

@@ -7,6 +7,7 @@ import pytest
 
 from d3bed.core.measurements import LinkRate
 from d3bed.plan.estimate import (
+    FORGET_LINK_S,
     FORGET_S,
     IDLE_S,
     LARGE_BYTES,
@@ -147,6 +148,14 @@ def test_old_load_is_forgotten() -> None:
     assert agent.correction.corrected("alexnet", TIMES_S, later) == TIMES_S
 
 
+def test_frames_after_a_long_pause_speak_for_themselves() -> None:
+    agent = Agent(HEAD)
+    agent.run(*[2.0] * WINDOW)
+    agent.now += FORGET_S
+    agent.run(*[1.0] * 3)
+    assert agent.value == pytest.approx(1.0)
+
+
 def test_a_segment_without_a_profile_tells_nothing() -> None:
     correction = ProfileCorrection()
     for now in range(5):
@@ -253,6 +262,15 @@ def test_a_new_probe_makes_older_transfers_count_no_more() -> None:
     link.probed(PROBED, now + 1)
     seen = link.estimate(now + 1)
     assert seen is not None and seen.rate == PROBED
+
+
+def test_a_transfer_after_a_long_pause_does_not_make_old_ones_look_recent() -> None:
+    link = LinkEstimator()
+    link.probed(PROBED, 0.0)
+    now = transfers(link, [1e6] * WINDOW)
+    now = transfers(link, [1e6], now=now + FORGET_LINK_S)
+    seen = link.estimate(now)
+    assert seen is not None and seen.rate == PROBED and seen.age_s > FORGET_LINK_S
 
 
 def test_scattered_transfers_show_as_spread() -> None:
