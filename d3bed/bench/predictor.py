@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from d3bed.core.errors import ConfigError
+from d3bed.core.graph import Graph
 from d3bed.core.messages import ModelSpec
-from d3bed.plan import Predictor, Sample, works
+from d3bed.plan import Predictor, samples_of, works
 
 __all__ = ["run"]
 
@@ -34,6 +35,9 @@ __all__ = ["run"]
 TARGET_VERTEX, TARGET_SEGMENT = 0.20, 0.10
 #: Quantiles of its segments that stand for a network among all.
 _QUANTILES = 1000
+#: A graph and seconds per vertex.
+Profile = tuple[Graph, tuple[float, ...]]
+
 #: Rounds over all networks, and timed passes through each network in a round.
 ROUNDS, PASSES = 3, 5
 
@@ -43,10 +47,10 @@ def run(json_path: Path | None, console: Console, *, models: Sequence[str]) -> d
     if len(set(models)) < 2:
         raise ConfigError("bench predictor", "--model", "needs at least two networks", "name another one")
     load_before = os.getloadavg()[0]
-    samples = _profile(list(dict.fromkeys(models)), console)
+    profiles = _profile(list(dict.fromkeys(models)), console)
     rows = [
-        _leave_out(model, sample, [s for m, s in samples.items() if m != model])
-        for model, sample in samples.items()
+        _leave_out(model, profile, [p for m, p in profiles.items() if m != model])
+        for model, profile in profiles.items()
     ]
     vertices = [error for row in rows for error in row.pop("vertex_errors")]
     segments = [error for row in rows for error in _spaced(row.pop("segment_errors"))]
@@ -73,7 +77,7 @@ def run(json_path: Path | None, console: Console, *, models: Sequence[str]) -> d
     return result
 
 
-def _profile(names: Sequence[str], console: Console) -> dict[str, Sample]:
+def _profile(names: Sequence[str], console: Console) -> dict[str, Profile]:
     import torch
 
     from d3bed.agent.profiler import measure
@@ -88,35 +92,35 @@ def _profile(names: Sequence[str], console: Console) -> dict[str, Sample]:
         whole = ", ".join(f"{name} {1e3 * sum(times[-1]):.1f} ms" for name, times in found.items())
         console.print(f"round {number}: {whole}", highlight=False)
     return {
-        name: Sample(model.graph, tuple(min(times) for times in zip(*found[name], strict=True)))
+        name: (model.graph, tuple(min(times) for times in zip(*found[name], strict=True)))
         for name, model in models.items()
     }
 
 
-def _leave_out(model: str, sample: Sample, others: Sequence[Sample]) -> dict[str, Any]:
+def _leave_out(model: str, profile: Profile, others: Sequence[Profile]) -> dict[str, Any]:
+    graph, times_s = profile
+    known = [sample for other in others for sample in samples_of(*other)]
     start_s = time.perf_counter()
-    predictor = Predictor.fit(others)
+    predictor = Predictor.fit(known)
     fit_s = time.perf_counter() - start_s
     start_s = time.perf_counter()
-    predicted_s = predictor.predict(sample.graph)
+    predicted_s = predictor.predict(graph)
     predict_s = time.perf_counter() - start_s
-    vertex_errors = [abs(p / t - 1) for p, t in zip(predicted_s, sample.times_s, strict=True) if t > 0]
-    segment_errors = _segment_errors(predicted_s, sample.times_s)
-    rate_s = statistics.median(
-        t / w.flops for o in others for w, t in zip(works(o.graph), o.times_s, strict=True) if w.flops and t
-    )
-    by_flops_s = tuple(rate_s * work.flops for work in works(sample.graph))
+    vertex_errors = [abs(p / t - 1) for p, t in zip(predicted_s, times_s, strict=True) if t > 0]
+    segment_errors = _segment_errors(predicted_s, times_s)
+    flop_s = statistics.median(s.time_s / s.work.flops for s in known if s.work.flops and s.time_s > 0)
+    by_flops_s = tuple(flop_s * work.flops for work in works(graph))
     return {
         "model": model,
         "vertices": len(vertex_errors),
         "segments": len(segment_errors),
-        "profiled_s": sum(sample.times_s),
+        "profiled_s": sum(times_s),
         "predicted_s": sum(predicted_s),
-        "whole_error": sum(predicted_s) / sum(sample.times_s) - 1,
+        "whole_error": sum(predicted_s) / sum(times_s) - 1,
         "vertex": _quantiles(vertex_errors),
         "segment": _quantiles(segment_errors),
-        "segment_by_flops": _quantiles(_segment_errors(by_flops_s, sample.times_s)),
-        "unknown_kinds": list(predictor.unknown(sample.graph)),
+        "segment_by_flops": _quantiles(_segment_errors(by_flops_s, times_s)),
+        "unknown_kinds": list(predictor.unknown(graph)),
         "fit_s": fit_s,
         "predict_s": predict_s,
         "vertex_errors": vertex_errors,

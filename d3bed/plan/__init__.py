@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from d3bed.plan.choose import Choice, Pin, choose, pinned
 from d3bed.plan.estimate import Factor, LinkEstimate, LinkEstimator, ProfileCorrection, Segment
-from d3bed.plan.predictor import Predictor, Sample, Work, works
+from d3bed.plan.predictor import Predictor, Sample, Work, samples_of, works
 from d3bed.plan.problem import Problem, check_limits, cost_s, link_bytes, loads_s
 from d3bed.plan.solve import STRATEGIES, Solution, Strategy, solve
 from d3bed.plan.timeline import StageSpan, Timeline, timeline
@@ -32,6 +32,7 @@ __all__ = [
     "link_bytes",
     "loads_s",
     "pinned",
+    "samples_of",
     "solve",
     "timeline",
     "works",

@@ -22,7 +22,7 @@ import msgspec
 
 from d3bed.core.graph import Graph, Window
 
-__all__ = ["LEAST_SAMPLES", "Predictor", "Sample", "Work", "works"]
+__all__ = ["LEAST_SAMPLES", "Predictor", "Sample", "Work", "samples_of", "works"]
 
 #: A class with fewer samples than this is not fitted on its own.
 LEAST_SAMPLES = 3
@@ -77,16 +77,21 @@ def works(graph: Graph) -> tuple[Work, ...]:
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """A profile: seconds per vertex of `graph` on the agent; 0 for the input."""
+    """Something that the agent has run, and how long it took: a vertex, or a tile of one."""
 
-    graph: Graph
-    times_s: tuple[float, ...]
+    work: Work
+    time_s: float
+
+
+def samples_of(graph: Graph, times_s: Sequence[float]) -> tuple[Sample, ...]:
+    """A profile, seconds per vertex of `graph`, without the input. Raises `ValueError` if it does not fit."""
+    return tuple(Sample(w, t) for w, t in list(zip(works(graph), times_s, strict=True))[1:])
 
 
 class Predictor(msgspec.Struct, frozen=True):
     """Fitted coefficients by class of operator, in the order of `Work.causes`. Plain data: it can be kept.
 
-    `samples` counts the vertices that each class was fitted from.
+    `samples` counts what each class was fitted from.
     """
 
     coefficients: dict[str, tuple[float, ...]]
@@ -94,14 +99,13 @@ class Predictor(msgspec.Struct, frozen=True):
 
     @classmethod
     def fit(cls, samples: Iterable[Sample]) -> Predictor:
-        """From profiles of one agent. Raises `ValueError` without a single vertex that takes time."""
-        rows: dict[str, list[tuple[tuple[float, ...], float]]] = {}
+        """From what one agent has run. Raises `ValueError` without anything that took time."""
+        rows: dict[str, list[Sample]] = {}
         for sample in samples:
-            for work, time_s in zip(works(sample.graph)[1:], sample.times_s[1:], strict=True):
-                for group in work.groups if time_s > 0 else ():
-                    rows.setdefault(group, []).append((work.causes, time_s))
+            for group in sample.work.groups if sample.time_s > 0 else ():
+                rows.setdefault(group, []).append(sample)
         if not rows:
-            raise ValueError("there is nothing to fit: no vertex of any profile takes time")
+            raise ValueError("there is nothing to fit: no sample took any time")
         fitted = {
             group: _fit(found)
             for group, found in rows.items()
@@ -128,10 +132,10 @@ class Predictor(msgspec.Struct, frozen=True):
         return tuple(sorted(guessed))
 
 
-def _fit(rows: Sequence[tuple[tuple[float, ...], float]]) -> tuple[float, ...]:
+def _fit(samples: Sequence[Sample]) -> tuple[float, ...]:
     """Non-negative least squares of (predicted / measured − 1)."""
     from scipy.optimize import nnls  # here, so that importing the planner stays cheap
 
-    relative = [[cause / time_s for cause in causes] for causes, time_s in rows]
-    coefficients, _ = nnls(relative, [1.0] * len(rows))
+    relative = [[cause / sample.time_s for cause in sample.work.causes] for sample in samples]
+    coefficients, _ = nnls(relative, [1.0] * len(samples))
     return tuple(float(c) for c in coefficients)

@@ -10,20 +10,20 @@ from rich.console import Console
 from d3bed.bench import predictor as bench
 from d3bed.bench.plan import made_graph
 from d3bed.core.errors import ConfigError
-from d3bed.plan.predictor import Sample, works
+from d3bed.plan import works
 
 
-def made(seed: int) -> Sample:
+def made(seed: int) -> bench.Profile:
     """A made graph on an agent whose times are exactly a combination of the causes."""
     graph = made_graph(60, seed)
     times = [2e-5 + 1e-11 * work.flops + 1e-10 * work.output_bytes for work in works(graph)[1:]]
-    return Sample(graph, (0.0, *times))
+    return graph, (0.0, *times)
 
 
 def test_figures_are_printed_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On made profiles, which the regression can fit: what is reported, not how good it is."""
 
-    def profile(names: Sequence[str], console: Console) -> dict[str, Sample]:
+    def profile(names: Sequence[str], console: Console) -> dict[str, bench.Profile]:
         return {name: made(seed) for seed, name in enumerate(names)}
 
     monkeypatch.setattr(bench, "_profile", profile)
