@@ -72,6 +72,10 @@ def run(json_path: Path | None, console: Console, *, models: Sequence[str]) -> d
         and overall["segment"]["median"] <= TARGET_SEGMENT,
     }
     console.print(_table(result))
+    for row in rows:
+        if row["unknown_kinds"]:
+            kinds = ", ".join(row["unknown_kinds"])
+            console.print(f"{row['model']}: the others hardly have {kinds}", highlight=False)
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
@@ -158,17 +162,15 @@ def _table(result: dict[str, Any]) -> Table:
         caption=f"targets: median ≤ {TARGET_VERTEX:.0%} per vertex, ≤ {TARGET_SEGMENT:.0%} per segment: "
         f"{verdict}; load average {before:.1f} → {after:.1f} on {result['machine']['cpus']} CPUs",
     )
-    table.add_column("network")
-    for heading in ("ms", "whole", "per vertex", "per segment", "segment by FLOPs alone"):
-        table.add_column(heading, justify="right")
-    table.add_column("kinds the others hardly have")
+    table.add_column("network", no_wrap=True)
+    for heading in ("ms", "whole", "per vertex", "per segment", "… by FLOPs"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in result["networks"]:
         table.add_row(
             row["model"],
             f"{row['profiled_s'] * 1e3:.1f}",
             f"{row['whole_error']:+.0%}",
             *(_pair(row[key]) for key in ("vertex", "segment", "segment_by_flops")),
-            ", ".join(row["unknown_kinds"]),
         )
     table.add_section()
     table.add_row("all", "", "", _pair(result["all"]["vertex"]), _pair(result["all"]["segment"]))
@@ -176,4 +178,4 @@ def _table(result: dict[str, Any]) -> Table:
 
 
 def _pair(quantiles: dict[str, float]) -> str:
-    return f"{quantiles['median']:.1%} / {quantiles['p90']:.0%}"
+    return f"{quantiles['median']:.1%}/{quantiles['p90']:.0%}"

@@ -44,12 +44,13 @@ def test_figures_are_printed_and_written(tmp_path: Path, monkeypatch: pytest.Mon
 def test_real_networks_are_profiled_and_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "ROUNDS", 1)
     monkeypatch.setattr(bench, "PASSES", 1)
-    console = Console(record=True, width=140, file=(tmp_path / "terminal").open("w"))
+    console = Console(record=True, width=80, file=(tmp_path / "terminal").open("w"))
     with console.file:
         result = bench.run(None, console, models=["alexnet", "resnet18"])
     alexnet, resnet18 = result["networks"]
     assert alexnet["vertices"] == 13 and resnet18["vertices"] == 32
     assert "add" in resnet18["unknown_kinds"] and "conv2d" not in resnet18["unknown_kinds"]
+    assert "resnet18: the others hardly have" in console.export_text()
     assert all(0 < row["predicted_s"] for row in result["networks"])
 
 
