@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +19,9 @@ from d3bed.plan.explain import Elsewhere, Explanation, Trigger
 from d3bed.plan.problem import EDGE_CLOUD
 from d3bed.plan.sweep import Band, Sweep
 from d3bed.plan.whatif import Change, WhatIf
+
+if TYPE_CHECKING:
+    from d3bed.plan.mix import Mix
 
 __all__ = ["show"]
 
@@ -31,10 +37,12 @@ def show(request: Request, answers: Sequence[Answer]) -> RenderableType:
     for answer in answers:
         if request.network != ALL:
             parts.append(Text(answer.case.about))
-            parts.append(_side_by_side(answer) if request.side_by_side else _alone(answer.plans[0]))
-        elif answer.explanation or answer.what_if or answer.sweep:
+            parts.append(_SideBySide(answer) if request.side_by_side else _alone(answer.plans[0]))
+        elif answer.explanation or answer.what_if or answer.sweep or answer.mix:
             parts.append(Text(f"\n{answer.case.about}", style="bold"))
         problem = answer.case.problem
+        if answer.mix is not None:
+            parts.append(_mixed(problem, answer.mix))
         if answer.explanation is not None:
             parts.append(_explained(problem, answer.explanation))
         if answer.what_if is not None:
@@ -96,58 +104,109 @@ def _name(plan: Plan) -> str:
 # ── side by side ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _side_by_side(answer: Answer) -> RenderableType:
-    problem = answer.case.problem
-    table = Table("strategy")
-    for heading in ("cost ms", "regret", *(f"{tier} ms" for tier in problem.tiers)):
-        table.add_column(heading, justify="right")
-    for link in problem.links:
-        style = "bold" if link == EDGE_CLOUD else None
-        table.add_column(
-            f"{link} kB" + (" (backbone)" if link == EDGE_CLOUD else ""), justify="right", style=style
-        )
-    for heading in ("frames/s", "plan ms"):
-        table.add_column(heading, justify="right")
-    table.add_column("vertices")
-    refused = []
-    for plan in answer.plans:
-        solution = plan.solution
-        if solution is None:
-            refused.append(Text(f"{_name(plan)} has no plan: {plan.refused}", style="dim"))
-            continue
-        table.add_row(
-            _name(plan),
-            milliseconds(solution.cost_s),
-            "–" if plan.regret is None else f"{plan.regret:.3f}",
-            *(milliseconds(plan.compute_s[tier]) for tier in problem.tiers),
-            *(f"{solution.link_bytes[link] / 1e3:.1f}" for link in problem.links),
-            f"{plan.highest_rate_per_s:.4g}",
-            f"{solution.plan_time_s * 1e3:.2f}",
-            _counts(solution.tiers),
-        )
-    about = "regret: cost over the optimal plan's; frames/s: what the slowest tier or link lets through"
-    return Group(table, *refused, Text(about, style="dim"))
+class _SideBySide:
+    """A row per strategy; in a narrow terminal the columns stand in two tables, one below the other."""
+
+    def __init__(self, answer: Answer) -> None:
+        problem = answer.case.problem
+        planned = [(plan, plan.solution) for plan in answer.plans if plan.solution is not None]
+        self.names = [_marked(plan) for plan, _ in planned]
+        self.costs = {
+            "cost\nms": [milliseconds(solution.cost_s) for _, solution in planned],
+            "regret": ["–" if plan.regret is None else f"{plan.regret:.3f}" for plan, _ in planned],
+            "frames\n/s": [f"{plan.highest_rate_per_s:.3g}" for plan, _ in planned],
+            "plan\nms": [f"{solution.plan_time_s * 1e3:.2f}" for _, solution in planned],
+            "vertices": [_numbers(problem, solution.tiers) for _, solution in planned],
+        }
+        self.work = {
+            f"{tier}\nms": [_short(plan.compute_s[tier] * 1e3) for plan, _ in planned]
+            for tier in problem.tiers
+        }
+        for link in problem.links:
+            heading = "backbone\nkB" if link == EDGE_CLOUD else f"{link}\nkB"
+            self.work[heading] = [_short(solution.link_bytes[link] / 1e3) for _, solution in planned]
+        self.refused = [
+            Text(f"{_name(plan)} has no plan: {plan.refused}") for plan in answer.plans if not plan.solution
+        ]
+        notes = [
+            "regret: cost over the optimal plan's. frames/s: what the slowest tier or link lets through.",
+            f"backbone: edge-cloud. vertices: {' · '.join(problem.tiers)}. plan ms: median of some runs.",
+        ]
+        self.notes = _footnotes(answer.plans, notes)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = self._columns(self.costs | self.work)
+        if Measurement.get(console, options.update(width=1000), whole).maximum <= options.max_width:
+            yield whole
+        else:
+            yield self._columns(self.costs)
+            yield self._columns(self.work)
+        yield from self.refused
+        yield from self.notes
+
+    def _columns(self, columns: Mapping[str, Sequence[str]]) -> Table:
+        table = _table("strategy")
+        for heading in columns:
+            backbone = heading.startswith("backbone")
+            table.add_column(heading, justify="right", style="bold" if backbone else None)
+        for row in zip(self.names, *columns.values(), strict=True):
+            table.add_row(*row)
+        return table
+
+
+def _table(first: str, title: str | None = None) -> Table:
+    return Table(
+        first, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left"
+    )
+
+
+def _marked(plan: Plan) -> str:
+    return f"{plan.strategy} *" if plan.published else plan.strategy
+
+
+def _footnotes(plans: Sequence[Plan], notes: Sequence[str]) -> list[Text]:
+    starred = ["* as published: it ships a float32 input."] if any(p.published for p in plans) else []
+    return [Text(note, style="dim") for note in (*starred, *notes)]
+
+
+def _short(number: float) -> str:
+    return f"{number:.0f}" if number >= 1000 else f"{number:.1f}"
+
+
+def _numbers(problem: Problem, tiers: Sequence[Tier]) -> str:
+    """How many vertices each tier has, as in `78 · 24 · 94`, in the order of tiers."""
+    return " · ".join(str(sum(t is tier for t in tiers)) for tier in problem.tiers)
 
 
 def _grid(answers: Sequence[Answer]) -> RenderableType:
-    """Network by strategy: cost in ms, and regret where there is an optimum beside it."""
+    """Strategy by network: cost in ms, and regret where there is an optimum beside it."""
     about, _, _ = answers[0].case.about.partition(", network")
-    columns = [_name(plan) for plan in answers[0].plans]
-    table = Table("network", title=f"{about}: cost ms" + (" (regret)" if len(columns) > 1 else ""))
-    for column in columns:
-        table.add_column(column, justify="right")
-    table.add_column("vertices of the first")
+    several = len(answers[0].plans) > 1
+    table = _table("strategy", f"{about}: cost ms" + (" (regret)" if several else ""))
     for answer in answers:
+        table.add_column(answer.case.network, justify="right")
+    for row in zip(*(answer.plans for answer in answers), strict=True):
         cells = []
-        for plan in answer.plans:
-            if plan.solution is None:
-                cells.append("–")
-                continue
+        for plan in row:
             regret = "" if plan.regret is None else f" ({plan.regret:.2f})"
-            cells.append(milliseconds(plan.solution.cost_s) + regret)
-        first = answer.plans[0].solution
-        table.add_row(answer.case.network, *cells, "–" if first is None else _counts(first.tiers))
-    return table
+            cells.append("–" if plan.solution is None else milliseconds(plan.solution.cost_s) + regret)
+        table.add_row(_marked(row[0]), *cells)
+    firsts = [(answer.case.problem, answer.plans[0].solution) for answer in answers]
+    counts = ["–" if first is None else _numbers(problem, first.tiers) for problem, first in firsts]
+    table.add_section()
+    table.add_row(f"vertices, {answers[0].plans[0].strategy}", *counts)
+    tiers = " · ".join(answers[0].case.problem.tiers)
+    return Group(table, *_footnotes(answers[0].plans, [f"vertices: {tiers}. –: no plan within the limits."]))
+
+
+def _mixed(problem: Problem, mix: Mix) -> Text:
+    """What one plan sustains, and what several do that frames take in turn."""
+    text = f"one plan sustains at most {mix.single_per_s:.4g} frames/s; "
+    if len(mix.plans) < 2:
+        return Text(text + "no mix of plans sustains more")
+    parts = zip(mix.shares, mix.plans, strict=True)
+    shares = ", ".join(f"{share:.0%} on {_numbers(problem, tiers)}" for share, tiers in parts)
+    return Text(f"{text}a mix of plans {mix.rate_per_s:.4g} ({mix.gain:.2f} times): of frames, {shares}")
 
 
 # ── explained ─────────────────────────────────────────────────────────────────────────────────────
@@ -210,10 +269,10 @@ def _rate(bytes_per_s: float) -> str:
 
 
 def _reactions(problem: Problem, found: WhatIf) -> RenderableType:
-    table = Table("after the change", title=_change(problem, found.change), title_justify="left")
+    table = _table("after the change", _change(problem, found.change))
     for heading in ("cost ms", "moved", "examined", "time ms"):
         table.add_column(heading, justify="right")
-    table.add_column("vertices")
+    table.add_column("vertices", justify="right")
     table.add_column("")
     for reaction in found.reactions:
         table.add_row(
@@ -222,7 +281,7 @@ def _reactions(problem: Problem, found: WhatIf) -> RenderableType:
             str(len(reaction.moved)),
             str(reaction.examined),
             f"{reaction.time_s * 1e3:.2f}",
-            _counts(reaction.tiers),
+            _numbers(problem, reaction.tiers),
             reaction.note,
         )
     before = f"before: {milliseconds(found.before_s)} ms a frame with {_counts(found.tiers)}"
@@ -239,10 +298,10 @@ def _change(problem: Problem, change: Change) -> str:
 
 
 def _bands(problem: Problem, found: Sweep) -> RenderableType:
-    table = Table(f"{found.link} Mbit/s", title="which plan wins where", title_justify="left")
+    table = _table(f"{found.link} Mbit/s", "which plan wins where")
     table.add_column("vertices")
     table.add_column("cost ms", justify="right")
-    table.add_column("best single tier costs more by", justify="right")
+    table.add_column("one tier alone\ncosts more by", justify="right")
     for band in found.bands:
         table.add_row(f"{_mbit(band.low)} – {_mbit(band.high)}", *_band(band))
     splits = sum(band.gain is not None and band.gain > 1e-3 for band in found.bands)

@@ -14,8 +14,6 @@ answer under heavy load, where the paper approximates.
 
 from __future__ import annotations
 
-import msgspec
-
 from d3bed.core.errors import PlanInfeasible
 from d3bed.core.ids import Tier
 from d3bed.plan.optimal import optimal
@@ -24,36 +22,29 @@ from d3bed.plan.problem import Problem, check_limits, cost_s, loads_s
 
 __all__ = ["dads"]
 
-#: A faster plan that is faster by less than this part is not asked for.
-_STEP = 1e-6
-
 
 def dads(problem: Problem) -> tuple[Tier, ...]:
     """The best cut between two tiers for the load. Raises `PlanInfeasible`."""
+    heavy = problem.rate_per_s is not None
     found: list[tuple[float, float, tuple[Tier, ...]]] = []
     refusal: PlanInfeasible | None = None
     for _, narrow in placements(problem):
         try:
-            tiers = optimal(narrow) if narrow.rate_per_s is None else _fastest(narrow)
-            check_limits(narrow, tiers)
+            tiers = _fastest(narrow) if heavy else optimal(narrow)
         except PlanInfeasible as error:
             refusal = refusal or error
             continue
-        slowest_s = 0.0 if narrow.rate_per_s is None else max(loads_s(narrow, tiers).values())
+        slowest_s = max(loads_s(narrow, tiers).values()) if heavy else 0.0
         found.append((slowest_s, cost_s(narrow, tiers), tiers))
     if not found:
         raise refusal or no_placement("dads")
-    return min(found)[2]
+    best = min(found)[2]
+    check_limits(problem, best)
+    return best
 
 
 def _fastest(problem: Problem) -> tuple[Tier, ...]:
-    """The plan whose slowest stage is fastest: one that is faster still is asked for until none is."""
-    best = optimal(msgspec.structs.replace(problem, rate_per_s=None))
-    while True:
-        slowest_s = max(loads_s(problem, best).values())
-        if slowest_s <= 0:
-            return best
-        try:
-            best = optimal(msgspec.structs.replace(problem, rate_per_s=(1 + _STEP) / slowest_s))
-        except PlanInfeasible:
-            return best
+    """The plan whose slowest stage is fastest."""
+    from d3bed.plan.mix import highest_rate
+
+    return highest_rate(problem)[0]

@@ -27,6 +27,7 @@ from d3bed.plan.problem import (
     EDGE_CLOUD,
     Problem,
     check_limits,
+    loads_s,
     result_way,
     tensor_ways,
 )
@@ -42,19 +43,28 @@ def neurosurgeon(problem: Problem) -> tuple[Tier, ...]:
         for pair, narrow in placements(problem)
         for cut, cost_s in _cuts(narrow, order, *pair)
     )
-    refusal: PlanInfeasible | None = None
-    for _, _, cut, (front, back) in cuts:
-        tiers = [back] * len(order)
-        for v in order[:cut]:
-            tiers[v] = front
-        tiers[0] = Tier.DEVICE
+    if not cuts:
+        raise no_placement("neurosurgeon")
+    refusals: list[tuple[float, int, PlanInfeasible]] = []
+    for number, (_, _, cut, pair) in enumerate(cuts):
+        tiers = _assignment(order, cut, *pair)
         try:
             check_limits(problem, tiers)
         except PlanInfeasible as error:
-            refusal = refusal or error
+            slowest_s = 0.0 if problem.rate_per_s is None else max(loads_s(problem, tiers).values())
+            refusals.append((slowest_s, number, error))
             continue
-        return tuple(tiers)
-    raise refusal or no_placement("neurosurgeon")
+        return tiers
+    # The one nearest to the rate names the highest that would do.
+    raise min(refusals, key=lambda refused: refused[:2])[2]
+
+
+def _assignment(order: Sequence[int], cut: int, front: Tier, back: Tier) -> tuple[Tier, ...]:
+    tiers = [back] * len(order)
+    for v in order[:cut]:
+        tiers[v] = front
+    tiers[0] = Tier.DEVICE
+    return tuple(tiers)
 
 
 def framework_order(problem: Problem) -> tuple[int, ...]:

@@ -10,8 +10,9 @@ from d3bed.core.errors import PlanInfeasible
 from d3bed.core.ids import Tier
 from d3bed.plan import STRATEGIES, Problem, cost_s, solve
 
-FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("*.json"))
-MIXED = [path for path in FIXTURES if path.stem.startswith("mixed")]
+FOLDER = Path(__file__).parent / "fixtures"
+MIXED = sorted(FOLDER.glob("mixed-*.json"))
+FIXTURES = [*sorted(FOLDER.glob("*-wifi.json")), *sorted(FOLDER.glob("*-slow-backbone.json")), *MIXED]
 
 
 def read(path: Path) -> Problem:
