@@ -49,6 +49,8 @@ from d3bed.core.messages import (
     Ready,
     Register,
     Retire,
+    SetSpeed,
+    ShapeLink,
     SourceEnded,
     StartSource,
     Stop,
@@ -153,6 +155,10 @@ class Agent:
                 self._source(message.pipeline).start(message.frames, message.in_flight)
             case StopSource():
                 self._source(message.pipeline).stop()
+            case ShapeLink(peer, shape):
+                self._links.reshape(peer, shape)
+            case SetSpeed(speed):
+                self._executor.set_speed(speed)
             case Stop():
                 _log.info("the server says stop: %s", message.reason)
                 self._stopped.set()

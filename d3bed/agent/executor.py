@@ -81,6 +81,10 @@ class Executor:
         self._tasks: set[asyncio.Task[None]] = set()
         self.stale = 0
 
+    def set_speed(self, speed: float) -> None:
+        """Emulate another speed from the next step on; out of (0, 1] it is brought inside."""
+        self._hold.speed = min(max(speed, 1e-3), 1.0)
+
     # ── epochs ────────────────────────────────────────────────────────────────────────────────────
 
     def add(self, work: EpochWork) -> None:

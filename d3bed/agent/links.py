@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import msgspec
+
 from d3bed.core.errors import LinkBroken
 from d3bed.core.ids import AgentId, PipelineId
+from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import Peer
 from d3bed.net import Probe, Sender
 
@@ -48,6 +51,13 @@ class Links:
             return await sender.probe()
         finally:
             await sender.close()
+
+    def reshape(self, peer: AgentId, shape: LinkShape) -> None:
+        """Hold the shaped links to `peer` to another rate and latency."""
+        for key, found in self._open.items():
+            if found.peer.agent == peer and found.sender.shape is not None:
+                found.sender.reshape(shape)
+                self._open[key] = _Open(msgspec.structs.replace(found.peer, shape=shape), found.sender)
 
     async def keep_only(self, pipeline: PipelineId, senders: set[Sender]) -> None:
         """Close the pipeline's links that no epoch uses any more."""

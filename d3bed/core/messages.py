@@ -43,6 +43,8 @@ __all__ = [
     "Register",
     "Retire",
     "Route",
+    "SetSpeed",
+    "ShapeLink",
     "SourceEnded",
     "SpansRecorded",
     "StartSource",
@@ -325,6 +327,19 @@ class StopSource(msgspec.Struct, frozen=True, tag=True):
     pipeline: PipelineId
 
 
+class ShapeLink(msgspec.Struct, frozen=True, tag=True):
+    """Hold your links to `peer` to another emulated rate and latency, from the next tensor on."""
+
+    peer: AgentId
+    shape: LinkShape
+
+
+class SetSpeed(msgspec.Struct, frozen=True, tag=True):
+    """Emulate another speed from the next step on, as when other work loads the board (0 < speed ≤ 1)."""
+
+    speed: float
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """End the process in an orderly way."""
 
@@ -342,6 +357,8 @@ ToAgent = (
     | Retire
     | StartSource
     | StopSource
+    | ShapeLink
+    | SetSpeed
     | Stop
 )
 

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from d3bed.core.measurements import LinkShape
 from d3bed.net.shaping import Pacing, Slot
 
 __all__ = ["Outbox", "Outgoing"]
@@ -91,6 +92,11 @@ class Outbox:
         assert not self._unsent
         self._pacing = pacing
 
+    def reshape(self, shape: LinkShape) -> None:
+        """Pace what is put from now on by `shape`; only where pacing was started."""
+        assert self._pacing is not None
+        self._pacing.reshape(shape)
+
     @property
     def unsent_bytes(self) -> int:
         return sum(item.total_bytes - item.sent_bytes for item in self._unsent)
@@ -169,11 +175,11 @@ class Outbox:
             if item.slot is None:
                 self._complete(item)
         if self._pacing is not None:
-            self._pace(self._pacing, now_s)
+            self._pace(now_s)
         if not self._unsent and not self._entering:
             self._wake_idle()
 
-    def _pace(self, pacing: Pacing, now_s: float) -> None:
+    def _pace(self, now_s: float) -> None:
         """What was due at `now_s` is written: complete what has entered the wire, set the next timer."""
         while self._entering and (slot := self._entering[0].slot) is not None and slot.end_s <= now_s:
             item = self._entering.popleft()
@@ -185,7 +191,7 @@ class Outbox:
         if self._unsent:
             item = self._unsent[0]
             wake_s = item.next_release_s()
-            exact = item.slot is not None and wake_s >= item.slot.end_s + pacing.shape.latency_s
+            exact = item.slot is not None and wake_s >= item.slot.arrives_s
         if self._entering and (slot := self._entering[0].slot) is not None and slot.end_s <= wake_s:
             wake_s, exact = slot.end_s, True
         if wake_s == float("inf"):

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from d3bed.core.errors import D3Error, LinkBroken, LinkClosed
+from d3bed.core.errors import D3Error, LinkBroken, LinkClosed, LocalProtocolError
 from d3bed.core.ids import AgentId, PipelineId
 from d3bed.core.measurements import LinkShape, Transfer
 from d3bed.net.codec import (
@@ -203,8 +203,19 @@ class Sender:
             tensor.value,
             nbytes,
             item.taken_s,
-            self.shape.bytes_per_s if self.shape is not None else None,
+            item.slot.shape.bytes_per_s if item.slot is not None else None,
         )
+
+    def reshape(self, shape: LinkShape) -> None:
+        """Hold tensors to come to another emulated rate and latency; those on their way keep theirs.
+
+        Raises `LocalProtocolError` on a link that was not shaped from the start, `ValueError` for a shape
+        that no link can have.
+        """
+        if self.shape is None:
+            raise LocalProtocolError(f"the link to {self.peer} is not shaped")
+        self._outbox.reshape(shape)
+        self.shape = shape
 
     async def probe(self) -> Probe:
         """Measure the link; takes about half a second and wants it idle. Raises as `send`."""

@@ -23,42 +23,51 @@ _MOST_CHUNK_BYTES = 65536
 class Slot:
     """The time of one payload of `nbytes` on the link, from `start_s` to `end_s`, before latency."""
 
-    __slots__ = ("_chunk_bytes", "_nbytes", "_shape", "start_s")
+    __slots__ = ("_chunk_bytes", "_nbytes", "shape", "start_s")
 
     def __init__(self, shape: LinkShape, start_s: float, nbytes: int, chunk_bytes: int) -> None:
-        self._shape, self._nbytes, self._chunk_bytes = shape, nbytes, chunk_bytes
+        self.shape, self._nbytes, self._chunk_bytes = shape, nbytes, chunk_bytes
         self.start_s = start_s
 
     @property
     def end_s(self) -> float:
         """When the last byte has entered the wire."""
-        return self.start_s + self._nbytes / self._shape.bytes_per_s
+        return self.start_s + self._nbytes / self.shape.bytes_per_s
+
+    @property
+    def arrives_s(self) -> float:
+        """When the peer has the last byte."""
+        return self.end_s + self.shape.latency_s
 
     def due_bytes(self, now_s: float) -> int:
         """Payload bytes that should have reached the peer by now; −1 before even the header should."""
-        under_way_s = now_s - self._shape.latency_s - self.start_s
+        under_way_s = now_s - self.shape.latency_s - self.start_s
         if under_way_s < 0:
             return -1
-        if now_s >= self.end_s + self._shape.latency_s:
+        if now_s >= self.arrives_s:
             return self._nbytes
-        chunks = int(under_way_s * self._shape.bytes_per_s) // self._chunk_bytes
+        chunks = int(under_way_s * self.shape.bytes_per_s) // self._chunk_bytes
         return min(chunks * self._chunk_bytes, self._nbytes)
 
     def release_s(self, released_bytes: int) -> float:
         """When the chunk after `released_bytes` is due at the peer; before the header: −1."""
         upto = 0 if released_bytes < 0 else min(released_bytes + self._chunk_bytes, self._nbytes)
-        return self.start_s + upto / self._shape.bytes_per_s + self._shape.latency_s
+        return self.start_s + upto / self.shape.bytes_per_s + self.shape.latency_s
 
 
 class Pacing:
     """The timetable of one shaped link."""
 
     def __init__(self, shape: LinkShape) -> None:
+        self.reshape(shape)
+        self._free_s = 0.0
+
+    def reshape(self, shape: LinkShape) -> None:
+        """Hold payloads to come to `shape`; those that have a slot keep it. Raises `ValueError`."""
         if not shape.bytes_per_s > 0 or not shape.latency_s >= 0:
             raise ValueError(f"a link needs a rate > 0 and a latency ≥ 0, not {shape}")
         self.shape = shape
         self.chunk_bytes = int(min(max(shape.bytes_per_s * _CHUNK_S, _LEAST_CHUNK_BYTES), _MOST_CHUNK_BYTES))
-        self._free_s = 0.0
 
     def reserve(self, now_s: float, nbytes: int) -> Slot:
         """The next slot: now, or when the payloads before it have entered the wire."""

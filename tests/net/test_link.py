@@ -75,6 +75,25 @@ async def test_shaped_tensors_share_the_link_one_after_the_other(site: Site, mak
     assert [t.frame for t in site.received.tensors] == [0, 1, 2, 3]
 
 
+async def test_reshaped_link_holds_what_comes_to_the_new_rate(site: Site, make_tensor: MakeTensor) -> None:
+    sender = await site.connect(shape=LinkShape(2e6, 0.02))
+    under_way = asyncio.ensure_future(sender.send(make_tensor((40_000,), "uint8", frame=1)))
+    await asyncio.sleep(0)
+    sender.reshape(LinkShape(4e5, 0.0))
+    after = await sender.send(make_tensor((40_000,), "uint8", frame=2))
+    before = await under_way
+    assert (before.target_bytes_per_s, after.target_bytes_per_s) == (2e6, 4e5)
+    assert after.taken_s >= 0.09
+    await site.until(lambda: len(site.received.tensors) == 2)
+    assert [t.frame for t in site.received.tensors] == [1, 2]
+
+
+async def test_unshaped_link_cannot_be_reshaped(site: Site) -> None:
+    sender = await site.connect()
+    with pytest.raises(LocalProtocolError, match="not shaped"):
+        sender.reshape(LinkShape(1e6))
+
+
 async def test_probe_sees_the_emulated_link(site: Site) -> None:
     sender = await site.connect(shape=LinkShape(4e6, 0.02))
     probe = await sender.probe()
