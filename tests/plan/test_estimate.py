@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
+import math
 import random
+import statistics
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -162,6 +166,53 @@ def test_a_segment_without_a_profile_tells_nothing() -> None:
         correction.observe(HEAD, 0.1, 0.0, now)
         correction.observe(HEAD, 0.0, 0.1, now)
     assert correction.factor(5) is None
+
+
+def recorded() -> list[list[float]]:
+    """Measured over profiled time of 90 frames each, on a busy machine; the file says how."""
+    text = (Path(__file__).parent / "recorded" / "resnet18-loaded.json").read_text(encoding="utf-8")
+    sequences: list[list[float]] = json.loads(text)["measured_over_profiled"]
+    return sequences
+
+
+def factors(ratios: Iterable[float]) -> list[float]:
+    """The factor after each frame; nan before it is known."""
+    agent = Agent(HEAD)
+    found = []
+    for ratio in ratios:
+        agent.run(ratio)
+        factor = agent.correction.factor(agent.now)
+        found.append(factor.value if factor else math.nan)
+    return found
+
+
+def test_real_load_that_came_and_went_was_seen_within_five_frames() -> None:
+    ratios = recorded()[1]
+    assert max(ratios[14:32]) < 3.0 < min(ratios[32:58]), "the competitor ran"
+    seen = factors(ratios)
+    assert all(2.0 < value < 2.8 for value in seen[3:32])
+    assert all(3.0 < value < 4.2 for value in seen[36:58])
+    assert all(1.9 < value < 3.0 for value in seen[62:])
+
+
+@pytest.mark.parametrize("start", range(5, 20))
+@pytest.mark.parametrize("sequence", range(3))
+def test_a_board_loaded_twofold_is_seen_within_five_frames_of_real_scatter(sequence: int, start: int) -> None:
+    ratios = recorded()[sequence][:30]
+    usual = statistics.median(ratios)
+    seen = factors([*ratios[:start], *(2 * ratio for ratio in ratios[start:])])
+    assert 0.75 * usual < seen[start - 1] < 1.35 * usual
+    assert 1.5 * usual < seen[start + 4] < 2.7 * usual
+
+
+@pytest.mark.parametrize("slow", range(5, 85))
+@pytest.mark.parametrize("sequence", range(3))
+def test_one_slow_frame_moves_nothing_beyond_real_scatter(sequence: int, slow: int) -> None:
+    ratios = recorded()[sequence]
+    spoilt = [*ratios[:slow], 25 * ratios[slow], *ratios[slow + 1 :]]
+    for frame, value in list(enumerate(factors(spoilt)))[slow : slow + WINDOW]:
+        around = ratios[max(0, frame - WINDOW + 1) : frame + 1]
+        assert min(around) <= value <= max(around)
 
 
 # ── links ─────────────────────────────────────────────────────────────────────────────────────────────
