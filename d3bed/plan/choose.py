@@ -34,13 +34,18 @@ class Pin(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """The plan, who carries it out (only tiers that it uses, or that relay), and what to expect."""
+    """The plan, who carries it out (only tiers that it uses, or that relay), and what to expect.
+
+    `kept_s` is the predicted latency of staying with the current plan and its route, under the same
+    conditions; None if there is no current plan, or an agent or link that it needs is gone.
+    """
 
     plan: Plan
     route: dict[Tier, AgentId]
     problem: Problem
     solution: Solution
     timeline: Timeline
+    kept_s: float | None = None
 
 
 def pinned(graph: Graph, pins: Sequence[Pin]) -> dict[str, tuple[Tier, ...]]:
@@ -77,6 +82,7 @@ def choose(
     strategy: str = "optimal",
     pins: Sequence[Pin] = (),
     current: Plan | None = None,
+    current_route: Mapping[Tier, AgentId] | None = None,
     migration_cost_s: float = 0.0,
 ) -> Choice:
     """Plan `graph` for the pipeline of `device`, with the agents that serve it best.
@@ -106,7 +112,30 @@ def choose(
             found.append((cost, choice.timeline.latency_s, tuple(route.values()), choice))
     if not found:
         raise refusals[0]
-    return min(found, key=lambda entry: entry[:3])[3]
+    best = min(found, key=lambda entry: entry[:3])[3]
+    if current is None or current_route is None:
+        return best
+    return msgspec.structs.replace(best, kept_s=_kept_s(graph, current, current_route, profiles, rates))
+
+
+def _kept_s(
+    graph: Graph,
+    plan: Plan,
+    route: Mapping[Tier, AgentId],
+    profiles: Mapping[AgentId, Sequence[float]],
+    rates: Mapping[tuple[AgentId, AgentId], LinkRate],
+) -> float | None:
+    """Predicted latency of a plan that is there already."""
+    present = {tier: route[tier] for tier in TIERS if tier in route}
+    ends = [(a, b) for a, b in zip(present, list(present)[1:], strict=False)]
+    links = {
+        (a, b): (present[a], present[b]) for here, there in ends for a, b in ((here, there), (there, here))
+    }
+    if not set(present.values()) <= set(profiles) or not set(links.values()) <= set(rates):
+        return None
+    times_s = {tier: profiles[agent] for tier, agent in present.items()}
+    directed = {tiers: rates[agents] for tiers, agents in links.items()}
+    return timeline(graph, plan, times_s, directed, tuple(present)).latency_s
 
 
 def _plan(

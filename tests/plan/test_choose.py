@@ -143,3 +143,21 @@ def test_the_current_plan_is_kept_where_moving_costs_more_than_it_gains() -> Non
 def test_an_unknown_strategy_is_refused() -> None:
     with pytest.raises(ConfigError, match="hpa2"):
         choose(GRAPH, PROFILES, AGENTS, RATES, PI, strategy="hpa2")
+
+
+def test_staying_is_judged_under_the_same_conditions() -> None:
+    first = choose(GRAPH, PROFILES, AGENTS, RATES, PI, strategy="edge")
+    loaded = {**PROFILES, FAST: (0.0, 1.0, 1.0, 1.0, 1.0)}
+    again = choose(
+        GRAPH, loaded, AGENTS, RATES, PI, strategy="edge", current=first.plan, current_route=first.route
+    )
+    assert again.route[EDGE] == SLOW
+    assert again.kept_s == pytest.approx(4.0 + 2 * 0.101)
+    assert again.timeline.latency_s < again.kept_s
+
+
+def test_staying_is_no_choice_without_an_agent_of_the_route() -> None:
+    first = choose(GRAPH, PROFILES, AGENTS, RATES, PI, strategy="edge")
+    left = {agent: times for agent, times in PROFILES.items() if agent != FAST}
+    again = choose(GRAPH, left, AGENTS, RATES, PI, current=first.plan, current_route=first.route)
+    assert again.kept_s is None

@@ -1,0 +1,64 @@
+"""When a plan is reconsidered, and whether to move."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from d3bed.core.ids import AgentId
+from d3bed.core.measurements import LinkRate
+from d3bed.plan.adapt import COOL_MOST_S, COOL_S, LATELY_S, Basis, Patience, changes, judge
+
+PI, EDGE = AgentId("pi-1"), AgentId("edge-1")
+BASIS = Basis({PI: 1.0, EDGE: 1.0}, {(PI, EDGE): LinkRate(1e7, 0.002)})
+
+
+def test_noise_inside_the_bands_changes_nothing() -> None:
+    assert changes(BASIS, {PI: 1.2, EDGE: 0.85}, {(PI, EDGE): LinkRate(8.5e6, 0.005)}) == []
+
+
+def test_what_is_not_known_now_has_not_changed() -> None:
+    assert changes(BASIS, {}, {}) == []
+
+
+def test_a_fallen_link_and_a_loaded_agent_are_said_in_words_worst_first() -> None:
+    found = changes(BASIS, {EDGE: 2.1}, {(PI, EDGE): LinkRate(1.4e6, 0.002)})
+    assert [change.text for change in found] == [
+        "pi-1→edge-1 fell from 80 to 11.2 Mbit/s",
+        "edge-1 became 2.1× slower",
+    ]
+
+
+def test_recovery_is_a_change_too() -> None:
+    basis = Basis({EDGE: 4.0}, {(PI, EDGE): LinkRate(1e6, 0.050)})
+    texts = [c.text for c in changes(basis, {EDGE: 1.0}, {(PI, EDGE): LinkRate(1e6, 0.002)})]
+    assert texts == ["the latency of pi-1→edge-1 went from 50 to 2 ms", "edge-1 became 4.0× faster"]
+
+
+@given(st.floats(1e-4, 10), st.floats(1e-4, 10))
+def test_a_move_always_saves_something(kept_s: float, planned_s: float) -> None:
+    verdict = judge(kept_s, planned_s)
+    assert not verdict.move or planned_s < 0.951 * kept_s
+    assert "predicted" in verdict.reason
+
+
+def test_decisions_are_spaced_out() -> None:
+    patience = Patience()
+    assert patience.ready(0.0)
+    patience.kept(0.0)
+    assert not patience.ready(0.5 * COOL_S)
+    assert patience.ready(COOL_S)
+
+
+def test_plans_that_swing_back_wait_longer_each_time_and_calm_down_again() -> None:
+    patience, now, waits = Patience(), 0.0, []
+    for turn in range(12):
+        patience.moved(("a", "b")[turn % 2], ("b", "a")[turn % 2], now)
+        began = now
+        while not patience.ready(now):
+            now += 0.25
+        waits.append(now - began)
+    assert waits[:6] == [COOL_S * 2**n for n in range(6)]
+    assert max(waits) <= COOL_MOST_S
+    patience.moved("a", "c", now + 2 * LATELY_S)
+    assert patience.ready(now + 2 * LATELY_S + COOL_S)
