@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from d3bed.plan.adapt import Basis, Change, Patience, Verdict, changes, judge
 from d3bed.plan.choose import Choice, Pin, choose, pinned
 from d3bed.plan.estimate import Factor, LinkEstimate, LinkEstimator, ProfileCorrection, Segment
 from d3bed.plan.predictor import Predictor, Sample, Work, samples_of, works
@@ -11,10 +12,13 @@ from d3bed.plan.timeline import StageSpan, Timeline, timeline
 
 __all__ = [
     "STRATEGIES",
+    "Basis",
+    "Change",
     "Choice",
     "Factor",
     "LinkEstimate",
     "LinkEstimator",
+    "Patience",
     "Pin",
     "Predictor",
     "Problem",
@@ -25,10 +29,13 @@ __all__ = [
     "StageSpan",
     "Strategy",
     "Timeline",
+    "Verdict",
     "Work",
+    "changes",
     "check_limits",
     "choose",
     "cost_s",
+    "judge",
     "link_bytes",
     "loads_s",
     "pinned",
