@@ -20,8 +20,9 @@ from d3bed.plan.problem import EDGE_CLOUD, Problem
 
 __all__ = ["MOST", "Ideals", "layered"]
 
-#: More sets than this are not made.
+#: More sets than this are not made, nor sets with more members and others in all.
 MOST = 20_000
+_CELLS = 8_000_000
 #: And more pairs than this are not looked at.
 _PAIRS = 4_000_000
 #: So many times all costs together stand for what is not allowed.
@@ -51,7 +52,8 @@ class Ideals:
     def prefixes(cls, problem: Problem, network: Network, metrics: Floats, most: int) -> Ideals:
         """Only those that cut one order of the vertices, at up to `most` places."""
         count = network.count
-        steps = np.unique(np.linspace(1, count, min(count, most)).round().astype(int))
+        places = min(count, most, max(2, _CELLS // count))
+        steps = np.unique(np.linspace(1, count, places).round().astype(int))
         position = np.empty(count, dtype=np.int64)
         position[layered(problem)] = np.arange(count)
         return cls.judge(problem, network, metrics, position[:, None] < steps, np.arange(len(steps)))
@@ -128,6 +130,9 @@ def layered(problem: Problem) -> list[int]:
 
 def _enumerate(problem: Problem) -> tuple[Bools, Ints] | None:
     """Every set closed under predecessors and with the input: its members, and its block."""
+    most = min(MOST, _CELLS // len(problem.names))
+    if len(problem.names) > most:
+        return None
     order = layered(problem)
     place = {v: number for number, v in enumerate(order)}
     blocks: list[list[int]] = [[]]
@@ -151,7 +156,7 @@ def _enumerate(problem: Problem) -> tuple[Bools, Ints] | None:
             more = sets[:, sets[needs].all(axis=0)]
             more[local[v]] = True
             sets = np.hstack([sets, more])
-            if total + sets.shape[1] > MOST:
+            if total + sets.shape[1] > most:
                 return None
         sets = sets[:, 1:]  # The empty one is the block before, all of it.
         whole = np.zeros((len(order), sets.shape[1]), dtype=bool)

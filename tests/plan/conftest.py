@@ -9,8 +9,11 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from d3bed.core.ids import TIERS, Tier
 from d3bed.core.measurements import LinkRate
@@ -111,6 +114,72 @@ def brute_force(problem: Problem) -> tuple[float, Assignment]:
             if cost < best[0]:
                 best = (cost, tiers)
     return best
+
+
+class Everything(NamedTuple):
+    """All plans of a problem [plans, vertices] as ranks, and what each costs and asks for."""
+
+    ranks: NDArray[np.int64]
+    cost_s: NDArray[np.float64]
+    loads_s: dict[str, NDArray[np.float64]]
+    memory_bytes: dict[Tier, NDArray[np.float64]]
+
+    def fits(self, problem: Problem) -> NDArray[np.bool_]:
+        found = np.ones(len(self.ranks), dtype=bool)
+        for tier, limit in problem.memory_bytes.items():
+            found &= self.memory_bytes[tier] <= limit
+        if problem.rate_per_s is not None:
+            found &= np.max(list(self.loads_s.values()), axis=0) * problem.rate_per_s <= 1 + 1e-12
+        return found
+
+
+def everything(problem: Problem) -> Everything:
+    """The same rules as in `reference_cost_s` and `longest_s`, for all plans at the same time."""
+    ranks = np.zeros((1, 1), dtype=np.int64)
+    for name in problem.names[1:]:
+        open_ranks = [t.rank for t in problem.times_s if t in problem.allowed.get(name, TIERS)]
+        ranks = np.hstack([np.repeat(ranks, len(open_ranks), 0), np.tile(open_ranks, len(ranks))[:, None]])
+    for a, b in problem.edges:
+        ranks = ranks[ranks[:, a] <= ranks[:, b]]
+    total = np.zeros(len(ranks))
+    busy: dict[str, NDArray[np.float64]] = {
+        stage: np.zeros(len(ranks)) for stage in (*(t.value for t in problem.times_s), *problem.links)
+    }
+    memory = {tier: (ranks == tier.rank) @ np.array(problem.weight_bytes, dtype=float) for tier in TIERS}
+    never = np.inf
+    for v, name in enumerate(problem.names):
+        here = ranks[:, v]
+        for tier, times in problem.times_s.items():
+            total += np.where(here == tier.rank, times[v], 0.0)
+            busy[tier.value] += np.where(here == tier.rank, times[v], 0.0)
+        if name in problem.current:
+            total += (here != problem.current[name].rank) * problem.migration_cost_s
+        after = ranks[:, [b for a, b in problem.edges if a == v]]
+        edge, cloud = (after == 1).any(axis=1) & (here < 1), (after == 2).any(axis=1) & (here < 2)
+        size = problem.output_bytes[v]
+        near, far, direct = (
+            crossing_s(problem, link, size) if link in problem.links else never
+            for link in ("device-edge", "edge-cloud", "device-cloud")
+        )
+        skips = cloud & (here == 0) & np.where(edge, direct < far, direct < near + far)
+        used = {
+            "device-edge": edge | (cloud & (here == 0) & ~skips),
+            "edge-cloud": cloud & ~skips,
+            "device-cloud": skips,
+        }
+        for link, crosses in used.items():
+            if link in problem.links:
+                total += np.where(crosses, crossing_s(problem, link, size), 0.0)
+                busy[link] += np.where(crosses, size / problem.links[link].bytes_per_s, 0.0)
+    if problem.result_bytes:
+        ends = sorted(set(range(len(problem.names))) - {a for a, _ in problem.edges})
+        latest = ranks[:, ends].max(axis=1)
+        near, far, direct = (
+            crossing_s(problem, link, problem.result_bytes) if link in problem.links else never
+            for link in ("device-edge", "edge-cloud", "device-cloud")
+        )
+        total += np.where(latest == 1, near, np.where(latest == 2, min(near + far, direct), 0.0))
+    return Everything(ranks, total, busy, memory)
 
 
 def random_edges(rng: random.Random, count: int, shape: str) -> set[tuple[int, int]]:
@@ -229,3 +298,8 @@ def highest_rate_fixture() -> Callable[[Problem], float]:
 @pytest.fixture(name="reference_cost_s")
 def reference_cost_fixture() -> Callable[[Problem, Assignment], float]:
     return reference_cost_s
+
+
+@pytest.fixture(name="everything")
+def everything_fixture() -> Callable[[Problem], Everything]:
+    return everything
