@@ -15,6 +15,7 @@ a known plan costs 2^29; whatever is dearer is infinite, which is 2^30; and noth
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -56,9 +57,15 @@ def relayed(problem: Problem) -> bool:
     return not any(any(tensor_ways(problem, v)) for v in range(len(problem.names)))
 
 
-def minimum_cut(problem: Problem, known: tuple[Tier, ...], bound_s: float) -> tuple[Tier, ...]:
-    """An optimal plan. `known` is any feasible plan and `bound_s` its cost: the less, the finer."""
+def minimum_cut(problem: Problem, plans: Iterable[tuple[Tier, ...]]) -> tuple[Tier, ...]:
+    """An optimal plan. `plans` are any feasible plans: the cheaper the best, the finer the arithmetic."""
     network = Network(problem)
+    _, _, known = min(
+        (float(network.capacity_s[network.cut_by(rank)].sum()), rank.sum(), tiers)
+        for tiers in plans
+        for rank in (np.array([tier.rank for tier in tiers]),)
+    )
+    bound_s = cost_s(problem, known)
     while bound_s > 0:
         cut = network.cut(network.capacity_s, bound_s)
         found_s = cost_s(problem, cut.tiers)

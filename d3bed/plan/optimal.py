@@ -46,17 +46,16 @@ def proven(problem: Problem, gap: float = 0.0) -> Proven:
 
     Methods are tried from the fastest on, until one proves enough. Raises `PlanInfeasible`.
     """
-    best = _best_single(problem)
-
     from d3bed.plan import mincut
 
-    if best is not None and mincut.applies(problem):
-        tiers = mincut.minimum_cut(problem, best.tiers, best.cost_s)
+    if mincut.applies(problem):
+        tiers = mincut.minimum_cut(problem, [all_on(problem, tier) for tier in problem.tiers])
         found_s = cost_s(problem, tiers)
         return Proven(tiers, found_s, found_s)
 
     from d3bed.plan import milp
 
+    best = _best_single(problem)
     if mincut.relayed(problem):
         from d3bed.plan.limits import within_limits
 
