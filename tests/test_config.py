@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,7 +120,7 @@ def test_a_pt2_that_is_no_archive_is_refused_before_anything_starts(tmp_path: Pa
 
 def test_an_agent_takes_from_the_file_what_its_command_line_leaves_out(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
-    common = {"tier": None, "host": None, "port": None, "photos": None, "token": None}
+    common: dict[str, Any] = {"tier": None, "host": None, "port": None, "photos": None, "token": None}
     settings = agent_settings(
         name="pi-1", server="http://127.0.0.1:1", config=path, speed=0.5, cache_dir=tmp_path, **common
     )

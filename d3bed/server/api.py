@@ -14,9 +14,18 @@ import msgspec
 from aiohttp import web
 
 from d3bed import __version__
-from d3bed.core.ids import CauseId, PipelineId
+from d3bed.core.ids import AgentId, CauseId, PipelineId
+from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import ModelSpec
-from d3bed.server.events import ChangeModel, ChangeStrategy, Order, StartRun, StopRun
+from d3bed.server.events import (
+    ChangeLink,
+    ChangeModel,
+    ChangeSpeed,
+    ChangeStrategy,
+    Order,
+    StartRun,
+    StopRun,
+)
 from d3bed.server.runner import Runner
 from d3bed.server.views import AgentView, LinkView, PipelineView, RunReport, RunView, StateView
 
@@ -60,6 +69,29 @@ class RunOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     frames: _Count | None = None
     in_flight: _InFlight | None = None
+
+
+class LinkOrder(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"source": "from", "target": "to"}
+):
+    """Only links that a network preset shapes can be changed."""
+
+    source: _Text
+    target: _Text
+    mbit_per_s: Annotated[float, msgspec.Meta(ge=0.01, le=100_000)]
+    latency_ms: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 0.0
+
+
+class SpeedOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Emulated speed: 0.2 is five times slower than the machine that the agent runs on."""
+
+    speed: Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """The change is on its way to the agent; what follows from it is in the feed."""
+
+    message: str
 
 
 class StopOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -171,6 +203,29 @@ class Api:
     async def stop(self, id: str, body: StopOrder) -> Accepted:
         return self._order(StopRun(self._known(id)))
 
+    async def link(self, body: LinkOrder) -> Changed:
+        ends = self._agent(body.source), self._agent(body.target)
+        pipelines = self._coordinator.pipelines.values()
+        if not any(p.is_shaped(*ends) for p in pipelines):
+            raise ApiError(409, f"link {body.source}→{body.target} is not emulated: its rate cannot be set")
+        shape = LinkShape(body.mbit_per_s * 1e6 / 8, body.latency_ms / 1e3)
+        self._runner.submit(ChangeLink(*ends, shape))
+        return Changed(
+            f"link {body.source}→{body.target}: {body.mbit_per_s:g} Mbit/s, {body.latency_ms:g} ms"
+        )
+
+    async def speed(self, id: str, body: SpeedOrder) -> Changed:
+        agent = self._agent(id)
+        self._runner.submit(ChangeSpeed(agent, body.speed))
+        return Changed(f"{agent}: emulated speed {body.speed:g}")
+
+    def _agent(self, id: str) -> AgentId:
+        agent = AgentId(id)
+        if not self._coordinator.world.is_connected(agent):
+            known = ", ".join(a for a in self._coordinator.world.agents) or "none"
+            raise ApiError(404, f"there is no connected agent {id!r}; known: {known}")
+        return agent
+
     def _known(self, id: str) -> PipelineId:
         name = PipelineId(id)
         if name not in self._coordinator.pipelines:
@@ -237,6 +292,8 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", f"{_PIPELINE}/model", "Switch to a model", Api.model, Accepted, ModelOrder),
     Route("POST", f"{_PIPELINE}/start", "Start a run of frames", Api.start, Accepted, RunOrder),
     Route("POST", f"{_PIPELINE}/stop", "Stop the run", Api.stop, Accepted, StopOrder),
+    Route("POST", "/api/links", "Change an emulated link", Api.link, Changed, LinkOrder),
+    Route("POST", "/api/agents/{id}/speed", "Change an emulated speed", Api.speed, Changed, SpeedOrder),
 )
 
 

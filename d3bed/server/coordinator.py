@@ -14,7 +14,8 @@ from typing import assert_never
 import msgspec
 
 from d3bed.core.graph import Graph
-from d3bed.core.ids import CauseId, Epoch, PipelineId
+from d3bed.core.ids import AgentId, CauseId, Epoch, PipelineId
+from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import (
     ClockPing,
     ClockPong,
@@ -30,6 +31,8 @@ from d3bed.core.messages import (
     Profiled,
     Ready,
     Register,
+    SetSpeed,
+    ShapeLink,
     SourceEnded,
     SpansRecorded,
     Stop,
@@ -40,7 +43,9 @@ from d3bed.server.events import (
     AgentJoined,
     AgentLost,
     AgentSaid,
+    ChangeLink,
     ChangeModel,
+    ChangeSpeed,
     ChangeStrategy,
     CloseAgent,
     Command,
@@ -130,6 +135,10 @@ class Coordinator:
                 self.pipelines[pipeline].begin_run(Start(frames, in_flight))
             case StopRun(pipeline):
                 self.pipelines[pipeline].stop_run()
+            case ChangeLink(source, target, shape):
+                self._shape_link(source, target, shape)
+            case ChangeSpeed(agent, speed):
+                self._set_speed(agent, speed)
             case Shutdown(reason):
                 for agent in self.world.agents:
                     self.world.send(agent, Stop(reason))
@@ -150,6 +159,25 @@ class Coordinator:
         """What the pipeline's latest wish is remembered by."""
         target = self.pipelines[pipeline].target
         return target.cause_id if target else None
+
+    # ── conditions that users change ──────────────────────────────────────────────────────────────
+
+    def _shape_link(self, source: AgentId, target: AgentId, shape: LinkShape) -> None:
+        """What follows is for the monitors to notice; a link that carries nothing is measured again."""
+        world, ends = self.world, (source, target)
+        world.shapes[ends] = shape
+        world.send(source, ShapeLink(target, shape))
+        rate, latency = f"{shape.bytes_per_s * 8e-6:g} Mbit/s", f"{shape.latency_s * 1e3:g} ms"
+        world.note(f"emulated link {source}→{target} set to {rate}, {latency}")
+        if not any(set(ends) <= set(p.active.route.values()) for p in self.pipelines.values() if p.active):
+            world.links.setdefault(ends, LinkRecord()).forget()
+
+    def _set_speed(self, agent: AgentId, speed: float) -> None:
+        record = self.world.agents[agent]
+        record.speed = speed
+        self.world.send(agent, SetSpeed(speed))
+        self.world.note(f"{agent} now emulates speed {speed:g}")
+        self.world.publish("agent", record.view(self.world.now))
 
     # ── agents come and go ────────────────────────────────────────────────────────────────────────
 
@@ -204,6 +232,7 @@ class Coordinator:
             self._said(self._connections[connection], failure)
         for pipe in self.pipelines.values():
             pipe.check_time()
+            pipe.watch()
         for traffic in self._traffic.values():
             for frame in traffic.take_ripe():
                 self.frames.append(frame)

@@ -12,7 +12,7 @@ from d3bed.core.graph import Graph
 from d3bed.core.ids import TIERS, AgentId, CauseId, Epoch, PipelineId, Tier
 from d3bed.core.messages import ModelSpec
 from d3bed.core.plan import Plan, Step, program_for
-from d3bed.plan import Segment
+from d3bed.plan import Basis, Segment
 from d3bed.server.statistics import Recent
 from d3bed.server.views import EpochReport, EpochView
 
@@ -20,13 +20,18 @@ __all__ = ["PlannedEpoch", "Wish"]
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """Something that calls for a new plan. `forced`: even an equal plan becomes a new epoch."""
+    """Something that calls for a new plan.
+
+    `forced`: even an equal plan becomes a new epoch. `reconsider`: the present plan may go on, conditions
+    have changed; it goes on unless the new one is enough better.
+    """
 
     cause: str
     cause_id: CauseId
     model: ModelSpec
     strategy: str
     forced: bool = False
+    reconsider: bool = False
 
 
 @dataclass
@@ -51,6 +56,7 @@ class PlannedEpoch:
     connections: dict[AgentId, int]
     profiles: dict[Tier, tuple[float, ...]]
     due_s: float
+    basis: Basis
     ready: set[AgentId] = field(default_factory=set)
     activated_at: float | None = None
     #: Whether a node or link that it needs was lost: its unanswered frames must run again.
@@ -62,6 +68,11 @@ class PlannedEpoch:
     @property
     def number(self) -> Epoch:
         return self.life.epoch
+
+    @property
+    def identity(self) -> object:
+        """Equal for epochs that place frames alike."""
+        return self.wish.model.key, self.plan, tuple(sorted(self.route.items()))
 
     @cached_property
     def _programs(self) -> dict[Tier, tuple[Step, ...]]:

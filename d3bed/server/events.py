@@ -12,7 +12,7 @@ import msgspec
 
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, PipelineId, Tier
-from d3bed.core.measurements import LinkRate
+from d3bed.core.measurements import LinkRate, LinkShape
 from d3bed.core.messages import FromAgent, ModelSpec, Register, ToAgent
 from d3bed.core.plan import Plan
 from d3bed.plan import Choice, Pin
@@ -99,6 +99,21 @@ class StopRun(msgspec.Struct, frozen=True):
     pipeline: PipelineId
 
 
+class ChangeLink(msgspec.Struct, frozen=True):
+    """Hold an emulated link to another rate and latency while frames flow."""
+
+    source: AgentId
+    target: AgentId
+    shape: LinkShape
+
+
+class ChangeSpeed(msgspec.Struct, frozen=True):
+    """Let an agent emulate another speed, as if other work came to its board or left it."""
+
+    agent: AgentId
+    speed: float
+
+
 class Shutdown(msgspec.Struct, frozen=True):
     """End all agents in an orderly way."""
 
@@ -106,7 +121,10 @@ class Shutdown(msgspec.Struct, frozen=True):
 
 
 Order = ChangeStrategy | ChangeModel | StartRun | StopRun
-Event = AgentJoined | AgentSaid | AgentLost | Ticked | PlanComputed | PlanFailed | Order | Shutdown
+Condition = ChangeLink | ChangeSpeed
+Event = (
+    AgentJoined | AgentSaid | AgentLost | Ticked | PlanComputed | PlanFailed | Order | Condition | Shutdown
+)
 
 
 # ── commands ──────────────────────────────────────────────────────────────────────────────────────
@@ -155,6 +173,7 @@ class ComputePlan(msgspec.Struct, frozen=True):
     pins: tuple[Pin, ...]
     strategy: str
     current: Plan | None
+    current_route: Mapping[Tier, AgentId] | None
 
 
 Command = SendTo | CloseAgent | Record | Publish | ComputePlan

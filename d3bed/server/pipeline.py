@@ -21,7 +21,7 @@ import msgspec
 from d3bed.core.epochs import EpochLife, EpochState
 from d3bed.core.ids import AgentId, Epoch, Tier
 from d3bed.core.messages import Activate, ModelSpec, Peer, Prepare, Retire, Route, StartSource, StopSource
-from d3bed.plan import Choice
+from d3bed.plan import Basis, Choice, Patience, changes, judge
 from d3bed.server.epochs import PlannedEpoch, Wish
 from d3bed.server.events import ComputePlan
 from d3bed.server.runs import Run
@@ -66,6 +66,8 @@ class Pipeline:
         self._request: int | None = None
         self._requests = 0
         self._runs = 0
+        self._basis = Basis({}, {})
+        self._patience = Patience()
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────────
 
@@ -211,18 +213,28 @@ class Pipeline:
         tier, present = members[agent], sorted({t.rank for t in members.values()})
         return tuple(
             Peer(
-                other, there, self.world.agents[other].register.data_address, self.settings.shape(tier, there)
+                other,
+                there,
+                self.world.agents[other].register.data_address,
+                self.world.shapes.get((agent, other)) or self.settings.shape(tier, there),
             )
             for other, there in members.items()
             if abs(present.index(there.rank) - present.index(tier.rank)) == 1
         )
+
+    def is_shaped(self, source: AgentId, target: AgentId) -> bool:
+        """Whether the link is one of this pipeline's and held to an emulated rate."""
+        tiers = self.settings.tiers
+        both = source in tiers and target in tiers
+        return both and self.settings.shape(tiers[source], tiers[target]) is not None
 
     def _plan(self, wish: Wish, members: dict[AgentId, Tier]) -> None:
         self._stage = ("planning", f"{wish.strategy} plans {wish.model.name}")
         self._requests += 1
         self._request = self._requests
         graph = self.world.agents[self.settings.device].loaded[wish.model].graph
-        same_model = self.active is not None and self.active.wish.model == wish.model
+        current = self.active if self.active is not None and self.active.wish.model == wish.model else None
+        self._basis = Basis(self.world.factors(members), self.world.rates(members))
         self.world.command(
             ComputePlan(
                 pipeline=self.settings.id,
@@ -231,10 +243,11 @@ class Pipeline:
                 graph=graph,
                 profiles={a: self.world.agents[a].expected_s(wish.model, self.world.now) for a in members},
                 agents=members,
-                rates=self.world.rates(members),
+                rates=self._basis.rates,
                 pins=self.settings.pins.get(wish.model.name, ()),
                 strategy=wish.strategy,
-                current=self.active.plan if self.active and same_model else None,
+                current=current.plan if current else None,
+                current_route=current.route if current else None,
             )
         )
 
@@ -254,10 +267,15 @@ class Pipeline:
         self._record_plan(wish, choice)
         active = self.active
         if active is not None and not wish.forced and active.is_same(wish.model, choice.plan, connections):
-            self.wish = None
             active.wish = msgspec.structs.replace(active.wish, strategy=wish.strategy)
-            self._say(f"{wish.cause}: epoch {active.number} kept, because the plan is the same", wish)
+            self._keep(active, wish, "the plan is the same")
             return
+        if active is not None and wish.reconsider and choice.kept_s is not None:
+            verdict = judge(choice.kept_s, choice.timeline.latency_s)
+            if not verdict.move:
+                self._keep(active, wish, verdict.reason)
+                return
+            wish = self.wish = msgspec.structs.replace(wish, cause=f"{wish.cause}: {verdict.reason}")
         graph = self.world.agents[self.settings.device].loaded[wish.model].graph
         same_model = active is not None and active.wish.model == wish.model
         epoch = PlannedEpoch(
@@ -274,6 +292,7 @@ class Pipeline:
             connections=connections,
             profiles={t: self.world.agents[agent].profiles[wish.model] for t, agent in route.items()},
             due_s=self.world.now + PREPARE_S,
+            basis=self._basis,
         )
         self._remember(epoch)
         self.preparing = epoch
@@ -286,6 +305,13 @@ class Pipeline:
                 agent,
                 Prepare(self.settings.id, epoch.number, wish.model, epoch.plan, Route(route), peers),
             )
+
+    def _keep(self, active: PlannedEpoch, wish: Wish, reason: str) -> None:
+        """The active epoch goes on, and from now on counts as made for the present conditions."""
+        self.wish = None
+        active.basis = self._basis
+        self._patience.kept(self.world.now)
+        self._say(f"{wish.cause}: epoch {active.number} kept, because {reason}", wish)
 
     def _remember(self, epoch: PlannedEpoch) -> None:
         """Keep the last `EPOCHS_KEPT` epochs, and those that still carry frames."""
@@ -308,6 +334,8 @@ class Pipeline:
         epoch.activated_at = self.world.now
         self.preparing, self.wish = None, None
         old, self.active = self.active, epoch
+        if old is not None and epoch.wish.reconsider:
+            self._patience.moved(old.identity, epoch.identity, self.world.now)
         if old is not None:
             self.draining[old.number] = old
             self._move(old, "drain")
@@ -389,6 +417,31 @@ class Pipeline:
             self.wish = Wish(
                 f"{self.settings.device} is back", self.world.new_cause(), base.model, base.strategy
             )
+
+    def watch(self) -> None:
+        """While frames flow: look again at links that carry none, and at the plan once conditions changed."""
+        if not self.settings.adapt or self.wish is not None or self.active is None or not self.is_running:
+            return
+        members = self.members
+        found = changes(self.active.basis, self.world.factors(members), self.world.rates(members))
+        if found and self._patience.ready(self.world.now):
+            cause = "; ".join(change.text for change in found[:3])
+            wanted = self.active.wish
+            self.wish = Wish(cause, self.world.new_cause(), wanted.model, wanted.strategy, reconsider=True)
+            return
+        for agent in members:
+            peers = [p for p in self._peers(agent, members) if self._is_out_of_sight(agent, p.agent)]
+            if peers:
+                self.world.order_links(agent, tuple(peers))
+
+    def _is_out_of_sight(self, source: AgentId, target: AgentId) -> bool:
+        """Nothing has crossed the link, and nobody has measured it, for long."""
+        link = self.world.links.get((source, target))
+        return (
+            link is None
+            or not link.known
+            or (link.measured is not None and link.estimator.probe_due(self.world.now))
+        )
 
     def check_time(self) -> None:
         if self.preparing is not None and self.world.now >= self.preparing.due_s:

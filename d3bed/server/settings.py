@@ -27,6 +27,7 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     `network` names the preset that `shapes` came from; `shapes` maps a directed pair of tiers, as in
     `"device-edge"`, to what such links are held to (absent: as fast as they are). `pins` go by the
     name of the model whose vertices they name. `threads` is the intra-op thread count of all agents.
+    With `adapt` the plan follows when agents or links change while frames flow.
     With `autostart` the source starts at the first plan: `frames` of them (None: until stopped), at
     most `in_flight` unanswered.
     """
@@ -44,6 +45,7 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     in_flight: int = 1
     frames: int | None = None
     autostart: bool = True
+    adapt: bool = True
 
     @property
     def tiers(self) -> dict[AgentId, Tier]:

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from d3bed.core.ids import AgentId, CauseId, Epoch, PipelineId
-from d3bed.core.measurements import LinkRate
+from d3bed.core.measurements import LinkRate, LinkShape
 from d3bed.core.messages import (
     LinkFailed,
     LinkMeasured,
@@ -47,7 +47,8 @@ Order = tuple[Literal["load", "profile"], ModelSpec] | tuple[Literal["link"], Ag
 class AgentRecord:
     """One registered agent. `due`: when each open order counts as failed.
 
-    `profiles` are as the agent reported them; `correction` is what its live spans say about them.
+    `profiles` are as the agent reported them; `correction` is what its live spans say about them. `speed`
+    is what it was told to emulate since it registered, if anything.
     """
 
     register: Register
@@ -61,6 +62,7 @@ class AgentRecord:
     profiles: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
     correction: ProfileCorrection = field(default_factory=ProfileCorrection)
     due: dict[Order, float] = field(default_factory=dict)
+    speed: float | None = None
     last_loaded: ModelLoaded | None = None
 
     def has_open(self, *kinds: str) -> bool:
@@ -78,7 +80,7 @@ class AgentRecord:
             pid=register.pid,
             host=register.host,
             data_address=register.data_address,
-            speed=register.speed,
+            speed=register.speed if self.speed is None else self.speed,
             engine=register.engine,
             version=register.version,
             threads=loaded.threads if loaded else None,
@@ -143,6 +145,7 @@ class World:
         self.now = 0.0
         self.agents: dict[AgentId, AgentRecord] = {}
         self.links: dict[tuple[AgentId, AgentId], LinkRecord] = {}
+        self.shapes: dict[tuple[AgentId, AgentId], LinkShape] = {}  # what users changed
         self.notes: list[NoteView] = []
         self._out: list[Command] = []
         self.boot = boot
@@ -259,6 +262,11 @@ class World:
                     case (("load" | "profile") as kind, model):
                         found.append((record.connection, ModelFailed(model, f"did not {kind} in time")))
         return found
+
+    def factors(self, members: Mapping[AgentId, object]) -> dict[AgentId, float]:
+        """How much longer than profiled each member takes now; 1 where nothing recent says otherwise."""
+        found = {agent: self.agents[agent].correction.factor(self.now) for agent in members}
+        return {agent: factor.value if factor is not None else 1.0 for agent, factor in found.items()}
 
     def rates(self, members: Mapping[AgentId, object]) -> dict[tuple[AgentId, AgentId], LinkRate]:
         """The measured links among `members`, as fast as they are now."""

@@ -181,6 +181,7 @@ class Stage:
                 strategy=command.strategy,
                 pins=command.pins,
                 current=command.current,
+                current_route=command.current_route,
             )
         except D3Error as error:
             return PlanFailed(command.pipeline, command.request, str(error))
@@ -292,6 +293,7 @@ def make_settings(tmp_path: Path) -> Callable[..., ServerSettings]:
             network="wifi",
             shapes={"device-edge": LinkShape(1e7, 0.001)},
             frames=10,
+            adapt=False,
         )
         pipeline = msgspec.structs.replace(pipeline, **changes)
         return ServerSettings(tmp_path / "data", (pipeline,), host=host, port=0, token=token)
