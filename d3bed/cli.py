@@ -56,6 +56,9 @@ NetworkOption = Annotated[
 StrategyOption = Annotated[str | None, typer.Option("--strategy", "-s", help="How plans are made.")]
 FramesOption = Annotated[int | None, typer.Option("--frames", "-f", help="Frames to answer.")]
 PortOption = Annotated[int | None, typer.Option("--port", "-p", help="Server port; 0 takes a free one.")]
+FixedOption = Annotated[
+    bool, typer.Option("--fixed", help="Keep the plan whatever happens to agents and links.")
+]
 ParentOption = Annotated[int | None, typer.Option(hidden=True, help="End when this process ends.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
 TokenOption = Annotated[
@@ -97,6 +100,7 @@ def demo(
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write the d3bed.report/1 JSON here when done.")] = None,
     port: PortOption = None,
+    fixed: FixedOption = False,
 ) -> None:
     """Start a whole testbed on this machine: a server, a device, two edge boxes and a cloud.
 
@@ -129,8 +133,9 @@ def demo(
         "--frames": frames,
         "--port": port,
     }
-    overrides = tuple(word for key, value in given.items() if value is not None for word in (key, str(value)))
-    options = DemoOptions(settings, overrides, frames, headless, report)
+    overrides = [word for key, value in given.items() if value is not None for word in (key, str(value))]
+    overrides += ["--fixed"] if fixed else []
+    options = DemoOptions(settings, tuple(overrides), frames, headless, report)
     raise typer.Exit(_run(run_demo(options, console)))
 
 
@@ -149,6 +154,7 @@ def server(
     frames: FramesOption = None,
     token: TokenOption = None,
     idle: Annotated[bool, typer.Option("--idle", help="Start no frames until asked to.")] = False,
+    fixed: FixedOption = False,
     data_dir: Annotated[Path, typer.Option(help="Database, token and secrets.")] = Path(".d3bed"),
     parent: ParentOption = None,
     verbose: VerboseOption = False,
@@ -170,6 +176,7 @@ def server(
         port=port,
         host=host,
         idle=idle,
+        fixed=fixed,
     )
     address = data_dir / "address"
 
@@ -248,6 +255,40 @@ def strategy(
 
     answer = _run(post(server, f"/api/pipelines/{pipeline}/strategy", {"strategy": name}, token))
     console.print(answer.get("message") or json.dumps(answer), highlight=False)
+
+
+@app.command()
+def link(
+    source: Annotated[str, typer.Argument(help="Agent at the sending end.")],
+    target: Annotated[str, typer.Argument(help="Agent at the receiving end.")],
+    rate: Annotated[float, typer.Option(help="Mbit/s.", min=0.01)],
+    delay: Annotated[float, typer.Option(help="One-way latency in ms.", min=0)] = 0.0,
+    both: Annotated[bool, typer.Option("--both", help="The other direction too.")] = False,
+    server: ServerOption = "http://127.0.0.1:8333",
+    token: TokenOption = None,
+) -> None:
+    """Change an emulated link while frames flow, and watch the plan follow."""
+    from d3bed.lab.client import post
+
+    for ends in [(source, target)] + ([(target, source)] if both else []):
+        body = {"from": ends[0], "to": ends[1], "mbit_per_s": rate, "latency_ms": delay}
+        console.print(_run(post(server, "/api/links", body, token))["message"], highlight=False)
+
+
+@app.command()
+def speed(
+    name: Annotated[str, typer.Argument(help="Agent.")],
+    value: Annotated[
+        float, typer.Argument(help="0.2 is five times slower than its machine.", min=0.001, max=1)
+    ],
+    server: ServerOption = "http://127.0.0.1:8333",
+    token: TokenOption = None,
+) -> None:
+    """Change an agent's emulated speed, as if other work came to its board or left it."""
+    from d3bed.lab.client import post
+
+    answer = _run(post(server, f"/api/agents/{name}/speed", {"speed": value}, token))
+    console.print(answer["message"], highlight=False)
 
 
 @app.command()

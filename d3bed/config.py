@@ -78,6 +78,7 @@ class _PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in_flight: int = 1
     frames: int | None = None
     autostart: bool = True
+    adapt: bool = True
     pins: dict[str, list[_PinConfig]] = {}
 
 
@@ -188,6 +189,7 @@ def _pipeline(
         in_flight=pipeline.in_flight,
         frames=pipeline.frames,
         autostart=pipeline.autostart,
+        adapt=pipeline.adapt,
     )
 
 
@@ -246,6 +248,7 @@ def override(
     port: int | None = None,
     host: str | None = None,
     idle: bool = False,
+    fixed: bool = False,
 ) -> Config:
     """The same configuration with what the command line says instead, in every pipeline."""
     if model is not None:
@@ -273,6 +276,8 @@ def override(
             changes["frames"] = frames
         if idle:
             changes["autostart"] = False
+        if fixed:
+            changes["adapt"] = False
         pipelines.append(msgspec.structs.replace(pipeline, **changes))
     return msgspec.structs.replace(
         config,

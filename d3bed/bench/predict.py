@@ -90,7 +90,7 @@ async def _session(
     """One testbed, all models and strategies."""
     rows = []
     config = override(read_config(path), model=models[0], network=network, port=0)
-    overrides = ["--model", models[0], "--network", network, "--port", "0"]
+    overrides = ["--model", models[0], "--network", network, "--port", "0", "--fixed"]
     async with open_testbed(config, overrides) as bed:
         for model in models:
             for strategy in strategies:
@@ -125,7 +125,7 @@ async def _slowness(model: str, frames: int) -> dict[str, Any]:
             path = Path(folder) / "slow.toml"
             path.write_text(_SLOW_DEVICE.format(speed=speed), encoding="utf-8")
             config = override(read_config(path), model=model, port=0)
-            async with open_testbed(config, ["--model", model, "--port", "0"]) as bed:
+            async with open_testbed(config, ["--model", model, "--port", "0", "--fixed"]) as bed:
                 times_s[speed] = (await bed.run(frames))["compute_s"]["device"]
     factor = times_s[0.2] / times_s[1.0]
     return {

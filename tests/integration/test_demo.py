@@ -89,7 +89,7 @@ async def all_gone(children: list[psutil.Process]) -> bool:
 
 async def test_headless_demo_answers_every_frame_exactly_over_shaped_links(tmp_path: Path) -> None:
     report_path = tmp_path / "report.json"
-    arguments = ("--headless", "--frames", "6", "--report", str(report_path), "--port", "0")
+    arguments = ("--headless", "--frames", "6", "--report", str(report_path), "--port", "0", "--fixed")
     async with demo(tmp_path, *arguments) as process:
         output, _ = await process.communicate()
     text = output.decode()
@@ -112,7 +112,7 @@ async def test_headless_demo_answers_every_frame_exactly_over_shaped_links(tmp_p
 
 async def test_strategy_switch_while_frames_flow_loses_and_mixes_nothing(tmp_path: Path) -> None:
     port, report_path = free_port(), tmp_path / "report.json"
-    arguments = ("--headless", "--frames", "80", "--report", str(report_path), "--port", str(port))
+    arguments = ("--headless", "--frames", "80", "--report", str(report_path), "--port", str(port), "--fixed")
     async with demo(tmp_path, *arguments) as process:
         await until(lambda: running_agents(port), "the first frame")
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
