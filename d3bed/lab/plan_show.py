@@ -13,7 +13,7 @@ from rich.text import Text
 
 from d3bed.core.ids import TIERS, Tier
 from d3bed.lab.planning import ALL, Answer, Plan, Request
-from d3bed.lab.screen import TIER_STYLE, mbit_per_s, milliseconds
+from d3bed.lab.screen import TIER_STYLE, milliseconds
 from d3bed.plan import Problem
 from d3bed.plan.explain import Elsewhere, Explanation, Trigger
 from d3bed.plan.problem import EDGE_CLOUD
@@ -130,8 +130,10 @@ class _SideBySide:
         ]
         notes = [
             "regret: cost over the optimal plan's. frames/s: what the slowest tier or link lets through.",
-            f"backbone: edge-cloud. vertices: {' · '.join(problem.tiers)}. plan ms: median of some runs.",
+            f"vertices: {' · '.join(problem.tiers)}. plan ms: median of some runs.",
         ]
+        if EDGE_CLOUD in problem.links:
+            notes[1] = f"backbone: edge-cloud. {notes[1]}"
         self.notes = _footnotes(answer.plans, notes)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -234,7 +236,7 @@ def _elsewhere(problem: Problem, found: Explanation, other: Elsewhere) -> str:
     if other.cost_s is None:
         return f"{start}not possible: {other.refused}"
     company = [problem.names[v] for v in other.moved if v != found.vertex]
-    words = "alone" if not company else f"with {len(company)} others ({_some(company)})"
+    words = "alone" if not company else f"with {len(company)} more ({_some(company)})"
     text = (
         f"{start}{milliseconds(other.cost_s)} ms, {(other.cost_s - found.cost_s) * 1e3:+.2f} ms: "
         f"compute {other.compute_s * 1e3:+.2f} ms, transfers {other.transfer_s * 1e3:+.2f} ms; "
@@ -253,16 +255,21 @@ def _some(names: Sequence[str]) -> str:
 def _trigger(problem: Problem, trigger: Trigger) -> str:
     change = trigger.change
     if change.kind == "link":
-        now = mbit_per_s(problem.links[change.name].bytes_per_s)
+        now = _rate(problem.links[change.name].bytes_per_s)
         limit = "or more" if trigger.factor > 1 else "or less"
-        return f"to the {trigger.to} with {change.name} at {_rate(change.value)} {limit} (now {now} Mbit/s)"
+        return f"to the {trigger.to} with {change.name} at {_rate(change.value)} {limit} (now {now})"
     speed = "faster" if trigger.factor > 1 else "slower"
     times = max(trigger.factor, 1 / trigger.factor)
     return f"to the {trigger.to} with the {change.name} {times:.3g} times {speed}"
 
 
 def _rate(bytes_per_s: float) -> str:
-    return f"{bytes_per_s * 8 / 1e6:.4g} Mbit/s"
+    return f"{_mbit(bytes_per_s)} Mbit/s"
+
+
+def _mbit(bytes_per_s: float) -> str:
+    mbit = bytes_per_s * 8 / 1e6
+    return f"{mbit:.4g}" if mbit < 1e4 else f"{mbit:.0f}"
 
 
 # ── what if ───────────────────────────────────────────────────────────────────────────────────────
@@ -273,7 +280,6 @@ def _reactions(problem: Problem, found: WhatIf) -> RenderableType:
     for heading in ("cost ms", "moved", "examined", "time ms"):
         table.add_column(heading, justify="right")
     table.add_column("vertices", justify="right")
-    table.add_column("")
     for reaction in found.reactions:
         table.add_row(
             reaction.name,
@@ -282,10 +288,10 @@ def _reactions(problem: Problem, found: WhatIf) -> RenderableType:
             str(reaction.examined),
             f"{reaction.time_s * 1e3:.2f}",
             _numbers(problem, reaction.tiers),
-            reaction.note,
         )
+    notes = [Text(f"{reaction.name}: {reaction.note}") for reaction in found.reactions if reaction.note]
     before = f"before: {milliseconds(found.before_s)} ms a frame with {_counts(found.tiers)}"
-    return Group(table, Text(before, style="dim"))
+    return Group(table, *notes, Text(before, style="dim"))
 
 
 def _change(problem: Problem, change: Change) -> str:
@@ -311,10 +317,6 @@ def _bands(problem: Problem, found: Sweep) -> RenderableType:
         else f"splitting pays in {splits} of {len(found.bands)} ranges"
     )
     return Group(table, Text(words, style="bold"))
-
-
-def _mbit(bytes_per_s: float) -> str:
-    return f"{bytes_per_s * 8 / 1e6:.4g}"
 
 
 def _band(band: Band) -> tuple[str, str, str]:

@@ -7,6 +7,7 @@ tier has its own outline, a line its own dashes and its name beside it.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
@@ -27,6 +28,8 @@ _INK, _MUTED, _PAPER = "#1d2733", "#66717f", "#ffffff"
 #: Graphs of at most so many vertices carry names, others numbers.
 _NAMED = 45
 _MARGIN, _HEAD = 28, 84
+#: Keeps words apart from the lines that they stand on.
+_HALO: dict[str, str | float] = {"stroke": _PAPER, "stroke_width": 3, "paint_order": "stroke"}
 
 
 def _document(width: float, height: float, title: str, parts: Iterator[str]) -> str:
@@ -59,7 +62,10 @@ class _Picture:
         placed = layout(graph)
         self.nodes: list[Node] = placed["nodes"]
         self.named = len(problem.names) <= _NAMED
-        self.pitch = 62.0 if self.named else 40.0
+        # On a single lane names stand above and below in turn, and have two columns' width each.
+        single = placed["height"] == 1
+        self.pitch = (62.0 if single else 80.0) if self.named else 40.0
+        self.letters = 19 if single else 14
         self.lane = 62.0 if self.named else 30.0
         self.radius = 13.0 if self.named else 11.0
         self.width = max(placed["width"] * self.pitch + 2 * _MARGIN, 620.0)
@@ -133,12 +139,21 @@ class _Picture:
         mark = _text(0, 4, str(v), text_anchor="middle", font_size=9 if v < 1000 else 7, fill="#10161d")
         name = ""
         if self.named:
-            side = -20 if node["x"] % 2 else 28
-            name = _text(0, side, _clip(problem.names[v]), text_anchor="middle", font_size=10)
+            side = -20 if self._name_above(n) else 28
+            name = _text(
+                0, side, _clip(problem.names[v], self.letters), text_anchor="middle", font_size=10, **_HALO
+            )
         return (
             f'<g transform="translate({self._x(node["x"]):.1f} {self._y(node["y"]):.1f})">'
             f"<title>{escape(details)}</title>{_outline(tier, self.radius)}{mark}{name}</g>"
         )
+
+    def _name_above(self, n: int) -> bool:
+        """Away from the middle of its row; in turn where the vertex is in the middle."""
+        node = self.nodes[n]
+        lanes = [other["y"] for other, row in zip(self.nodes, self.row, strict=True) if row == self.row[n]]
+        off = node["y"] - statistics.median(lanes)
+        return off < 0 if abs(off) > 0.1 else bool(node["x"] % 2)
 
     def _label(self, n: int) -> str:
         """How much a tensor that crosses a link has, above its vertex."""
@@ -155,9 +170,7 @@ class _Picture:
             text_anchor="middle",
             font_size=9,
             font_weight=700,
-            stroke=_PAPER,
-            stroke_width=3,
-            paint_order="stroke",
+            **_HALO,
         )
 
     def _path(self, p: int, c: int) -> str:
@@ -204,7 +217,7 @@ def _outline(tier: Tier, r: float) -> str:
     return f'<path d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in corners)}Z" {paint}/>'
 
 
-def _clip(name: str, most: int = 19) -> str:
+def _clip(name: str, most: int) -> str:
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
@@ -238,7 +251,7 @@ _OTHERS = ("#2a8f5b", "#c0392b", "#00838f", "#8d6e63", "#5c6bc0", "#827717")
 
 def sweep_svg(sweep: Sweep, about: str) -> str:
     """Cost over the link's rate, both logarithmic, one line per strategy; bands where one plan wins."""
-    return _document(900, 500, f"{about}: sweep of {sweep.link}", _plot(sweep, about))
+    return _document(960, 500, f"{about}: sweep of {sweep.link}", _plot(sweep, about))
 
 
 def _plot(sweep: Sweep, about: str) -> Iterator[str]:
@@ -288,7 +301,14 @@ def _plot(sweep: Sweep, about: str) -> Iterator[str]:
         yield f'<path d="{path}" fill="none" {stroke}{dashes}/>'
         row = top + 14 + 22 * (len(names) - 1 - n)
         yield f'<path d="M{left + width + 16} {row}h34" fill="none" {stroke}{dashes}/>'
-        yield _text(left + width + 58, row + 4, name, font_weight=600 if best else 400)
+        words = f"{name} (= optimal)" if not best and _same(sweep, name) else name
+        yield _text(left + width + 58, row + 4, words, font_weight=600 if best else 400)
+
+
+def _same(sweep: Sweep, name: str) -> bool:
+    """Whether a strategy costs what the optimum does all over: its line is under the other one."""
+    pairs = zip(sweep.costs_s[name], sweep.costs_s.get("optimal", ()), strict=True)
+    return all(a == b or (a and b and math.isclose(a, b, rel_tol=1e-6)) for a, b in pairs)
 
 
 def _shade(bands: Sequence[Band], x: Callable[[float], float]) -> Iterator[str]:

@@ -203,8 +203,9 @@ class Problem(msgspec.Struct, frozen=True, dict=True):
         """Ranks of the tiers that each vertex may be on, ascending; the input's is the device."""
         every = tuple(tier.rank for tier in self.tiers)
         found = [every] * len(self.names)
+        number = {name: v for v, name in enumerate(self.names)} if self.allowed else {}
         for name, tiers in self.allowed.items():
-            found[self.names.index(name)] = tuple(sorted({t.rank for t in tiers} & set(every)))
+            found[number[name]] = tuple(sorted({t.rank for t in tiers} & set(every)))
         found[0] = tuple(rank for rank in found[0] if rank == _DEVICE)
         return tuple(found)
 

@@ -58,6 +58,9 @@ def sweep(problem: Problem, link: str, low: float, high: float, strategies: Sequ
     """Sweep `link` from `low` to `high` bytes/s (0 < low < high)."""
     steps = max(1, math.ceil(math.log10(high / low) * _STEPS_PER_DECADE))
     rates = tuple(low * (high / low) ** (n / steps) for n in range(steps + 1))
+    bands = _Bands(problem, link).between(rates)
+    # Costs have their kinks at the crossings.
+    rates = tuple(sorted({*rates, *(band.low for band in bands)}))
     costs_s: dict[str, list[float | None]] = {strategy: [] for strategy in strategies}
     for rate in rates:
         at = with_change(problem, Change("link", link, rate))
@@ -66,7 +69,6 @@ def sweep(problem: Problem, link: str, low: float, high: float, strategies: Sequ
                 costs.append(solve(at, strategy).cost_s)
             except PlanInfeasible:
                 costs.append(None)
-    bands = _Bands(problem, link).between(rates)
     return Sweep(link, rates, {name: tuple(costs) for name, costs in costs_s.items()}, bands)
 
 
