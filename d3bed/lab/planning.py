@@ -155,7 +155,12 @@ class Answer:
             "sweep": self.sweep,
             "mix": self.mix,
         }
-        return found | {key: msgspec.to_builtins(part) for key, part in parts.items() if part is not None}
+        # By way of JSON, which has no infinity: it becomes null.
+        return found | {
+            key: msgspec.json.decode(msgspec.json.encode(part))
+            for key, part in parts.items()
+            if part is not None
+        }
 
 
 def report(request: Request, answers: Sequence[Answer]) -> dict[str, Any]:

@@ -106,6 +106,36 @@ def test_every_network_makes_a_grid() -> None:
     assert "slow-backbone" in shown and "cost ms (regret)" in shown
 
 
+def test_a_model_is_profiled_once_and_planned_for_every_network(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+
+    def run(*arguments: str) -> tuple[dict[str, Any], str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "d3bed", "plan", "--model", "alexnet", "--cache-dir", "cache", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), done.stderr
+
+    grid, said = run("--network", "all", "--strategy", "all", "--json")
+    assert "profiling" in said
+    for answer in grid["networks"].values():
+        least_s = answer["plans"][0]["cost_s"]
+        assert all(p["cost_s"] >= least_s * (1 - 1e-9) for p in answer["plans"] if "cost_s" in p)
+        # The pins of the config file hold.
+        assert answer["plans"][0]["assignment"]["features.0"] == "device"
+    kept, said = run("--network", "wifi", "--pin", "features.8=edge", "--save-problem", "p.json", "--json")
+    assert "profiling" not in said
+    assert kept["assignment"]["features.8"] == "edge"
+    again = plan_json("--strategy", "optimal", problem=tmp_path / "p.json")
+    assert again["assignment"] == kept["assignment"]
+
+
 # ── limits ────────────────────────────────────────────────────────────────────────────────────────
 
 
