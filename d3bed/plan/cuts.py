@@ -24,7 +24,7 @@ from d3bed.core.errors import PlanInfeasible
 from d3bed.core.ids import Tier
 from d3bed.plan.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, Problem, check_limits, result_way
 
-__all__ = ["Costs", "Orders", "Shape", "best_cuts", "ranks_of", "refined"]
+__all__ = ["Costs", "Orders", "Shape", "best_cuts", "joined", "refined"]
 
 _Ints = NDArray[np.intp]
 _Floats = NDArray[np.float64]
@@ -87,33 +87,56 @@ class Shape:
                     ready.append(w)
         return found
 
-    def cheapest_next(self, price: Sequence[float], beyond: Sequence[float]) -> list[int]:
-        """A topological order that takes, of the vertices that can come next, the one that adds least.
+    def by_cost(self, costs: Costs) -> Orders:
+        """For each boundary, and both in one, the order that always takes what adds least to a cut there."""
+        unary = costs.finite(costs.most_s if costs.pinned else 0.0)
+        boundaries = [(0, 1, costs.near)]
+        if len(costs.tiers) == 3:
+            boundaries += [(1, 2, costs.far), (0, 2, costs.alone)]
+        return Orders(
+            self,
+            np.array(
+                [self._cheapest_next(p.tolist(), (unary[b] - unary[a]).tolist()) for a, b, p in boundaries]
+            ),
+        )
+
+    def _cheapest_next(self, price: Sequence[float], beyond: Sequence[float]) -> list[int]:
+        """A topological order that takes, of the branches that can go on, what adds least.
 
         To a cut that moves on past a vertex, it adds the vertex's own crossing, and takes away those
-        that end here and what the vertex costs more `beyond` the cut.
+        that end here and what the vertex costs more `beyond` the cut. Of a branch, as much is taken at
+        once as adds least in sum: what begins dear may end cheap.
         """
         before, after = self.predecessors, self.successors
         missing, unread = [len(u) for u in before], [len(w) for w in after]
         found, ready = [], [0]
+
+        def best_part(v: int) -> tuple[float, list[int]]:
+            branch: list[int] = []
+            total = 0.0
+            least, length = math.inf, 1
+            while True:
+                total += (price[v] if after[v] else 0.0) - beyond[v]
+                for u in before[v]:
+                    if unread[u] == 1:
+                        total -= price[u]
+                branch.append(v)
+                if total < least:
+                    least, length = total, len(branch)
+                if len(after[v]) != 1 or len(before[after[v][0]]) != 1:
+                    return least, branch[:length]
+                v = after[v][0]
+
         while ready:
-            v, least = ready[0], math.inf
-            if len(ready) > 1:
-                for w in ready:
-                    added = (price[w] if unread[w] else 0.0) - beyond[w]
-                    for u in before[w]:
-                        if unread[u] == 1:
-                            added -= price[u]
-                    if added < least:
-                        v, least = w, added
-            ready.remove(v)
-            found.append(v)
-            for u in before[v]:
-                unread[u] -= 1
-            for w in after[v]:
-                missing[w] -= 1
-                if not missing[w]:
-                    ready.append(w)
+            part = ready[:1] if len(ready) == 1 else min(map(best_part, ready))[1]
+            ready.remove(part[0])
+            for v in part:
+                found.append(v)
+                for u in before[v]:
+                    unread[u] -= 1
+                for w in after[v]:
+                    missing[w] -= 1
+            ready += [w for w in after[part[-1]] if not missing[w]]
         return found
 
     def fits(self, problem: Problem) -> bool:
@@ -143,14 +166,11 @@ class Orders:
         # Where readers end, as positions in all rows one after the other.
         self.closing = (self.last[:, read] + rows * count).ravel()
 
-    def and_by_cost(self, costs: Costs) -> Orders:
-        """These, and for each boundary the order that always takes what adds least to a cut there."""
-        unary = costs.finite(costs.most_s) if costs.pinned else costs.finite(0.0)
-        more = [
-            self.shape.cheapest_next(price.tolist(), (unary[r + 1] - unary[r]).tolist())
-            for r, price in enumerate((costs.near, costs.far)[: len(costs.tiers) - 1])
-        ]
-        return Orders(self.shape, np.array([*self.order, *more])) if more else self
+
+def joined(*several: Orders) -> Orders:
+    """All these orders of one graph, together."""
+    rows = np.concatenate([orders.order for orders in several])
+    return Orders(several[0].shape, rows)
 
 
 def refined(orders: Orders, group: Sequence[int]) -> Orders:
@@ -170,21 +190,22 @@ def refined(orders: Orders, group: Sequence[int]) -> Orders:
 class Costs:
     """A problem's prices, as arrays over vertices; `rank` here counts the tiers that exist.
 
-    `unary[rank]` is infinite where a vertex may not be. `near` and `far` are the prices of a tensor's
-    relayed crossing; `alone` and `both` those of a device tensor that the cloud needs without and
-    with the edge.
+    `unary[rank]` adds migration to `times`, and is infinite where a vertex may not be. `near` and `far`
+    are the prices of a tensor's relayed crossing; `alone` and `both` those of a device tensor that the
+    cloud needs without and with the edge.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.tiers = problem.tiers
         count = len(problem.names)
-        self.unary: _Floats = np.array([problem.times_s[tier] for tier in self.tiers], dtype=np.float64)
+        self.times: _Floats = np.array([problem.times_s[tier] for tier in self.tiers], dtype=np.float64)
+        self.unary: _Floats = self.times.copy()
         if problem.current and problem.migration_cost_s:
-            for v, name in enumerate(problem.names):
-                if name in problem.current:
-                    moves = [tier is not problem.current[name] for tier in self.tiers]
-                    self.unary[moves, v] += problem.migration_cost_s
+            named = np.array([name in problem.current for name in problem.names])
+            for r, tier in enumerate(self.tiers):
+                stays = np.array([problem.current.get(name) is tier for name in problem.names])
+                self.unary[r, named & ~stays] += problem.migration_cost_s
         self.pinned = bool(problem.allowed)
         self.allowed: list[tuple[int, ...]] = []
         if self.pinned:
@@ -261,38 +282,65 @@ class Costs:
 
 def best_cuts(
     costs: Costs, orders: Orders, unary: _Floats, *, skip_edge: bool = False
-) -> tuple[_Floats, _Ints, _Ints]:
-    """For each order the least cost and its two positions; infinite where limits leave none.
+) -> list[tuple[float, list[int]]]:
+    """The best pair of cuts of each order that has one within limits: cost and rank of every vertex.
 
-    `unary` is finite: seconds per rank and vertex. `skip_edge` leaves the edge out.
+    And, first cut from one order and second from another, the best mix of two orders. Cheapest first,
+    no plan twice. `unary` is finite: seconds per rank and vertex. `skip_edge` leaves the edge out.
     """
     order = orders.order
     rows, count = order.shape
-    if len(costs.tiers) == 1:
-        return np.full(rows, unary[0].sum()), np.full(rows, count), np.full(rows, count)
     base = float(unary[0].sum())
+    if len(costs.tiers) == 1:
+        return [(base, [0] * count)]
+    second = np.zeros(order.shape)
     if skip_edge:
         first = _part(orders, unary[2] - unary[0], costs.alone, costs.back[2])
-        second = np.zeros_like(first)
     else:
         first = _part(orders, unary[1] - unary[0], costs.near, costs.back[1])
         if len(costs.tiers) == 3:
             second = _part(orders, unary[2] - unary[1], costs.far, costs.back[2] - costs.back[1])
         else:
-            second = np.full_like(first, np.inf)
-            second[:, -1] = 0.0
+            second[:, :-1] = np.inf
     if orders.after is not None:
         first[~orders.after] = second[~orders.after] = np.inf
+    each = np.arange(rows)
     if costs.limited:
-        return _within_limits(costs, orders, first, second, base, skip_edge)
-    if skip_edge:
-        cut = first.argmin(axis=1)
-        return first[np.arange(rows), cut] + base, cut + 1, cut + 1
-    total = np.minimum.accumulate(first, axis=1)
-    total += second
-    q = total.argmin(axis=1)
-    p = np.array([int(first[row, : end + 1].argmin()) for row, end in enumerate(q.tolist())])
-    return total[np.arange(rows), q] + base, p + 1, q + 1
+        least, p, q = _within_limits(costs, orders, first, second, skip_edge)
+    elif skip_edge:
+        p = q = first.argmin(axis=1)
+        least = first[each, p]
+    else:
+        total = np.minimum.accumulate(first, axis=1)
+        total += second
+        q = total.argmin(axis=1)
+        p = np.array([int(first[row, : end + 1].argmin()) for row, end in enumerate(q.tolist())])
+        least = total[each, q]
+    found: dict[tuple[int, ...], float] = {}
+    for row in least.argsort(kind="stable").tolist():
+        if least[row] < np.inf:
+            rank = _ranks(order[row], int(p[row]), order[row], int(q[row]), 2 if skip_edge else 1)
+            found.setdefault(tuple(rank), float(least[row]) + base)
+    if len(found) > 1 and len(costs.tiers) == 3 and not (costs.limited or skip_edge):
+        p, q = first.argmin(axis=1), second.argmin(axis=1)
+        one, two = int(first[each, p].argmin()), int(second[each, q].argmin())
+        rank = _ranks(order[one], int(p[one]), order[two], int(q[two]), 1)
+        if rank.count(2) == count - 1 - q[two]:
+            found.setdefault(tuple(rank), float(first[one, p[one]] + second[two, q[two]]) + base)
+    return sorted(((cost, list(rank)) for rank, cost in found.items()), key=lambda entry: entry[0])
+
+
+def _ranks(one: _Ints, p: int, two: _Ints, q: int, step: int) -> list[int]:
+    """The rank of every vertex: `step` after position `p` of one order, and in the cloud if after position
+    `q` of the other as well."""
+    rank = np.zeros(len(one), dtype=np.intp)
+    rank[one[p + 1 :]] = step
+    if step == 1:
+        beyond = np.zeros(len(one), dtype=np.intp)
+        beyond[two[q + 1 :]] = 1
+        rank += beyond * rank
+    found: list[int] = rank.tolist()
+    return found
 
 
 def _part(orders: Orders, beyond: _Floats, price: _Floats, back: float) -> _Floats:
@@ -315,10 +363,13 @@ def _part(orders: Orders, beyond: _Floats, price: _Floats, back: float) -> _Floa
 
 
 def _within_limits(
-    costs: Costs, orders: Orders, first: _Floats, second: _Floats, base: float, skip_edge: bool
+    costs: Costs, orders: Orders, first: _Floats, second: _Floats, skip_edge: bool
 ) -> tuple[_Floats, _Ints, _Ints]:
-    """As `best_cuts`: a cut that overloads device, cloud or a link is out, and so is a pair that
-    overloads the edge: how much stands between two cuts only grows with their distance."""
+    """For each order the least cost and its two positions; infinite where limits leave none.
+
+    A cut that overloads device, cloud or a link is out, and so is a pair that overloads the edge: how
+    much stands between two cuts only grows with their distance.
+    """
     problem, count = costs.problem, orders.order.shape[1]
     kinds: list[tuple[_Floats, dict[int, float]]] = []
     weights = np.array(problem.weights, dtype=np.float64)
@@ -351,8 +402,8 @@ def _within_limits(
             one[np.isinf(two)] = np.inf
             two, reach = np.zeros(count), np.arange(count)
         found.append(_best_window(one.tolist(), two.tolist(), reach.tolist()))
-    least_s = np.array([entry[0] for entry in found]) + base
-    return least_s, np.array([e[1] + 1 for e in found]), np.array([e[2] + 1 for e in found])
+    least, p, q = zip(*found, strict=True)
+    return np.array(least), np.array(p), np.array(q)
 
 
 def _live(orders: Orders, row: int, sizes: _Floats) -> _Floats:
@@ -380,12 +431,3 @@ def _best_window(one: list[float], two: list[float], reach: list[int]) -> tuple[
             if total < best[0]:
                 best = (total, window[0], q)
     return best
-
-
-def ranks_of(order: _Ints, p: int, q: int) -> list[int]:
-    """The rank of every vertex, for cuts after `p` and `q` vertices of an order."""
-    rank = np.full(len(order), 1, dtype=np.intp)
-    rank[order[:p]] = 0
-    rank[order[q:]] = 2
-    found: list[int] = rank.tolist()
-    return found

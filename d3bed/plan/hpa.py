@@ -5,12 +5,13 @@ edge and cloud, according to processing time and network conditions; and at run 
 again only in part (`adjust`). The abstract gives no steps; these are ours: cut the graph's layers in
 two places, and refine around the cuts.
 
-1. Order the vertices by layer (longest path from the input), and in other ways: by the longest path to
-   the end; branch after branch, from the first and from the last; and, for each boundary, by what the
-   next vertex adds to a cut there.
-2. Find the best pair of cut positions of each order, all pairs considered (`cuts`).
-3. From the three best: move vertices with their closure, and siblings, at the two boundaries, until nothing
-   improves (`moves`).
+1. Order the vertices by layer (longest path from the input), and in three more ways: by the longest path
+   to the end, and branch after branch, from the first and from the last.
+2. Find the best pair of cut positions of each order, all pairs considered (`cuts`). Where that splits the
+   graph: also in orders that go, for each boundary, by what the next vertices add to a cut there.
+3. From the three best: move vertices with their closure, and siblings, at the two boundaries, until
+   nothing improves (`moves`); and look once more at pairs of cuts, in orders that begin with what the
+   plan found has before its cuts.
 
 Never dearer than the best single tier that is feasible: that is one of the pairs, or looked at as well
 where pins bend it. It does not always find a plan within tight limits, or the cheapest; `optimal` does.
@@ -34,8 +35,8 @@ __all__ = ["cuts_of", "hpa", "partition"]
 
 #: Up to so many vertices orders by cost are tried: their time grows with the graph's width as well.
 _MANY = 2000
-#: So many plans are refined, the cheapest pairs of cuts first.
-_STARTS = 3
+#: So many plans are refined, the cheapest pairs of cuts first, if not so much dearer than the best.
+_STARTS, _NEAR = 3, 1.5
 
 
 def hpa(problem: Problem) -> tuple[Tier, ...]:
@@ -46,15 +47,27 @@ def hpa(problem: Problem) -> tuple[Tier, ...]:
     return costs.tiers_of(partition(Shape(problem), costs).rank)
 
 
-def partition(shape: Shape, costs: Costs) -> Placement:
-    """The whole of it, for a graph that may have been looked at before. Raises `PlanInfeasible`."""
-    orders = shape.orders
-    if shape.count <= _MANY:
-        orders = orders.and_by_cost(costs)
-    starts = cuts_of(shape, costs, orders)[:_STARTS]
-    for start in starts:
-        start.settle(start.boundary())
-    return min(starts, key=lambda start: start.cost_s)
+def partition(shape: Shape, costs: Costs, orders: Orders | None = None) -> Placement:
+    """The whole of it, from orders of one's own if given. Raises `PlanInfeasible`."""
+    from d3bed.plan.cuts import joined, refined
+
+    orders = orders or shape.orders
+    starts = cuts_of(shape, costs, orders)
+    if shape.count <= _MANY and any(start.splits for start in starts):
+        orders = joined(orders, shape.by_cost(costs))
+        starts = cuts_of(shape, costs, orders)
+    best, *others = starts
+    best.settle(best.boundary())
+    for start in others[: _STARTS - 1]:
+        if start.cost_s < best.cost_s * _NEAR and start.rank != best.rank:
+            start.settle(start.boundary())
+            best = min(best, start, key=lambda placed: placed.cost_s)
+    if best.splits:
+        again = cuts_of(shape, costs, refined(orders, best.rank))[0]
+        if again.cost_s < best.cost_s:
+            again.settle(again.boundary())
+            return again
+    return best
 
 
 def cuts_of(shape: Shape, costs: Costs, orders: Orders) -> list[Placement]:
@@ -62,7 +75,7 @@ def cuts_of(shape: Shape, costs: Costs, orders: Orders) -> list[Placement]:
 
     Single tiers are among them where pins and limits may make one cheaper. Raises `PlanInfeasible`.
     """
-    from d3bed.plan.cuts import best_cuts, ranks_of, refined
+    from d3bed.plan.cuts import best_cuts, refined
     from d3bed.plan.moves import Placement
 
     starts = _single_tiers(shape, costs) if costs.pinned or costs.limited else []
@@ -75,15 +88,7 @@ def cuts_of(shape: Shape, costs: Costs, orders: Orders) -> list[Placement]:
         orders = refined(orders, [a + b for a, b in zip(low, high, strict=True)])
     unary = costs.finite(penalty_s)
     for skip_edge in (False, True) if costs.direct else (False,):
-        totals, p, q = best_cuts(costs, orders, unary, skip_edge=skip_edge)
-        found = set[tuple[int, ...]]()
-        for row in totals.argsort(kind="stable").tolist():
-            if len(found) == _STARTS or totals[row] == math.inf:
-                break
-            rank = ranks_of(orders.order[row], int(p[row]), int(q[row]))
-            if tuple(rank) in found:
-                continue
-            found.add(tuple(rank))
+        for _, rank in best_cuts(costs, orders, unary, skip_edge=skip_edge)[:_STARTS]:
             start = Placement(shape, costs, rank)
             if start.cost_s < math.inf and costs.within_limits(rank):
                 starts.append(start)

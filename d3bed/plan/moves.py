@@ -38,7 +38,7 @@ class Placement:
         self.results = [0, 0, 0]
         for v in shape.sinks:
             self.results[rank[v]] += 1
-        self.cost_s = self._total_s()
+        self.cost_s = self.total_s()
         self.seen: set[int] = set()
 
     def price(self, costs: Costs) -> None:
@@ -52,13 +52,23 @@ class Placement:
         self.back = costs.back
         self.highest = len(costs.tiers) - 1
 
-    def _total_s(self) -> float:
+    def total_s(self) -> float:
+        """The cost, added up anew."""
+        unary = self.unary
+        times_s = sum([unary[r][v] for v, r in enumerate(self.rank)])
+        return times_s + self.crossings_s() + self.back_s()
+
+    def crossings_s(self) -> float:
+        """What all crossings cost."""
         total = 0.0
-        for v, r in enumerate(self.rank):
-            total += self.unary[r][v]
-            if r < 2 and (self.edge_readers[v] or self.cloud_readers[v]):
-                total += self._tensor_s(v, r, self.edge_readers[v], self.cloud_readers[v])
-        return total + self.back[self._latest(self.results)]
+        for v, (edge, cloud) in enumerate(zip(self.edge_readers, self.cloud_readers, strict=True)):
+            if edge or cloud:
+                total += self._tensor_s(v, self.rank[v], edge, cloud)
+        return total
+
+    def back_s(self) -> float:
+        """What the result's way back costs."""
+        return self.back[self._latest(self.results)]
 
     def _tensor_s(self, v: int, rank: int, edge_readers: int, cloud_readers: int) -> float:
         """What the crossings of a vertex's tensor cost."""
@@ -71,6 +81,11 @@ class Placement:
     @staticmethod
     def _latest(results: list[int]) -> int:
         return 2 if results[2] else 1 if results[1] else 0
+
+    @property
+    def splits(self) -> bool:
+        """Whether it uses more than one tier, the input's apart."""
+        return len(set(self.rank[1:])) > 1
 
     # ── closures ──────────────────────────────────────────────────────────────────────────────────
 
