@@ -28,6 +28,8 @@ from d3bed.core.messages import (
     FramesAnswered,
     Heartbeat,
     LoadModel,
+    SetSpeed,
+    ShapeLink,
     StartSource,
     decode_to_agent,
     encode,
@@ -522,3 +524,36 @@ async def test_model_is_loaded_with_the_pipelines_threads(lab: Lab) -> None:
     await lab.running()
     (load,) = [message for message in script.heard if isinstance(message, LoadModel)]
     assert load.threads == 1
+
+
+# ── conditions ────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_emulated_links_and_speeds_can_be_changed(lab: Lab) -> None:
+    scripts = await lab.join(*ALL)
+    await lab.running()
+    body = {"from": "pi-1", "to": "edge-1", "mbit_per_s": 5, "latency_ms": 20}
+    assert "5 Mbit/s" in (await lab.post("api/links", body))["message"]
+    assert "speed 0.25" in (await lab.post("api/agents/edge-1/speed", {"speed": 0.25}))["message"]
+    await lab.until(lambda _: scripts[0].count(ShapeLink) == 1 and scripts[1].count(SetSpeed) == 1)
+    agents = await lab.get("api/agents")
+    assert {a["agent"]: a["speed"] for a in agents}["edge-1"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        ("api/links", {"from": "pi-1", "to": "nobody", "mbit_per_s": 5}, 404, "nobody"),
+        ("api/links", {"from": "vm-1", "to": "edge-1", "mbit_per_s": 5}, 409, "not emulated"),
+        ("api/links", {"from": "pi-1", "to": "edge-1", "mbit_per_s": -5}, 400, "mbit_per_s"),
+        ("api/links", {"from": "pi-1", "to": "edge-1", "rate": 5}, 400, "rate"),
+        ("api/agents/pi-1/speed", {"speed": 2}, 400, "speed"),
+        ("api/agents/pi-7/speed", {"speed": 0.5}, 404, "pi-7"),
+    ],
+)
+async def test_impossible_conditions_are_the_callers_fault(
+    lab: Lab, path: str, body: dict[str, Any], status: int, says: str
+) -> None:
+    await lab.join(*ALL)
+    await lab.running()
+    assert says in (await lab.post(path, body, status=status))["error"]

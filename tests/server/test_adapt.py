@@ -1,0 +1,140 @@
+"""Plans follow changed conditions while frames flow: when, why, and how calmly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
+from d3bed.core.measurements import LinkShape
+from d3bed.core.messages import Activate, MeasureLinks, Prepare, SetSpeed, ShapeLink
+from d3bed.server.events import ChangeLink, ChangeSpeed, ChangeStrategy, StopRun
+
+if TYPE_CHECKING:
+    from tests.server.conftest import MakeStage, Stage
+
+DEMO = PipelineId("demo")
+DEVICE, EDGE_1, EDGE_2, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("edge-2"), AgentId("vm-1")
+EDGE_S = 0.020
+
+
+@pytest.fixture
+def on_edge(make_stage: MakeStage) -> Stage:
+    """The whole network runs on edge-1, frames without end, and the plan may follow."""
+    stage: Stage = make_stage(strategy="edge", frames=None, adapt=True)
+    stage.join_all()
+    assert stage.tiers[1:] == (Tier.EDGE,) * 3 and stage.phase == "running"
+    return stage
+
+
+def slow(stage: Stage, factor: float, frames: int = 5, *, agent: AgentId = EDGE_1) -> None:
+    """Frames whose layers take `factor` times as long as profiled, told by the agent that runs them."""
+    for number in range(frames):
+        epoch = Epoch(stage.active)
+        stage.say(
+            agent, stage.scripts[agent].compute(number, epoch, stage.now - 3 * EDGE_S * factor, stage.now)
+        )
+        stage.tick(0.1)
+
+
+def route(stage: Stage) -> dict[Tier, AgentId]:
+    return stage.coordinator.view(DEMO).route
+
+
+def test_a_loaded_edge_gives_way_and_the_reason_is_said(on_edge: Stage) -> None:
+    slow(on_edge, 2.0)
+    on_edge.tick(0.2)
+    assert route(on_edge)[Tier.EDGE] == EDGE_2
+    assert on_edge.active == 2
+    said = next(text for text in on_edge.notes("info") if "epoch 2" in text)
+    assert said.startswith("edge-1 became 2.0× slower: 122 → 65 ms predicted → epoch 2")
+    (activate,) = on_edge.heard(DEVICE, Activate)[1:]
+    assert activate == Activate(DEMO, Epoch(2), ())
+
+
+def test_noise_inside_the_band_changes_nothing(on_edge: Stage) -> None:
+    for factor in (1.2, 0.9, 1.15, 0.85, 1.2) * 5:
+        slow(on_edge, factor, 1)
+    assert on_edge.active == 1 and len(on_edge.plans) == 1
+
+
+def test_where_no_plan_is_enough_better_the_old_one_is_kept_and_asked_about_only_once(
+    make_stage: MakeStage,
+) -> None:
+    stage = make_stage(strategy="device", frames=None, adapt=True)
+    stage.join_all()
+    for number in range(40):
+        stage.say(DEVICE, stage.scripts[DEVICE].compute(number, Epoch(1), stage.now - 0.6, stage.now))
+        stage.tick(0.1)
+    assert stage.active == 1
+    kept = [text for text in stage.notes("info") if "kept" in text]
+    assert kept == ["pi-1 became 2.0× slower: epoch 1 kept, because the plan is the same"]
+    assert len(stage.plans) == 2
+
+
+def test_a_fallen_link_moves_the_plan(make_stage: MakeStage) -> None:
+    stage = make_stage(strategy="optimal", frames=None, adapt=True)
+    stage.join_all()
+    assert stage.tiers[1:] == (Tier.CLOUD,) * 3
+    for _ in range(8):
+        stage.transfer(EDGE_1, CLOUD, 400_000, 400_000 / 1e3, 1e7)
+        stage.tick(0.1)
+    stage.tick(0.2)
+    assert stage.active == 2
+    assert (EDGE_1, CLOUD) not in {(route(stage).get(Tier.EDGE), route(stage).get(Tier.CLOUD))}
+    assert any("edge-1→vm-1 fell from 80 to 0.008 Mbit/s" in text for text in stage.notes("info"))
+
+
+@pytest.mark.parametrize("changes", [{"adapt": False}, {}])
+def test_a_fixed_plan_or_a_stopped_source_is_left_alone(
+    make_stage: MakeStage, changes: dict[str, object]
+) -> None:
+    stage = make_stage(strategy="edge", frames=None, **{"adapt": True, **changes})
+    stage.join_all()
+    if not changes:
+        stage.submit(StopRun(DEMO))
+        stage.end_source(3, 3)
+    slow(stage, 3.0, 10)
+    assert stage.active == 1 and len(stage.plans) == 1
+
+
+def test_links_that_carry_nothing_are_looked_at_again_while_frames_flow(on_edge: Stage) -> None:
+    before = len(on_edge.heard(CLOUD, MeasureLinks))
+    on_edge.tick(65)
+    assert len(on_edge.heard(CLOUD, MeasureLinks)) == before + 1
+    assert on_edge.active == 1
+
+
+def test_a_changed_link_is_told_to_its_sender_and_to_later_plans(on_edge: Stage) -> None:
+    shape = LinkShape(1e6, 0.02)
+    on_edge.submit(ChangeLink(DEVICE, EDGE_1, shape))
+    assert on_edge.heard(DEVICE, ShapeLink) == [ShapeLink(EDGE_1, shape)]
+    for strategy in ("device", "edge"):
+        on_edge.submit(ChangeStrategy(DEMO, strategy))
+    prepare = on_edge.heard(DEVICE, Prepare)[-1]
+    assert isinstance(prepare, Prepare)
+    assert {p.agent: p.shape for p in prepare.peers}[EDGE_1] == shape
+
+
+def test_a_changed_link_that_carries_nothing_is_measured_again_at_once(on_edge: Stage) -> None:
+    before = len(on_edge.heard(DEVICE, MeasureLinks))
+    on_edge.submit(ChangeLink(DEVICE, EDGE_2, LinkShape(1e6, 0.02)))
+    on_edge.tick(0.2)
+    asked = on_edge.heard(DEVICE, MeasureLinks)
+    assert len(asked) == before + 1
+    assert isinstance(asked[-1], MeasureLinks)
+    assert [(p.agent, p.shape) for p in asked[-1].peers] == [(EDGE_2, LinkShape(1e6, 0.02))]
+
+
+def test_a_changed_speed_is_told_to_its_agent_and_shown_until_it_registers_anew(on_edge: Stage) -> None:
+    on_edge.submit(ChangeSpeed(EDGE_2, 0.2))
+    assert on_edge.heard(EDGE_2, SetSpeed) == [SetSpeed(0.2)]
+
+    def shown() -> float:
+        return next(a.speed for a in on_edge.coordinator.snapshot().agents if a.agent == EDGE_2)
+
+    assert shown() == 0.2
+    on_edge.lose(EDGE_2)
+    on_edge.join(EDGE_2)
+    assert shown() == 1.0
