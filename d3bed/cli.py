@@ -403,6 +403,14 @@ def bench_plan(json_file: JsonOption = None) -> None:
     run(json_file, console)
 
 
+@bench.command("adapt")
+def bench_adapt(json_file: JsonOption = None) -> None:
+    """HPA beside its rivals, and its local adjustment over chains of changes, against the exact optimum."""
+    from d3bed.bench.adapt import run
+
+    run(json_file, console)
+
+
 @bench.command("predict")
 def bench_predict(
     json_file: JsonOption = None,

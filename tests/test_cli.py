@@ -52,7 +52,8 @@ def test_version() -> None:
         ((), ("demo", "plan", "server", "agent", "strategy", "bench")),
         (("demo",), ("--model", "--network", "--strategy", "--frames", "--headless", "--report", "--port")),
         (("plan",), ("--problem", "--save-problem", "--json")),
-        (("bench",), ("wire", "plan", "predict")),
+        (("bench",), ("wire", "plan", "adapt", "predict", "predictor")),
+        (("link",), ("--rate", "--delay", "--both")),
     ],
 )
 def test_help_names_what_there_is(command: tuple[str, ...], teaches: tuple[str, ...]) -> None:
