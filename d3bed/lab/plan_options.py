@@ -17,9 +17,9 @@ from d3bed.core.errors import ConfigError
 from d3bed.core.ids import TIERS, Tier
 from d3bed.plan import Problem
 from d3bed.plan.problem_file import near
-from d3bed.plan.whatif import Change
+from d3bed.plan.whatif import Supposition
 
-__all__ = ["limited", "rate_range", "read_change", "vertex_named", "with_pins"]
+__all__ = ["limited", "rate_range", "read_supposition", "vertex_named", "with_pins"]
 
 _BYTES = {"": 1, "B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _BITS_PER_S = {"kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9}
@@ -108,7 +108,7 @@ def vertex_named(problem: Problem, name: str, option: str) -> int:
     return problem.names.index(name)
 
 
-def read_change(problem: Problem, text: str) -> Change:
+def read_supposition(problem: Problem, text: str) -> Supposition:
     """`link edge-cloud=2Mbit`, `link edge-cloud=0.5x`, `tier edge=0.5x` or `vertex NAME=2x`."""
     option = "--what-if"
     kind, _, rest = text.strip().partition(" ")
@@ -120,15 +120,17 @@ def read_change(problem: Problem, text: str) -> Change:
     if kind == "link":
         _known(name, problem.links, option, text)
         if factor is None:
-            return Change("link", name, _bytes_per_s(value, option, text))
+            return Supposition("link", name, _bytes_per_s(value, option, text))
         times = _number(factor[1], option, text)
-        return Change("link", name, problem.links[name].bytes_per_s * times)
+        return Supposition("link", name, problem.links[name].bytes_per_s * times)
     if factor is None:
         raise ConfigError(option, text, f"{value!r} is not a factor", "0.5x makes it half as fast")
     if kind == "tier":
-        return Change("tier", _known(name, problem.tiers, option, text), _number(factor[1], option, text))
+        return Supposition(
+            "tier", _known(name, problem.tiers, option, text), _number(factor[1], option, text)
+        )
     vertex_named(problem, name, option)
-    return Change("vertex", name, _number(factor[1], option, text))
+    return Supposition("vertex", name, _number(factor[1], option, text))
 
 
 def rate_range(problem: Problem, text: str) -> tuple[str, float, float]:

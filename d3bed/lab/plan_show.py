@@ -18,7 +18,7 @@ from d3bed.plan import Problem
 from d3bed.plan.explain import Elsewhere, Explanation, Trigger
 from d3bed.plan.problem import EDGE_CLOUD
 from d3bed.plan.sweep import Band, Sweep
-from d3bed.plan.whatif import Change, WhatIf
+from d3bed.plan.whatif import Supposition, WhatIf
 
 if TYPE_CHECKING:
     from d3bed.plan.mix import Mix
@@ -294,7 +294,7 @@ def _reactions(problem: Problem, found: WhatIf) -> RenderableType:
     return Group(table, *notes, Text(before, style="dim"))
 
 
-def _change(problem: Problem, change: Change) -> str:
+def _change(problem: Problem, change: Supposition) -> str:
     if change.kind == "link":
         return f"{change.name}: {_rate(problem.links[change.name].bytes_per_s)} → {_rate(change.value)}"
     return f"{change.kind} {change.name}: {change.value:g} times as fast"

@@ -20,7 +20,7 @@ from d3bed.core.errors import ConfigError, PlanInfeasible
 from d3bed.core.ids import TIERS, Tier
 from d3bed.core.measurements import LinkRate, LinkShape
 from d3bed.lab import plan_svg
-from d3bed.lab.plan_options import limited, rate_range, read_change, vertex_named, with_pins
+from d3bed.lab.plan_options import limited, rate_range, read_supposition, vertex_named, with_pins
 from d3bed.plan import STRATEGIES, Pin, Problem, Solution, loads_s, pinned, solve
 from d3bed.plan.explain import Explanation, explain
 from d3bed.plan.placements import as_published
@@ -220,7 +220,7 @@ def _question(request: Request, case: Case) -> Callable[[], Answer]:
     """What is asked about a case, understood but not solved yet."""
     problem, strategy = case.problem, request.strategy or "optimal"
     vertex = None if request.explain is None else vertex_named(problem, request.explain, "--explain")
-    change = None if request.what_if is None else read_change(problem, request.what_if)
+    change = None if request.what_if is None else read_supposition(problem, request.what_if)
     span = None if request.sweep is None else rate_range(problem, request.sweep)
 
     def ask() -> Answer:

@@ -17,7 +17,7 @@ from d3bed.core.ids import Tier
 from d3bed.plan.optimal import optimal
 from d3bed.plan.placements import restricted
 from d3bed.plan.problem import Problem, cost_s
-from d3bed.plan.whatif import Change, with_change
+from d3bed.plan.whatif import Supposition, suppose
 
 __all__ = ["Elsewhere", "Explanation", "Trigger", "explain"]
 
@@ -45,7 +45,7 @@ class Elsewhere(msgspec.Struct, frozen=True):
 class Trigger(msgspec.Struct, frozen=True):
     """The smallest change of one link or tier that moves the vertex, and where it goes."""
 
-    change: Change
+    change: Supposition
     factor: float
     to: Tier
 
@@ -101,19 +101,19 @@ def _compute_s(problem: Problem, tiers: tuple[Tier, ...]) -> float:
     return sum(problem.times_s[tier][v] for v, tier in enumerate(tiers))
 
 
-def _levers(problem: Problem) -> Iterator[Change]:
+def _levers(problem: Problem) -> Iterator[Supposition]:
     """What can be turned, as it is now."""
     for link, rate in problem.links.items():
-        yield Change("link", link, rate.bytes_per_s)
+        yield Supposition("link", link, rate.bytes_per_s)
     for tier in problem.tiers:
-        yield Change("tier", tier.value, 1.0)
+        yield Supposition("tier", tier.value, 1.0)
 
 
-def _triggers(problem: Problem, vertex: int, here: Tier, now: Change) -> Iterator[Trigger]:
+def _triggers(problem: Problem, vertex: int, here: Tier, now: Supposition) -> Iterator[Trigger]:
     """The nearest factors above and below 1 with which the vertex is elsewhere."""
 
     def place(factor: float) -> Tier:
-        changed = with_change(problem, Change(now.kind, now.name, now.value * factor))
+        changed = suppose(problem, Supposition(now.kind, now.name, now.value * factor))
         try:
             return optimal(changed)[vertex]
         except PlanInfeasible:
@@ -132,6 +132,6 @@ def _triggers(problem: Problem, vertex: int, here: Tier, now: Change) -> Iterato
                         stays = middle
                     else:
                         goes, to = middle, found
-                yield Trigger(Change(now.kind, now.name, now.value * goes), goes, to)
+                yield Trigger(Supposition(now.kind, now.name, now.value * goes), goes, to)
                 break
             stays = goes

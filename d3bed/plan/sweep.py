@@ -19,7 +19,7 @@ from d3bed.plan.baselines import all_on
 from d3bed.plan.optimal import optimal
 from d3bed.plan.problem import Problem, check_limits, cost_s
 from d3bed.plan.solve import solve
-from d3bed.plan.whatif import Change, with_change
+from d3bed.plan.whatif import Supposition, suppose
 
 __all__ = ["Band", "Sweep", "sweep"]
 
@@ -63,7 +63,7 @@ def sweep(problem: Problem, link: str, low: float, high: float, strategies: Sequ
     rates = tuple(sorted({*rates, *(band.low for band in bands)}))
     costs_s: dict[str, list[float | None]] = {strategy: [] for strategy in strategies}
     for rate in rates:
-        at = with_change(problem, Change("link", link, rate))
+        at = suppose(problem, Supposition("link", link, rate))
         for strategy, costs in costs_s.items():
             try:
                 costs.append(solve(at, strategy).cost_s)
@@ -80,7 +80,7 @@ class _Bands:
         self.best: dict[float, tuple[Tier, ...] | None] = {}
 
     def at(self, rate: float) -> Problem:
-        return with_change(self.problem, Change("link", self.link, rate))
+        return suppose(self.problem, Supposition("link", self.link, rate))
 
     def plan(self, rate: float) -> tuple[Tier, ...] | None:
         if rate not in self.best:

@@ -237,11 +237,24 @@ def test_explain_in_words() -> None:
 def test_what_if_compares_reactions() -> None:
     found = plan_json("--what-if", "link edge-cloud=2Mbit")["what_if"]
     reactions = {reaction["name"]: reaction for reaction in found["reactions"]}
-    still, anew = reactions["leave it as it is"], reactions["new plan, optimal"]
+    still, local, hpa, anew = (
+        reactions[name]
+        for name in ("leave it as it is", "local adjustment", "new plan, hpa", "new plan, optimal")
+    )
     assert found["change"] == {"kind": "link", "name": "edge-cloud", "value": 2e6 / 8}
-    assert found["before_s"] < anew["cost_s"] < still["cost_s"]
-    assert not still["moved"] and anew["moved"] and anew["examined"] == 24
-    assert "after the change" in plan("--what-if", "vertex features.17=0.25x")
+    assert found["before_s"] < anew["cost_s"] <= local["cost_s"] < still["cost_s"]
+    assert hpa["cost_s"] >= anew["cost_s"]
+    assert not still["moved"] and local["moved"] and anew["moved"]
+    assert local["examined"] <= anew["examined"] == 24
+    assert local["note"]
+    shown = plan("--what-if", "link edge-cloud=2Mbit")
+    assert "local adjustment" in shown and local["note"] in " ".join(shown.split())
+
+
+def test_a_change_that_cannot_pay_is_not_looked_at() -> None:
+    found = plan_json("--what-if", "tier device=0.999x", problem=FIXTURES / "vgg16-wifi.json")["what_if"]
+    local = next(r for r in found["reactions"] if r["name"] == "local adjustment")
+    assert local["examined"] == 0 and not local["moved"]
 
 
 def test_a_tier_at_half_its_speed_takes_twice_as_long() -> None:

@@ -12,7 +12,7 @@ from d3bed.core.ids import TIERS, Tier
 from d3bed.plan import Problem, cost_s, solve
 from d3bed.plan.explain import explain
 from d3bed.plan.sweep import sweep
-from d3bed.plan.whatif import Change, with_change
+from d3bed.plan.whatif import Supposition, suppose
 
 MakeProblem = Callable[..., Problem]
 BruteForce = Callable[[Problem], tuple[float, tuple[Tier, ...]]]
@@ -75,7 +75,7 @@ def test_the_plan_of_a_band_is_optimal_all_over_it(random_problem: MakeProblem) 
             assert band.tiers is not None
             for _ in range(3):
                 rate = band.low * (band.high / band.low) ** rng.random()
-                at = with_change(problem, Change("link", link, rate))
+                at = suppose(problem, Supposition("link", link, rate))
                 # Within the precision of a crossing, the plan beyond it may be cheaper by a little.
                 assert cost_s(at, band.tiers) <= solve(at).cost_s * 1.006
     assert crossings > 5
