@@ -9,6 +9,7 @@ to its neighbours on the route. Must not know how agents are reached or plans ca
 from __future__ import annotations
 
 import fnmatch
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -18,7 +19,8 @@ from d3bed.core.graph import Graph
 from d3bed.core.ids import TIERS, AgentId, Tier
 from d3bed.core.measurements import LinkRate
 from d3bed.core.plan import Plan
-from d3bed.plan.problem import Problem
+from d3bed.plan.adjust import Adjustment, adjust
+from d3bed.plan.problem import Problem, link_bytes
 from d3bed.plan.problem_file import near
 from d3bed.plan.solve import Solution, solve
 from d3bed.plan.timeline import Timeline, timeline
@@ -37,7 +39,9 @@ class Choice(msgspec.Struct, frozen=True):
     """The plan, who carries it out (only tiers that it uses, or that relay), and what to expect.
 
     `kept_s` is the predicted latency of staying with the current plan and its route, under the same
-    conditions; None if there is no current plan, or an agent or link that it needs is gone.
+    conditions; None if there is no current plan, or an agent or link that it needs is gone. `agents` are
+    those that were planned with, also on tiers that the plan leaves out; `adjustment` is what HPA's local
+    adjustment looked at, where it made the plan.
     """
 
     plan: Plan
@@ -45,7 +49,9 @@ class Choice(msgspec.Struct, frozen=True):
     problem: Problem
     solution: Solution
     timeline: Timeline
+    agents: dict[Tier, AgentId]
     kept_s: float | None = None
+    adjustment: Adjustment | None = None
 
 
 def pinned(graph: Graph, pins: Sequence[Pin]) -> dict[str, tuple[Tier, ...]]:
@@ -81,8 +87,7 @@ def choose(
     *,
     strategy: str = "optimal",
     pins: Sequence[Pin] = (),
-    current: Plan | None = None,
-    current_route: Mapping[Tier, AgentId] | None = None,
+    current: Choice | None = None,
     migration_cost_s: float = 0.0,
 ) -> Choice:
     """Plan `graph` for the pipeline of `device`, with the agents that serve it best.
@@ -113,20 +118,19 @@ def choose(
     if not found:
         raise refusals[0]
     best = min(found, key=lambda entry: entry[:3])[3]
-    if current is None or current_route is None:
+    if current is None:
         return best
-    return msgspec.structs.replace(best, kept_s=_kept_s(graph, current, current_route, profiles, rates))
+    return msgspec.structs.replace(best, kept_s=_kept_s(graph, current, profiles, rates))
 
 
 def _kept_s(
     graph: Graph,
-    plan: Plan,
-    route: Mapping[Tier, AgentId],
+    current: Choice,
     profiles: Mapping[AgentId, Sequence[float]],
     rates: Mapping[tuple[AgentId, AgentId], LinkRate],
 ) -> float | None:
     """Predicted latency of a plan that is there already."""
-    present = {tier: route[tier] for tier in TIERS if tier in route}
+    present = {tier: current.route[tier] for tier in TIERS if tier in current.route}
     ends = [(a, b) for a, b in zip(present, list(present)[1:], strict=False)]
     links = {
         (a, b): (present[a], present[b]) for here, there in ends for a, b in ((here, there), (there, here))
@@ -135,7 +139,7 @@ def _kept_s(
         return None
     times_s = {tier: profiles[agent] for tier, agent in present.items()}
     directed = {tiers: rates[agents] for tiers, agents in links.items()}
-    return timeline(graph, plan, times_s, directed, tuple(present)).latency_s
+    return timeline(graph, current.plan, times_s, directed, tuple(present)).latency_s
 
 
 def _plan(
@@ -145,10 +149,10 @@ def _plan(
     rates: Mapping[tuple[AgentId, AgentId], LinkRate],
     strategy: str,
     allowed: Mapping[str, Sequence[Tier]],
-    current: Plan | None,
+    current: Choice | None,
     migration_cost_s: float,
 ) -> Choice:
-    """The plan for one choice of agents."""
+    """The plan for one choice of agents. HPA adjusts the one in force, if these agents carry it out."""
     times_s = {tier: profiles[agent] for tier, agent in route.items()}
     hops = list(zip(route, list(route)[1:], strict=False))
     problem = Problem.from_graph(
@@ -156,11 +160,15 @@ def _plan(
         times_s,
         {f"{here}-{there}": rates[route[here], route[there]] for here, there in hops},
         allowed=allowed,
-        current=current.tiers if current is not None else None,
+        current=current.plan.tiers if current is not None else None,
         migration_cost_s=migration_cost_s,
         where=graph.model,
     )
-    solution = solve(problem, strategy)
+    in_force = current if current is not None and current.agents == route else None
+    if strategy == "hpa" and in_force is not None:
+        solution, adjustment = _adjusted(problem, in_force)
+    else:
+        solution, adjustment = solve(problem, strategy), None
     directed = {
         (a, b): rates[route[a], route[b]] for here, there in hops for a, b in ((here, there), (there, here))
     }
@@ -168,7 +176,14 @@ def _plan(
     last = max(tier.rank for tier in plan.tiers)
     needed = {tier: agent for tier, agent in route.items() if tier.rank <= last}
     seen = timeline(graph, plan, times_s, directed, tuple(route))
-    return Choice(plan, needed, problem, solution, seen)
+    return Choice(plan, needed, problem, solution, seen, agents=route, adjustment=adjustment)
+
+
+def _adjusted(problem: Problem, in_force: Choice) -> tuple[Solution, Adjustment]:
+    began_s = time.perf_counter()
+    found = adjust(problem, in_force.plan.tiers, in_force.problem)
+    taken_s = time.perf_counter() - began_s
+    return Solution("hpa", found.tiers, found.cost_s, taken_s, link_bytes(problem, found.tiers)), found
 
 
 def _routes(

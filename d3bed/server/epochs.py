@@ -12,7 +12,7 @@ from d3bed.core.graph import Graph
 from d3bed.core.ids import TIERS, AgentId, CauseId, Epoch, PipelineId, Tier
 from d3bed.core.messages import ModelSpec
 from d3bed.core.plan import Plan, Step, program_for
-from d3bed.plan import Basis, Segment
+from d3bed.plan import Basis, Choice, Segment
 from d3bed.server.statistics import Recent
 from d3bed.server.views import EpochReport, EpochView
 
@@ -38,20 +38,16 @@ class Wish(msgspec.Struct, frozen=True):
 class PlannedEpoch:
     """A plan, who carries it out, and what came of it.
 
-    `route` has the tiers that the plan uses, or that relay. `moved` counts vertices against the epoch
-    before, if that had the same model. `connections` are those of the agents on the route when it was
-    decided: an agent that came back under another one knows nothing of this epoch.
+    `choice` is the planner's answer: the plan, its route, what is predicted. `moved` counts vertices
+    against the epoch before, if that had the same model. `connections` are those of the agents on the
+    route when it was decided: an agent that came back under another one knows nothing of this epoch.
     """
 
     pipeline: PipelineId
     life: EpochLife
     wish: Wish
     graph: Graph
-    plan: Plan
-    route: dict[Tier, AgentId]
-    predicted_s: float
-    compute_s: dict[Tier, float]
-    cost_s: float
+    choice: Choice
     moved: int
     connections: dict[AgentId, int]
     profiles: dict[Tier, tuple[float, ...]]
@@ -68,6 +64,19 @@ class PlannedEpoch:
     @property
     def number(self) -> Epoch:
         return self.life.epoch
+
+    @property
+    def plan(self) -> Plan:
+        return self.choice.plan
+
+    @property
+    def route(self) -> dict[Tier, AgentId]:
+        """The tiers that the plan uses, or that relay."""
+        return self.choice.route
+
+    @property
+    def predicted_s(self) -> float:
+        return self.choice.timeline.latency_s
 
     @property
     def identity(self) -> object:

@@ -14,7 +14,6 @@ from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, PipelineId, Tier
 from d3bed.core.measurements import LinkRate, LinkShape
 from d3bed.core.messages import FromAgent, ModelSpec, Register, ToAgent
-from d3bed.core.plan import Plan
 from d3bed.plan import Choice, Pin
 
 __all__ = [
@@ -172,8 +171,7 @@ class ComputePlan(msgspec.Struct, frozen=True):
     rates: Mapping[tuple[AgentId, AgentId], LinkRate]
     pins: tuple[Pin, ...]
     strategy: str
-    current: Plan | None
-    current_route: Mapping[Tier, AgentId] | None
+    current: Choice | None
 
 
 Command = SendTo | CloseAgent | Record | Publish | ComputePlan

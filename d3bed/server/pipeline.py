@@ -246,8 +246,7 @@ class Pipeline:
                 rates=self._basis.rates,
                 pins=self.settings.pins.get(wish.model.name, ()),
                 strategy=wish.strategy,
-                current=current.plan if current else None,
-                current_route=current.route if current else None,
+                current=current.choice if current else None,
             )
         )
 
@@ -275,7 +274,10 @@ class Pipeline:
             if not verdict.move:
                 self._keep(active, wish, verdict.reason)
                 return
-            wish = self.wish = msgspec.structs.replace(wish, cause=f"{wish.cause}: {verdict.reason}")
+            reason = verdict.reason
+            if choice.adjustment is not None:
+                reason += f", {choice.adjustment.examined} of {len(choice.plan.tiers)} vertices looked at"
+            wish = self.wish = msgspec.structs.replace(wish, cause=f"{wish.cause}: {reason}")
         graph = self.world.agents[self.settings.device].loaded[wish.model].graph
         same_model = active is not None and active.wish.model == wish.model
         epoch = PlannedEpoch(
@@ -283,11 +285,7 @@ class Pipeline:
             life=EpochLife(self.world.new_epoch()),
             wish=wish,
             graph=graph,
-            plan=choice.plan,
-            route=route,
-            predicted_s=choice.timeline.latency_s,
-            compute_s=dict(choice.timeline.compute_s),
-            cost_s=choice.solution.cost_s,
+            choice=choice,
             moved=len(choice.plan.moved(active.plan)) if active and same_model else 0,
             connections=connections,
             profiles={t: self.world.agents[agent].profiles[wish.model] for t, agent in route.items()},

@@ -150,7 +150,6 @@ class Runner:
                     strategy=command.strategy,
                     pins=command.pins,
                     current=command.current,
-                    current_route=command.current_route,
                 ),
             )
         except D3Error as error:

@@ -197,7 +197,9 @@ class Traffic:
             route=epoch.route if epoch else {},
             graph=self._draw(graph) if graph else None,
             profile_s=epoch.profiles if epoch else {},
-            predicted=PredictionView(epoch.predicted_s, epoch.compute_s) if epoch else None,
+            predicted=PredictionView(epoch.predicted_s, dict(epoch.choice.timeline.compute_s))
+            if epoch
+            else None,
             frames=numbers.frames if numbers else FramesView(),
             exact=numbers.exact if numbers else ExactView(),
             latency_s=numbers.latency_s if numbers else LatencyView(),

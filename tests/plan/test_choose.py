@@ -133,11 +133,11 @@ def test_a_pin_to_a_tier_that_nobody_serves_leaves_no_plan() -> None:
 
 
 def test_the_current_plan_is_kept_where_moving_costs_more_than_it_gains() -> None:
-    current = Plan((DEVICE,) * 5)
+    current = choose(GRAPH, PROFILES, AGENTS, RATES, PI, strategy="device")
     free = choose(GRAPH, PROFILES, AGENTS, RATES, PI, current=current)
-    assert free.plan != current
+    assert free.plan != current.plan
     dear = choose(GRAPH, PROFILES, AGENTS, RATES, PI, current=current, migration_cost_s=10)
-    assert dear.plan == current
+    assert dear.plan == current.plan
 
 
 def test_an_unknown_strategy_is_refused() -> None:
@@ -148,9 +148,7 @@ def test_an_unknown_strategy_is_refused() -> None:
 def test_staying_is_judged_under_the_same_conditions() -> None:
     first = choose(GRAPH, PROFILES, AGENTS, RATES, PI, strategy="edge")
     loaded = {**PROFILES, FAST: (0.0, 1.0, 1.0, 1.0, 1.0)}
-    again = choose(
-        GRAPH, loaded, AGENTS, RATES, PI, strategy="edge", current=first.plan, current_route=first.route
-    )
+    again = choose(GRAPH, loaded, AGENTS, RATES, PI, strategy="edge", current=first)
     assert again.route[EDGE] == SLOW
     assert again.kept_s == pytest.approx(4.0 + 2 * 0.101)
     assert again.kept_s is not None and again.timeline.latency_s < again.kept_s
@@ -159,5 +157,18 @@ def test_staying_is_judged_under_the_same_conditions() -> None:
 def test_staying_is_no_choice_without_an_agent_of_the_route() -> None:
     first = choose(GRAPH, PROFILES, AGENTS, RATES, PI, strategy="edge")
     left = {agent: times for agent, times in PROFILES.items() if agent != FAST}
-    again = choose(GRAPH, left, AGENTS, RATES, PI, current=first.plan, current_route=first.route)
+    again = choose(GRAPH, left, AGENTS, RATES, PI, current=first)
     assert again.kept_s is None
+
+
+def test_hpa_adjusts_the_plan_in_force_and_says_what_it_looked_at() -> None:
+    agents = {PI: DEVICE, FAST: EDGE, VM: CLOUD}
+    first = choose(GRAPH, PROFILES, agents, RATES, PI, strategy="hpa")
+    assert first.adjustment is None
+    same = choose(GRAPH, PROFILES, agents, RATES, PI, strategy="hpa", current=first)
+    assert same.plan == first.plan
+    assert same.adjustment is not None and same.adjustment.examined == 0
+    loaded = {**PROFILES, FAST: (0.0, 5.0, 5.0, 5.0, 5.0), VM: (0.0, 5.0, 5.0, 5.0, 5.0)}
+    moved = choose(GRAPH, loaded, agents, RATES, PI, strategy="hpa", current=first)
+    assert moved.plan == choose(GRAPH, loaded, agents, RATES, PI).plan != first.plan
+    assert moved.adjustment is not None and moved.adjustment.examined > 0

@@ -181,7 +181,6 @@ class Stage:
                 strategy=command.strategy,
                 pins=command.pins,
                 current=command.current,
-                current_route=command.current_route,
             )
         except D3Error as error:
             return PlanFailed(command.pipeline, command.request, str(error))

@@ -138,3 +138,14 @@ def test_a_changed_speed_is_told_to_its_agent_and_shown_until_it_registers_anew(
     on_edge.lose(EDGE_2)
     on_edge.join(EDGE_2)
     assert shown() == 1.0
+
+
+def test_hpa_says_how_little_it_looked_at(make_stage: MakeStage) -> None:
+    stage = make_stage(strategy="hpa", frames=None, adapt=True, edges=(EDGE_1,), cloud=None)
+    stage.join_all()
+    assert stage.tiers[1:] == (Tier.EDGE,) * 3
+    slow(stage, 20.0, 8)
+    stage.tick(0.2)
+    assert stage.tiers[1:] == (Tier.DEVICE,) * 3
+    said = next(text for text in stage.notes("info") if "epoch 2" in text)
+    assert "vertices looked at" in said
