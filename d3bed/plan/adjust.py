@@ -209,9 +209,7 @@ class Standing:
                     was_s, now_s = placement.unary[r][v], problem.times_s[tier][v]
                     if was_s < math.inf:
                         steps.append(now_s - was_s)
-                        placement.unary[r][v] = now_s
-                        self.costs.unary[r, v] = now_s
-                    self.costs.times[r, v] = now_s
+                    self.costs.reprice(r, v, now_s)
                     if r == rank[v]:
                         here_s = now_s - was_s
                 placement.cost_s += here_s
@@ -257,13 +255,9 @@ class Standing:
         return gain_s + placement.back_s() - back_s + saved_s
 
     def _guard(self) -> None:
-        """Look at all pairs of cuts of all orders, and keep the cheaper plan."""
-        from d3bed.plan.cuts import joined, refined
-
-        shape, costs, placement = self.shape, self.costs, self.placement
-        onward = refined(shape.orders, placement.rank)
-        found = partition(shape, costs, joined(shape.orders, onward))
-        if found.cost_s < placement.cost_s * (1 - _ROUNDING):
+        """Plan anew, and keep the cheaper plan."""
+        found = partition(self.shape, self.costs, self.placement)
+        if found.cost_s < self.placement.cost_s * (1 - _ROUNDING):
             self.placement = found
 
     def _replan(self, problem: Problem, changed: Change) -> Adjustment:

@@ -13,9 +13,9 @@ leaves the edge out. `moves` prices a plan exactly. This module must not know wh
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,11 @@ class Shape:
             for u in self.predecessors[v]:
                 if height[u] < above:
                     height[u] = above
+        #: The next vertex of a branch: the only reader, which reads nothing else; or -1.
+        self.onward = [
+            after[0] if len(after) == 1 and len(self.predecessors[after[0]]) == 1 else -1
+            for after in self.successors
+        ]
         #: Edges by producer; where each producer's begin; the producers.
         pairs: _Ints = np.array(sorted(self.edges), dtype=np.intp).reshape(-1, 2)
         self.readers = pairs[:, 1]
@@ -93,50 +98,55 @@ class Shape:
         boundaries = [(0, 1, costs.near)]
         if len(costs.tiers) == 3:
             boundaries += [(1, 2, costs.far), (0, 2, costs.alone)]
-        return Orders(
-            self,
-            np.array(
-                [self._cheapest_next(p.tolist(), (unary[b] - unary[a]).tolist()) for a, b, p in boundaries]
-            ),
-        )
+        rows = []
+        for here, there, price in boundaries:
+            price = np.where(self.read, price, 0.0)
+            adds = price - (unary[there] - unary[here])
+            rows.append(self._cheapest_next(price.tolist(), adds.tolist()))
+        return Orders(self, np.array(rows))
 
-    def _cheapest_next(self, price: Sequence[float], beyond: Sequence[float]) -> list[int]:
+    def _cheapest_next(self, price: Sequence[float], adds: Sequence[float]) -> list[int]:
         """A topological order that takes, of the branches that can go on, what adds least.
 
-        To a cut that moves on past a vertex, it adds the vertex's own crossing, and takes away those
-        that end here and what the vertex costs more `beyond` the cut. Of a branch, as much is taken at
-        once as adds least in sum: what begins dear may end cheap.
+        To a cut that moves on past a vertex, it adds the vertex's own crossing less what the vertex costs
+        more beyond the cut (`adds`), and takes away the crossings that end here. Of a branch, as much is
+        taken at once as adds least in sum: what begins dear may end cheap.
         """
-        before, after = self.predecessors, self.successors
+        before, after, onward = self.predecessors, self.successors, self.onward
         missing, unread = [len(u) for u in before], [len(w) for w in after]
-        found, ready = [], [0]
+        found: list[int] = []
+        #: What the best part of a branch adds, but for crossings that end at its head; and the part.
+        ready = [(0.0, [0])]
 
         def best_part(v: int) -> tuple[float, list[int]]:
-            branch: list[int] = []
-            total = 0.0
-            least, length = math.inf, 1
-            while True:
-                total += (price[v] if after[v] else 0.0) - beyond[v]
-                for u in before[v]:
-                    if unread[u] == 1:
-                        total -= price[u]
+            total = least = adds[v]
+            branch, length = [v], 1
+            while onward[v] >= 0:
+                total -= price[v]
+                v = onward[v]
                 branch.append(v)
+                total += adds[v]
                 if total < least:
                     least, length = total, len(branch)
-                if len(after[v]) != 1 or len(before[after[v][0]]) != 1:
-                    return least, branch[:length]
-                v = after[v][0]
+            return least, branch[:length]
+
+        def added(entry: tuple[float, list[int]]) -> float:
+            total, part = entry
+            for u in before[part[0]]:
+                if unread[u] == 1:
+                    total -= price[u]
+            return total
 
         while ready:
-            part = ready[:1] if len(ready) == 1 else min(map(best_part, ready))[1]
-            ready.remove(part[0])
-            for v in part:
+            entry = ready[0] if len(ready) == 1 else min(ready, key=added)
+            ready.remove(entry)
+            for v in entry[1]:
                 found.append(v)
                 for u in before[v]:
                     unread[u] -= 1
                 for w in after[v]:
                     missing[w] -= 1
-            ready += [w for w in after[part[-1]] if not missing[w]]
+            ready += [best_part(w) for w in after[v] if not missing[w]]
         return found
 
     def fits(self, problem: Problem) -> bool:
@@ -236,6 +246,19 @@ class Costs:
             for tier in self.tiers
         ]
         self.limited = bool(problem.memory_bytes) or problem.rate_per_s is not None
+
+    @cached_property
+    def lists(self) -> tuple[list[list[float]], list[float], list[float], list[float], list[float]]:
+        """`unary`, `near`, `far`, `alone` and `both` once more: lists are faster to look one number up."""
+        prices = self.near, self.far, self.alone, self.both
+        near, far, alone, both = (price.tolist() for price in prices)
+        return self.unary.tolist(), near, far, alone, both
+
+    def reprice(self, rank: int, v: int, time_s: float) -> None:
+        """A vertex's time on a tier has changed."""
+        self.times[rank, v] = time_s
+        if self.unary[rank, v] < np.inf:
+            self.unary[rank, v] = self.lists[0][rank][v] = time_s
 
     def _price(self, problem: Problem, link: str) -> _Floats:
         rate = problem.links[link]

@@ -9,9 +9,9 @@ two places, and refine around the cuts.
    to the end, and branch after branch, from the first and from the last.
 2. Find the best pair of cut positions of each order, all pairs considered (`cuts`). Where that splits the
    graph: also in orders that go, for each boundary, by what the next vertices add to a cut there.
-3. From the three best: move vertices with their closure, and siblings, at the two boundaries, until
-   nothing improves (`moves`); and look once more at pairs of cuts, in orders that begin with what the
-   plan found has before its cuts.
+3. From the best (in small graphs, the three best): move vertices with their closure, and siblings, at the
+   two boundaries, until nothing improves (`moves`); and look once more at pairs of cuts, in orders that
+   begin with what the plan found has before its cuts.
 
 Never dearer than the best single tier that is feasible: that is one of the pairs, or looked at as well
 where pins bend it. It does not always find a plan within tight limits, or the cheapest; `optimal` does.
@@ -35,8 +35,8 @@ __all__ = ["cuts_of", "hpa", "partition"]
 
 #: Up to so many vertices orders by cost are tried: their time grows with the graph's width as well.
 _MANY = 2000
-#: So many plans are refined, the cheapest pairs of cuts first, if not so much dearer than the best.
-_STARTS, _NEAR = 3, 1.5
+#: Up to so many vertices, so many plans are refined, the cheapest pairs of cuts first; above, one.
+_SMALL, _STARTS = 64, 3
 
 
 def hpa(problem: Problem) -> tuple[Tier, ...]:
@@ -47,19 +47,24 @@ def hpa(problem: Problem) -> tuple[Tier, ...]:
     return costs.tiers_of(partition(Shape(problem), costs).rank)
 
 
-def partition(shape: Shape, costs: Costs, orders: Orders | None = None) -> Placement:
-    """The whole of it, from orders of one's own if given. Raises `PlanInfeasible`."""
+def partition(shape: Shape, costs: Costs, settled: Placement | None = None) -> Placement:
+    """The whole of it. `settled` is a plan where no move improves: it need not be tried again, and its
+    cuts can be those of an order. Raises `PlanInfeasible`."""
     from d3bed.plan.cuts import joined, refined
 
-    orders = orders or shape.orders
-    starts = cuts_of(shape, costs, orders)
-    if shape.count <= _MANY and any(start.splits for start in starts):
+    orders = shape.orders
+    if settled is not None:
+        orders = joined(orders, refined(orders, settled.rank))
+    best, *others = cuts_of(shape, costs, orders)
+    if shape.count <= _MANY and any(start.splits for start in (best, *others)):
         orders = joined(orders, shape.by_cost(costs))
-        starts = cuts_of(shape, costs, orders)
-    best, *others = starts
-    best.settle(best.boundary())
-    for start in others[: _STARTS - 1]:
-        if start.cost_s < best.cost_s * _NEAR and start.rank != best.rank:
+        best, *others = cuts_of(shape, costs, orders, _STARTS if shape.count <= _SMALL else 1)
+    if settled is not None and settled.rank == best.rank:
+        best = settled
+    else:
+        best.settle(best.boundary())
+    for start in others:
+        if start.rank != best.rank:
             start.settle(start.boundary())
             best = min(best, start, key=lambda placed: placed.cost_s)
     if best.splits:
@@ -70,8 +75,8 @@ def partition(shape: Shape, costs: Costs, orders: Orders | None = None) -> Place
     return best
 
 
-def cuts_of(shape: Shape, costs: Costs, orders: Orders) -> list[Placement]:
-    """The best pair of cuts of each of these orders, cheapest first, no plan twice.
+def cuts_of(shape: Shape, costs: Costs, orders: Orders, keep: int = 1) -> list[Placement]:
+    """The `keep` best of the best pairs of cuts of each of these orders, cheapest first, no plan twice.
 
     Single tiers are among them where pins and limits may make one cheaper. Raises `PlanInfeasible`.
     """
@@ -88,7 +93,7 @@ def cuts_of(shape: Shape, costs: Costs, orders: Orders) -> list[Placement]:
         orders = refined(orders, [a + b for a, b in zip(low, high, strict=True)])
     unary = costs.finite(penalty_s)
     for skip_edge in (False, True) if costs.direct else (False,):
-        for _, rank in best_cuts(costs, orders, unary, skip_edge=skip_edge)[:_STARTS]:
+        for _, rank in best_cuts(costs, orders, unary, skip_edge=skip_edge)[:keep]:
             start = Placement(shape, costs, rank)
             if start.cost_s < math.inf and costs.within_limits(rank):
                 starts.append(start)

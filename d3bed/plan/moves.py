@@ -44,11 +44,7 @@ class Placement:
     def price(self, costs: Costs) -> None:
         """Take the prices of another problem on the same graph; `cost_s` is the caller's to mend."""
         self.costs = costs
-        self.unary: list[list[float]] = costs.unary.tolist()
-        self.far: list[float] = costs.far.tolist()
-        self.near: list[float] = costs.near.tolist()
-        self.alone: list[float] = costs.alone.tolist()
-        self.both: list[float] = costs.both.tolist()
+        self.unary, self.near, self.far, self.alone, self.both = costs.lists
         self.back = costs.back
         self.highest = len(costs.tiers) - 1
 
