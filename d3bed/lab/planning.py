@@ -384,6 +384,8 @@ def _from_model(request: Request, say: _Say) -> list[Case]:
             f"{pipeline.model.name} ({pipeline.model.weights}), network {network}, "
             f"speeds {', '.join(f'{tier} {speed:g}' for tier, speed in speeds.items())}"
         )
+        if pins:
+            about += ", pinned " + ", ".join(f"{pin.vertices}={'|'.join(pin.tiers)}" for pin in pins)
         cases.append(Case(problem, about, network))
     return cases
 
