@@ -62,7 +62,10 @@ export const createLinks = (body) =>
       links,
       [
         (link) => `${link.from} → ${link.to}`,
-        (link) => rate(link.bytes_per_s),
+        (link) => ({
+          text: rate(link.estimate_bytes_per_s ?? link.bytes_per_s),
+          title: `as plans take it now; the last probe found ${rate(link.bytes_per_s)}`,
+        }),
         (link) =>
           link.target_bytes_per_s ? rate(link.target_bytes_per_s) : { text: "unshaped", class: "muted" },
         (link) => rate(link.achieved_bytes_per_s),
@@ -96,6 +99,11 @@ export const createAgents = (body) =>
           text: speed(agent.speed),
           title:
             agent.speed === 1 ? "nothing is held" : "tensors are held back to act as a machine of this speed",
+        }),
+        (agent) => ({
+          text: agent.factor == null ? "–" : `${agent.factor.toFixed(2)}×`,
+          title: "compute time now, over what the profile says",
+          class: agent.factor > 1.25 ? "flag" : "",
         }),
         (agent) => ({
           text: text(agent.engine),
