@@ -27,7 +27,7 @@ _INK, _MUTED, _PAPER = "#1d2733", "#66717f", "#ffffff"
 
 #: Graphs of at most so many vertices carry names, others numbers.
 _NAMED = 45
-_MARGIN, _HEAD = 28, 84
+_MARGIN, _HEAD = 28, 104
 #: Keeps words apart from the lines that they stand on.
 _HALO: dict[str, str | float] = {"stroke": _PAPER, "stroke_width": 3, "paint_order": "stroke"}
 
@@ -82,13 +82,13 @@ class _Picture:
 
     def document(self, about: str) -> str:
         solution = self.solution
-        title = f"{about} — {solution.strategy}, {solution.cost_s * 1e3:.1f} ms a frame"
-        return _document(
-            max(self.width, 2 * _MARGIN + 8.3 * len(title)), self.height, title, self._parts(title)
-        )
+        title = f"{solution.strategy}: {solution.cost_s * 1e3:.1f} ms a frame"
+        width = max(self.width, 2 * _MARGIN + 6.8 * len(about))
+        return _document(width, self.height, f"{about} — {title}", self._parts(title, about))
 
-    def _parts(self, title: str) -> Iterator[str]:
+    def _parts(self, title: str, about: str) -> Iterator[str]:
         yield _text(_MARGIN, 28, title, font_size=15, font_weight=600)
+        yield _text(_MARGIN, 47, about, fill=_MUTED)
         yield from self._legend()
         tiers = self.solution.tiers
         crossing = [(p, c) for p, c in self.edges if tiers[self.order[p]] is not tiers[self.order[c]]]
@@ -113,14 +113,14 @@ class _Picture:
             mine = [v for v, t in enumerate(tiers) if t is tier]
             compute_s = sum(self.problem.times_s[tier][v] for v in mine)
             words = f"{tier}: {len(mine)} vertices, {compute_s * 1e3:.1f} ms"
-            yield f'<g transform="translate({x + 9:.1f} 52)">{_outline(tier, 8)}</g>'
-            yield _text(x + 24, 56, words)
+            yield f'<g transform="translate({x + 9:.1f} 69)">{_outline(tier, 8)}</g>'
+            yield _text(x + 24, 73, words)
             x += 48 + 6.4 * len(words)
         sent = [
             f"{link}{' (backbone)' if link == EDGE_CLOUD else ''} {size / 1e3:.1f} kB"
             for link, size in self.solution.link_bytes.items()
         ]
-        yield _text(_MARGIN, 76, f"a frame sends: {', '.join(sent) or 'nothing'}", fill=_MUTED)
+        yield _text(_MARGIN, 94, f"a frame sends: {', '.join(sent) or 'nothing'}", fill=_MUTED)
 
     def _x(self, column: float) -> float:
         return _MARGIN + (column + 0.5) * self.pitch
