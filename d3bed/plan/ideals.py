@@ -26,7 +26,7 @@ _CELLS = 8_000_000
 #: And more pairs than this are not looked at.
 _PAIRS = 4_000_000
 #: So many times all costs together stand for what is not allowed.
-_NEVER = 1e3
+_NEVER = 10.0
 
 
 @dataclass
@@ -45,8 +45,23 @@ class Ideals:
     @classmethod
     def all(cls, problem: Problem, network: Network, metrics: Floats) -> Ideals | None:
         """Every set; None if there are too many. `metrics` [metrics, arcs] are those of cut arcs."""
-        found = _enumerate(problem)
-        return None if found is None else cls.judge(problem, network, metrics, *found)
+        blocks = _enumerate(problem)
+        if blocks is None:
+            return None
+        parts = _Parts(problem, network, metrics)
+        before: list[int] = []
+        members, sums, numbers = list[Bools](), list[Floats](), list[Ints]()
+        for number, (block, sets) in enumerate(blocks):
+            whole = np.zeros((network.count, sets.shape[1]), dtype=bool)
+            whole[before] = True
+            whole[block] = sets
+            # Of all vertices before the block, only the last has a tensor that leaves them.
+            local = before[-1:] + block
+            sums.append(parts.of(local, whole[local]) + parts.unary[:, before[:-1]].sum(axis=1)[:, None])
+            members.append(whole)
+            numbers.append(np.full(sets.shape[1], number))
+            before += block
+        return cls._of(parts, np.hstack(members), np.concatenate(numbers), np.hstack(sums))
 
     @classmethod
     def prefixes(cls, problem: Problem, network: Network, metrics: Floats, most: int) -> Ideals:
@@ -54,40 +69,15 @@ class Ideals:
         count = network.count
         places = min(count, most, max(2, _CELLS // count))
         steps = np.unique(np.linspace(1, count, places).round().astype(int))
-        position = np.empty(count, dtype=np.int64)
-        position[layered(problem)] = np.arange(count)
-        return cls.judge(problem, network, metrics, position[:, None] < steps, np.arange(len(steps)))
+        order = layered(problem)
+        member = np.empty((count, len(steps)), dtype=bool)
+        member[order] = np.arange(count)[:, None] < steps
+        parts = _Parts(problem, network, metrics)
+        return cls._of(parts, member, np.arange(len(steps)), parts.of(order, member[order]))
 
     @classmethod
-    def judge(cls, problem: Problem, network: Network, metrics: Floats, member: Bools, block: Ints) -> Ideals:
-        count, rows = network.count, len(metrics)
-        forbidden = np.isinf(metrics)
-        never = _NEVER * (metrics[~forbidden].sum() or 1.0)
-        device, edge, cloud = (
-            np.where(forbidden, never, metrics)[:, : 3 * count].reshape(rows, 3, count).transpose(1, 0, 2)
-        )
-        inside = member.astype(np.float64)
-        parts = np.vstack([device - edge, edge - cloud]) @ inside
-        first, second = parts[:rows], parts[rows:] + cloud.sum(axis=1)[:, None]
-        if problem.edges:
-            edges = np.array(problem.edges)  # sorted by producer
-            producers, starts = np.unique(edges[:, 0], return_index=True)
-            crosses = member[producers] & ~np.logical_and.reduceat(member[edges[:, 1]], starts, axis=0)
-            crossing = crosses.astype(np.float64)
-            number = np.full(count, -1)
-            number[producers] = np.arange(len(producers))
-            paid = {False: np.zeros((rows, len(producers))), True: np.zeros((rows, len(producers)))}
-            for link, arcs, makers in network.crossed:
-                paid[link == EDGE_CLOUD][:, number[makers]] = metrics[:, arcs]
-            first += paid[False] @ crossing
-            if paid[True].any():
-                second += paid[True] @ crossing
-        if problem.result_bytes:
-            # The way back is paid for where a set leaves a sink out; its arcs are the last into the sink.
-            beyond, cloud_arc = np.flatnonzero(network.head == network.sink)[-2:]
-            outside = ~member[list(problem.sinks)].all(axis=0)
-            first[0] += np.where(outside, metrics[0, beyond], 0.0)
-            second[0] += np.where(outside, metrics[0, cloud_arc], 0.0)
+    def _of(cls, parts: _Parts, member: Bools, block: Ints, sums: Floats) -> Ideals:
+        first, second = np.vsplit(sums + parts.certain[:, None] + parts.result(member), 2)
         return cls(member, block, first, second)
 
     def rank(self, smaller: int, larger: int) -> Ints:
@@ -119,6 +109,53 @@ class Ideals:
         return smaller[rows], larger[columns]
 
 
+class _Parts:
+    """What the metrics of a plan are sums of: for each vertex that a set has, and each tensor that leaves
+    it. The upper half of the rows is for the smaller set, the lower for the larger.
+    """
+
+    def __init__(self, problem: Problem, network: Network, metrics: Floats) -> None:
+        count, rows = network.count, len(metrics)
+        forbidden = np.isinf(metrics)
+        never = _NEVER * (metrics[~forbidden].sum() or 1.0)
+        tiers = np.where(forbidden, never, metrics)[:, : 3 * count].reshape(rows, 3, count)
+        tiers[:, 1:, 0] = 0.0  # The input is in every set: where else it might be is no matter.
+        device, edge, cloud = tiers.transpose(1, 0, 2)
+        self.unary = np.vstack([device - edge, edge - cloud])
+        self.certain = np.concatenate([np.zeros(rows), cloud.sum(axis=1)])
+        self.paid = np.zeros((2 * rows, count))
+        for link, arcs, makers in network.crossed:
+            half = self.paid[rows:] if link == EDGE_CLOUD else self.paid[:rows]
+            half[:, makers] = metrics[:, arcs]
+        self.successors = problem.successors
+        self.sinks = list(problem.sinks)
+        self.back = np.zeros((2 * rows, 1))
+        if problem.result_bytes:
+            # The last arcs into the sink.
+            self.back[[0, rows], 0] = metrics[0, np.flatnonzero(network.head == network.sink)[-2:]]
+
+    def of(self, local: list[int], member: Bools) -> Floats:
+        """Sums over the vertices `local`, members of sets as in `member` [local vertices, sets]; of others
+        that read their tensors, no set has any.
+        """
+        place = {v: number for number, v in enumerate(local)}
+        crosses = np.zeros(member.shape)
+        for v, number in place.items():
+            after = self.successors[v]
+            inside = [place[w] for w in after if w in place]
+            if len(inside) < len(after):
+                crosses[number] = member[number]
+            elif after:
+                crosses[number] = member[number] & ~member[inside].all(axis=0)
+        found: Floats = self.unary[:, local] @ member.astype(np.float64) + self.paid[:, local] @ crosses
+        return found
+
+    def result(self, member: Bools) -> Floats:
+        """The way back is paid for where a set leaves out a vertex without successors."""
+        found: Floats = self.back * ~member[self.sinks].all(axis=0)
+        return found
+
+
 def layered(problem: Problem) -> list[int]:
     """Vertices by their longest distance from the input."""
     layer = [0] * len(problem.names)
@@ -128,8 +165,10 @@ def layered(problem: Problem) -> list[int]:
     return sorted(problem.order, key=lambda v: layer[v])
 
 
-def _enumerate(problem: Problem) -> tuple[Bools, Ints] | None:
-    """Every set closed under predecessors and with the input: its members, and its block."""
+def _enumerate(problem: Problem) -> list[tuple[list[int], Bools]] | None:
+    """Every set closed under predecessors and with the input, by the block of vertices it ends in: all
+    blocks before are in it, and of the block what the columns [vertices of the block, sets] tell.
+    """
     most = min(MOST, _CELLS // len(problem.names))
     if len(problem.names) > most:
         return None
@@ -144,11 +183,9 @@ def _enumerate(problem: Problem) -> tuple[Bools, Ints] | None:
             blocks.append([])
         reach = max([reach, *(place[after] for after in problem.successors[v])])
         loose = loose or not problem.successors[v]
-    member: list[Bools] = []
-    numbers: list[Ints] = []
-    before: list[int] = []
+    found: list[tuple[list[int], Bools]] = []
     total = 0
-    for block_number, block in enumerate(blocks):
+    for block in blocks:
         local = {v: number for number, v in enumerate(block)}
         sets = np.zeros((len(block), 1), dtype=bool)
         for v in block:
@@ -158,12 +195,7 @@ def _enumerate(problem: Problem) -> tuple[Bools, Ints] | None:
             sets = np.hstack([sets, more])
             if total + sets.shape[1] > most:
                 return None
-        sets = sets[:, 1:]  # The empty one is the block before, all of it.
-        whole = np.zeros((len(order), sets.shape[1]), dtype=bool)
-        whole[before] = True
-        whole[block] = sets
-        member.append(whole)
-        numbers.append(np.full(sets.shape[1], block_number))
-        before += block
-        total += sets.shape[1]
-    return np.hstack(member), np.concatenate(numbers)
+        if block:
+            found.append((block, sets[:, 1:]))  # The empty one is the block before, all of it.
+            total += sets.shape[1] - 1
+    return found

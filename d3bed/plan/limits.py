@@ -22,6 +22,8 @@ __all__ = ["within_limits"]
 
 #: Rounds of cutting at new prices; more are rarely needed.
 _ROUNDS = 12
+#: The relative error of a sum of so many numbers as a graph has vertices.
+_EPSILON = 1e-13
 
 
 def within_limits(problem: Problem, gap: float = 0.0) -> tuple[tuple[Tier, ...], float] | None:
@@ -51,13 +53,18 @@ def _look_through(problem: Problem, search: Search, gap: float) -> None:
         return
     enough_s = search.best_s * (1 - gap)
     margin_s = SLACK * search.best_s
+    # Sums lose what is small beside their largest part: then they prove nothing.
+    scales = np.array([search.best_s, *np.maximum(rows.limits, 1.0)])
+    largest = np.abs(ideals.first).max(axis=1) + np.abs(ideals.second).max(axis=1)
+    if np.any(largest * _EPSILON > scales * SLACK):
+        return
     ceiling = enough_s + float(search.at @ rows.limits) * (1 + SLACK) + margin_s
     pairs = ideals.below(np.array([1.0, *search.at]), ceiling)
     if pairs is None:
         return
     smaller, larger = pairs
     cost_s = ideals.first[0, smaller] + ideals.second[0, larger]
-    kept = cost_s < enough_s - margin_s
+    kept = cost_s < enough_s
     for row, limit in enumerate(rows.limits, 1):
         kept &= ideals.first[row, smaller] + ideals.second[row, larger] <= limit * (1 + SLACK)
     candidates = np.flatnonzero(kept)

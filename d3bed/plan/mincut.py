@@ -78,18 +78,13 @@ def minimum_cut(problem: Problem, plans: Iterable[tuple[Tier, ...]]) -> tuple[Ti
 
 
 class Cut(NamedTuple):
-    """A minimum cut. Any plan costs `certain_s` and at least what this cut does, and beside that
-    `unit_s` times the residual capacities (`residual`, between circles of infinite arcs) of all that
-    it cuts; `node` maps a network's nodes to circles. Rounding is within `slack_s` in all.
+    """A minimum cut as the tier's rank of every vertex. Of its cost, `certain_s` is what any plan pays;
+    capacities being rounded, no plan is cheaper by more than `slack_s`.
     """
 
-    beyond: Bools
     rank: Ints
     certain_s: float
-    unit_s: float
     slack_s: float
-    residual: csr_array
-    node: Ints
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
@@ -114,7 +109,7 @@ class Network:
         self.tails: list[Ints] = [np.full(count, self.source), x, y, y]
         self.heads: list[Ints] = [x, y, np.full(count, self.sink), x]
         self.capacities: list[Floats] = [*_unary(problem).T, np.full(count, np.inf)]
-        self.joins: list[tuple[Ints, Ints]] = []
+        self._joins: list[tuple[Ints, Ints]] = []
         self.crossed: list[tuple[str, Ints, Ints]] = []
 
         if problem.edges:
@@ -143,7 +138,7 @@ class Network:
     def _join(self, tails: Ints, joint: Ints) -> None:
         """Infinite arcs into auxiliary nodes."""
         self._add(tails, joint, np.full(len(tails), np.inf))
-        self.joins.append((tails, joint))
+        self._joins.append((tails, joint))
 
     def _new_nodes(self, count: int) -> Ints:
         found: Ints = np.arange(self.nodes, self.nodes + count)
@@ -181,8 +176,8 @@ class Network:
             self._add(joint, np.array([self.sink]), np.array([paid]))
 
     @cached_property
-    def _joins(self) -> tuple[Ints, Ints]:
-        tails, heads = zip(*self.joins, strict=True) if self.joins else ((), ())
+    def _all_joins(self) -> tuple[Ints, Ints]:
+        tails, heads = zip(*self._joins, strict=True) if self._joins else ((), ())
         nothing = np.zeros(0, dtype=np.int64)
         return np.concatenate([nothing, *tails]), np.concatenate([nothing, *heads])
 
@@ -192,7 +187,7 @@ class Network:
         beyond[self.source] = True
         beyond[: self.count] = rank > 0
         beyond[self.count : 2 * self.count] = rank > 1
-        tails, joints = self._joins
+        tails, joints = self._all_joins
         beyond[joints[beyond[tails]]] = True
         found: Bools = beyond[self.tail] & ~beyond[self.head]
         return found
@@ -225,13 +220,11 @@ class Network:
         source = node[self.source]
         flow = maximum_flow(network, source, node[self.sink]).flow
         # Flow is antisymmetric: against an arc, what flows along it can be taken back.
-        residual = network - flow
         reached = np.zeros(nodes, dtype=bool)
-        reached[breadth_first_order(residual, source, return_predecessors=False)] = True
+        reached[breadth_first_order(network - flow, source, return_predecessors=False)] = True
         beyond = reached[node]
         rank = beyond[: self.count].astype(int) + beyond[self.count : 2 * self.count]
-        unit_s = surplus / _FINITE
-        return Cut(beyond, rank, certain_s, unit_s, unit_s * network.nnz, residual, node)
+        return Cut(rank, certain_s, network.nnz * surplus / _FINITE)
 
 
 def _unary(problem: Problem) -> Floats:

@@ -15,14 +15,19 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from d3bed.plan.baselines import all_on
 from d3bed.plan.ideals import Ideals
-from d3bed.plan.mincut import Bools, Cut, Floats, Ints, Network
+from d3bed.plan.mincut import Bools, Floats, Ints, Network
 from d3bed.plan.problem import Problem
 
 __all__ = ["SLACK", "Priced", "Rows", "Search"]
 
 #: Relative slack in comparing a sum of floats with a limit; as in `check_limits`.
 SLACK = 1e-9
+#: At most so many plans are taken from pairs of cuts.
+_SEEDS = 12
+#: Better prices are not looked for if they promise less than this part of the gap.
+_LITTLE = 0.1
 #: So many cut positions are looked at in pairs.
 _POSITIONS = 256
 #: The dearest price of a limit: this many times a plan's cost for as much as the limit again.
@@ -113,15 +118,14 @@ class Priced:
 
 
 class Search(Priced):
-    """The search for the best prices. `bound_s` is proven: no plan within the limits costs less."""
+    """The search for the best prices: `at` them, no plan within the limits costs less than `bound_s`."""
 
     bound_s = -np.inf
-    cut: Cut | None = None
     at: Floats
 
     def run(self, problem: Problem, gap: float, rounds: int) -> None:
         pairs = _Pairs(problem, self.network, np.vstack([self.cost_s, self.rows.loads]))
-        self._seed(pairs)
+        self._seed(problem, pairs)
         for _ in range(rounds):
             promised_s, prices = self.prices()
             capacity = self.cost_s + prices @ self.rows.loads
@@ -132,20 +136,28 @@ class Search(Priced):
             at_prices = float(capacity[self.network.cut_by(cut.rank)].sum())
             bound_s = min(at_prices, known) - cut.slack_s - credit
             if bound_s > self.bound_s:
-                self.bound_s, self.cut, self.at = bound_s, cut, prices
-            if self.best_s - self.bound_s <= gap * self.best_s or not new:
+                self.bound_s, self.at = bound_s, prices
+            if not new or self._enough(promised_s, self.bound_s):
                 return
-            if promised_s - self.bound_s <= 1e-3 * abs(promised_s):
+            if self.best is not None and self.best_s - self.bound_s <= gap * self.best_s:
                 return
 
-    def _seed(self, pairs: _Pairs) -> None:
+    def _enough(self, promised_s: float, bound_s: float) -> bool:
+        """Whether better prices can no longer close much of the gap."""
+        return self.best is not None and promised_s - bound_s <= _LITTLE * (self.best_s - bound_s)
+
+    def _seed(self, problem: Problem, pairs: _Pairs) -> None:
+        for tier in problem.tiers:
+            self.add(np.array([t.rank for t in all_on(problem, tier)]))
         within = pairs.within(self.rows.limits)
         if within is not None:
             self.add(within)
         self.add(pairs.cheapest(np.zeros(len(self.rows.limits))))
-        for _ in range(12):
-            _, prices = self.prices()
+        for _ in range(_SEEDS):
+            promised_s, prices = self.prices()
             if not self.add(pairs.cheapest(prices)):
+                return
+            if self._enough(promised_s, self.costs[-1] + float(prices @ (self.loads[-1] - self.rows.limits))):
                 return
 
 
