@@ -286,6 +286,7 @@ def _met(result: dict[str, Any]) -> dict[str, bool]:
     other = [row for row in result["strategies"] if row not in paper]
     largest = max(result["strategies"], key=lambda row: row["vertices"])
     chains = result["chains"]
+    adjusting = max(chains, key=lambda row: row["vertices"])
     changes = sum(row["changes"] for row in chains)
     mean = sum(row["adjusted"]["mean"] * row["changes"] for row in chains) / changes
     least, most = result["growth"][0], result["growth"][-1]
@@ -296,7 +297,7 @@ def _met(result: dict[str, Any]) -> dict[str, bool]:
         "hpa, median time on the largest network": largest["hpa_median_s"] <= TARGETS["hpa_s"],
         "adjusted plans, mean regret": mean <= TARGETS["mean"],
         "adjusted plans, worst regret": max(r["adjusted"]["worst"] for r in chains) <= TARGETS["worst"],
-        "adjusting, median time": max(row["median_s"] for row in chains) <= TARGETS["adjust_s"],
+        "adjusting, median time on the largest network": adjusting["median_s"] <= TARGETS["adjust_s"],
         "examined grows slower than the graph": most["examined_mean"] < least["examined_mean"] * grown,
         "time grows slower than the graph": most["mean_s"] < least["mean_s"] * grown,
     }

@@ -9,8 +9,8 @@ conditions. How is ours:
    when it was made, or `slack_s` dearer. If nothing can be gained, nothing is looked at.
 2. *Outward.* Closure and sibling moves (`moves`), from the vertices that changed, or from the two
    boundaries if a link or a tier did, and on from whatever moves, until nothing does.
-3. *Guard.* If more than `TOLERANCE` of the cost may still be gained: the pairs of cuts of `hpa`, with orders
-   added that begin with what the plan in force has before its cuts, and the same moves from the best. The
+3. *Guard.* If more than `TOLERANCE` of the cost may still be gained: `hpa` itself, from orders made when the
+   pipeline was planned, and one that begins with what the plan in force has before its cuts. The
    cheaper plan is kept, the one in force where none is cheaper.
 
 What was let go within the tolerance adds up in `slack_s` until a guard settles it. So a plan is never dearer
@@ -31,11 +31,11 @@ import msgspec
 
 from d3bed.core.errors import PlanInfeasible
 from d3bed.core.ids import Tier
-from d3bed.plan.hpa import partition
+from d3bed.plan.hpa import MANY, partition
 from d3bed.plan.problem import Problem, check_limits, cost_s
 
 if TYPE_CHECKING:
-    from d3bed.plan.cuts import Costs
+    from d3bed.plan.cuts import Costs, Orders
     from d3bed.plan.moves import Placement
 
 __all__ = ["TOLERANCE", "Adjustment", "Change", "Standing", "Stop", "adjust", "difference"]
@@ -151,12 +151,16 @@ class Standing:
         self._take(problem, tiers if tiers is not None and _fits(problem, tiers) else None)
 
     def _take(self, problem: Problem, tiers: Sequence[Tier] | None) -> None:
-        from d3bed.plan.cuts import Costs, Shape
+        from d3bed.plan.cuts import Costs, Shape, joined
         from d3bed.plan.moves import Placement
 
         self.problem = problem
         self.shape = Shape(problem)
         self.costs: Costs = Costs(problem)
+        self.orders: Orders = self.shape.orders
+        if len(self.costs.tiers) > 1 and self.shape.count <= MANY:
+            # Costs change; that makes these orders no worse than others.
+            self.orders = joined(self.orders, self.shape.by_cost(self.costs))
         if tiers is None:
             self.placement: Placement = partition(self.shape, self.costs)
             self.slack_s = 0.0
@@ -225,7 +229,8 @@ class Standing:
         from d3bed.plan.cuts import Costs
 
         placement, old, new = self.placement, self.costs, Costs(problem)
-        crossings_s, back_s = placement.crossings_s(), placement.back_s()
+        crossing = placement.crossing()
+        crossings_s, back_s = placement.crossings_s(crossing), placement.back_s()
         self.costs = new
         placement.price(new)
         placement.cost_s = placement.total_s()
@@ -239,7 +244,7 @@ class Standing:
         here = steps[np.array(placement.rank), np.arange(self.shape.count)]
         gain_s = float((here - steps.min(axis=0)).sum())
 
-        gain_s += placement.crossings_s() - crossings_s
+        gain_s += placement.crossings_s(crossing) - crossings_s
         prices = [(getattr(old, kind), getattr(new, kind)) for kind in ("near", "far", "alone", "both")]
         saved = np.max([was - now for was, now in prices], axis=0)
         saved_s = float(np.maximum(saved, 0.0)[self.shape.read].sum())
@@ -256,7 +261,7 @@ class Standing:
 
     def _guard(self) -> None:
         """Plan anew, and keep the cheaper plan."""
-        found = partition(self.shape, self.costs, self.placement)
+        found = partition(self.shape, self.costs, self.orders, self.placement)
         if found.cost_s < self.placement.cost_s * (1 - _ROUNDING):
             self.placement = found
 

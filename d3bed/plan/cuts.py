@@ -29,7 +29,7 @@ __all__ = ["Costs", "Orders", "Shape", "best_cuts", "joined", "refined"]
 _Ints = NDArray[np.intp]
 _Floats = NDArray[np.float64]
 
-#: Relative slack of a limit, below that of the check by definition.
+#: Relative slack in comparing sums, below that of limits by definition.
 _SLACK = 1e-10
 
 
@@ -59,9 +59,9 @@ class Shape:
             after[0] if len(after) == 1 and len(self.predecessors[after[0]]) == 1 else -1
             for after in self.successors
         ]
-        #: Edges by producer; where each producer's begin; the producers.
+        #: Edges by producer (tail, reader); where each producer's begin; the producers.
         pairs: _Ints = np.array(sorted(self.edges), dtype=np.intp).reshape(-1, 2)
-        self.readers = pairs[:, 1]
+        self.tails, self.readers = pairs[:, 0], pairs[:, 1]
         self.producers, self.starts = np.unique(pairs[:, 0], return_index=True)
         self.read = np.zeros(count, dtype=bool)
         self.read[self.producers] = True
@@ -149,11 +149,11 @@ class Shape:
             ready += [best_part(w) for w in after[v] if not missing[w]]
         return found
 
-    def fits(self, problem: Problem) -> bool:
-        """Whether the problem is on this graph."""
-        return len(problem.names) == self.count and (
-            problem.edges is self.edges or problem.edges == self.edges
-        )
+    def readers_on(self, rank: Sequence[int]) -> tuple[list[int], list[int]]:
+        """How many readers every vertex has on rank 1, and on rank 2."""
+        there = np.array(rank)[self.readers]
+        one, two = (np.bincount(self.tails[there == r], minlength=self.count).tolist() for r in (1, 2))
+        return one, two
 
 
 class Orders:
@@ -175,6 +175,11 @@ class Orders:
         read = shape.read
         # Where readers end, as positions in all rows one after the other.
         self.closing = (self.last[:, read] + rows * count).ravel()
+
+    @property
+    def first(self) -> Orders:
+        """The first of them alone."""
+        return Orders(self.shape, self.order[:1], None if self.after is None else self.after[:1])
 
 
 def joined(*several: Orders) -> Orders:
@@ -340,10 +345,14 @@ def best_cuts(
         p = np.array([int(first[row, : end + 1].argmin()) for row, end in enumerate(q.tolist())])
         least = total[each, q]
     found: dict[tuple[int, ...], float] = {}
+    last_s = -np.inf
     for row in least.argsort(kind="stable").tolist():
-        if least[row] < np.inf:
+        cost_s = float(least[row]) + base
+        # What costs the same is the same plan, nearly always.
+        if last_s * (1 + _SLACK) < cost_s < np.inf:
             rank = _ranks(order[row], int(p[row]), order[row], int(q[row]), 2 if skip_edge else 1)
-            found.setdefault(tuple(rank), float(least[row]) + base)
+            found.setdefault(tuple(rank), cost_s)
+            last_s = cost_s
     if len(found) > 1 and len(costs.tiers) == 3 and not (costs.limited or skip_edge):
         p, q = first.argmin(axis=1), second.argmin(axis=1)
         one, two = int(first[each, p].argmin()), int(second[each, q].argmin())

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from d3bed.plan.cuts import Costs, Orders, Shape
     from d3bed.plan.moves import Placement
 
-__all__ = ["cuts_of", "hpa", "partition"]
+__all__ = ["MANY", "cuts_of", "hpa", "partition"]
 
 #: Up to so many vertices orders by cost are tried: their time grows with the graph's width as well.
-_MANY = 2000
+MANY = 2000
 #: Up to so many vertices, so many plans are refined, the cheapest pairs of cuts first; above, one.
 _SMALL, _STARTS = 64, 3
 
@@ -47,18 +47,25 @@ def hpa(problem: Problem) -> tuple[Tier, ...]:
     return costs.tiers_of(partition(Shape(problem), costs).rank)
 
 
-def partition(shape: Shape, costs: Costs, settled: Placement | None = None) -> Placement:
-    """The whole of it. `settled` is a plan where no move improves: it need not be tried again, and its
-    cuts can be those of an order. Raises `PlanInfeasible`."""
+def partition(
+    shape: Shape, costs: Costs, orders: Orders | None = None, settled: Placement | None = None
+) -> Placement:
+    """The whole of it. Raises `PlanInfeasible`.
+
+    `orders` stand in for those that it would try. `settled` is a plan that no move improves: its cuts are
+    tried as well, and it is not moved again.
+    """
     from d3bed.plan.cuts import joined, refined
 
-    orders = shape.orders
-    if settled is not None:
-        orders = joined(orders, refined(orders, settled.rank))
-    best, *others = cuts_of(shape, costs, orders)
-    if shape.count <= _MANY and any(start.splits for start in (best, *others)):
-        orders = joined(orders, shape.by_cost(costs))
-        best, *others = cuts_of(shape, costs, orders, _STARTS if shape.count <= _SMALL else 1)
+    keep = _STARTS if shape.count <= _SMALL else 1
+    if settled is not None and orders is not None:
+        best, *others = cuts_of(shape, costs, joined(orders, refined(orders.first, settled.rank)), keep)
+    else:
+        orders = shape.orders
+        best, *others = cuts_of(shape, costs, orders)
+        if shape.count <= MANY and any(start.splits for start in (best, *others)):
+            orders = joined(orders, shape.by_cost(costs))
+            best, *others = cuts_of(shape, costs, orders, keep)
     if settled is not None and settled.rank == best.rank:
         best = settled
     else:

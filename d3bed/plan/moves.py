@@ -27,14 +27,8 @@ class Placement:
     def __init__(self, shape: Shape, costs: Costs, rank: list[int]) -> None:
         self.shape, self.rank = shape, rank
         self.price(costs)
-        count = shape.count
         #: Readers per vertex on rank 1 and 2; results per rank.
-        self.edge_readers, self.cloud_readers = [0] * count, [0] * count
-        for v, before in enumerate(shape.predecessors):
-            if rank[v]:
-                readers = self.edge_readers if rank[v] == 1 else self.cloud_readers
-                for u in before:
-                    readers[u] += 1
+        self.edge_readers, self.cloud_readers = shape.readers_on(rank)
         self.results = [0, 0, 0]
         for v in shape.sinks:
             self.results[rank[v]] += 1
@@ -52,15 +46,17 @@ class Placement:
         """The cost, added up anew."""
         unary = self.unary
         times_s = sum([unary[r][v] for v, r in enumerate(self.rank)])
-        return times_s + self.crossings_s() + self.back_s()
+        return times_s + self.crossings_s(self.crossing()) + self.back_s()
 
-    def crossings_s(self) -> float:
-        """What all crossings cost."""
-        total = 0.0
-        for v, (edge, cloud) in enumerate(zip(self.edge_readers, self.cloud_readers, strict=True)):
-            if edge or cloud:
-                total += self._tensor_s(v, self.rank[v], edge, cloud)
-        return total
+    def crossing(self) -> list[int]:
+        """The vertices whose tensor crosses a link."""
+        edge, cloud = self.edge_readers, self.cloud_readers
+        return [v for v, r in enumerate(self.rank) if r < 2 and (cloud[v] or (edge[v] and not r))]
+
+    def crossings_s(self, crossing: Iterable[int]) -> float:
+        """What their crossings cost."""
+        rank, edge, cloud = self.rank, self.edge_readers, self.cloud_readers
+        return sum([self._tensor_s(v, rank[v], edge[v], cloud[v]) for v in crossing])
 
     def back_s(self) -> float:
         """What the result's way back costs."""
