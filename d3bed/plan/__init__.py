@@ -5,6 +5,7 @@ from __future__ import annotations
 from d3bed.plan.adapt import Basis, Change, Patience, Verdict, changes, judge
 from d3bed.plan.choose import Choice, Pin, choose, pinned
 from d3bed.plan.estimate import Factor, LinkEstimate, LinkEstimator, ProfileCorrection, Segment
+from d3bed.plan.optimal import Proven, proven
 from d3bed.plan.predictor import Predictor, Sample, Work, samples_of, works
 from d3bed.plan.problem import Problem, check_limits, cost_s, link_bytes, loads_s
 from d3bed.plan.solve import STRATEGIES, Solution, Strategy, solve
@@ -22,6 +23,7 @@ __all__ = [
     "Pin",
     "Predictor",
     "Problem",
+    "Proven",
     "ProfileCorrection",
     "Sample",
     "Segment",
@@ -40,6 +42,7 @@ __all__ = [
     "loads_s",
     "pinned",
     "samples_of",
+    "proven",
     "solve",
     "timeline",
     "works",

@@ -38,13 +38,16 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 class Solution(msgspec.Struct, frozen=True):
-    """A plan, judged by definition. `link_bytes` counts one frame, its result included."""
+    """A plan, judged by definition. `link_bytes` counts one frame, its result included. `gap` is how far
+    the cost may be above the least, as a part of it; None where nothing is proven.
+    """
 
     strategy: str
     tiers: tuple[Tier, ...]
     cost_s: float
     plan_time_s: float
     link_bytes: dict[str, int]
+    gap: float | None = None
 
     def report(self, problem: Problem) -> dict[str, Any]:
         """What `d3bed plan --json` prints."""
@@ -66,4 +69,5 @@ def solve(problem: Problem, strategy: str = "optimal") -> Solution:
     start_s = time.perf_counter()
     tiers = plan(problem)
     taken_s = time.perf_counter() - start_s
-    return Solution(strategy, tiers, cost_s(problem, tiers), taken_s, link_bytes(problem, tiers))
+    gap = 0.0 if plan is optimal else None
+    return Solution(strategy, tiers, cost_s(problem, tiers), taken_s, link_bytes(problem, tiers), gap)
