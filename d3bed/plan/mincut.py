@@ -57,24 +57,23 @@ def relayed(problem: Problem) -> bool:
     return not any(any(tensor_ways(problem, v)) for v in range(len(problem.names)))
 
 
-def minimum_cut(problem: Problem, plans: Iterable[tuple[Tier, ...]]) -> tuple[Tier, ...]:
-    """An optimal plan. `plans` are any feasible plans: the cheaper the best, the finer the arithmetic."""
+def minimum_cut(problem: Problem, plans: Iterable[tuple[Tier, ...]]) -> tuple[tuple[Tier, ...], float]:
+    """An optimal plan and its cost. `plans` are any feasible ones: the cheaper, the finer is the cut."""
     network = Network(problem)
-    _, _, known = min(
+    bound_s, _, known = min(
         (float(network.capacity_s[network.cut_by(rank)].sum()), rank.sum(), tiers)
         for tiers in plans
         for rank in (np.array([tier.rank for tier in tiers]),)
     )
-    bound_s = cost_s(problem, known)
     while bound_s > 0:
         cut = network.cut(network.capacity_s, bound_s)
         found_s = cost_s(problem, cut.tiers)
         if found_s >= bound_s:
             break
         if (found_s - cut.certain_s) * _COARSE > bound_s - cut.certain_s:
-            return cut.tiers
+            return cut.tiers, found_s
         known, bound_s = cut.tiers, found_s
-    return known
+    return known, cost_s(problem, known)
 
 
 class Cut(NamedTuple):

@@ -49,8 +49,7 @@ def proven(problem: Problem, gap: float = 0.0) -> Proven:
     from d3bed.plan import mincut
 
     if mincut.applies(problem):
-        tiers = mincut.minimum_cut(problem, [all_on(problem, tier) for tier in problem.tiers])
-        found_s = cost_s(problem, tiers)
+        tiers, found_s = mincut.minimum_cut(problem, [all_on(problem, tier) for tier in problem.tiers])
         return Proven(tiers, found_s, found_s)
 
     from d3bed.plan import milp
