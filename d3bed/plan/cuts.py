@@ -13,6 +13,7 @@ leaves the edge out. `moves` prices a plan exactly. This module must not know wh
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from functools import cached_property
@@ -59,6 +60,7 @@ class Shape:
             after[0] if len(after) == 1 and len(self.predecessors[after[0]]) == 1 else -1
             for after in self.successors
         ]
+        self.within_branch = [v for v in reversed(self.topological) if self.onward[v] >= 0]
         #: Edges by producer (tail, reader); where each producer's begin; the producers.
         pairs: _Ints = np.array(sorted(self.edges), dtype=np.intp).reshape(-1, 2)
         self.tails, self.readers = pairs[:, 0], pairs[:, 1]
@@ -113,40 +115,39 @@ class Shape:
         taken at once as adds least in sum: what begins dear may end cheap.
         """
         before, after, onward = self.predecessors, self.successors, self.onward
+        #: What the best part of a branch from a vertex on adds, and whether it goes on after the vertex.
+        least, goes_on = list(adds), [False] * self.count
+        for v in self.within_branch:
+            further = least[onward[v]] - price[v]
+            if further < 0:
+                least[v] += further
+                goes_on[v] = True
         missing, unread = [len(u) for u in before], [len(w) for w in after]
         found: list[int] = []
-        #: What the best part of a branch adds, but for crossings that end at its head; and the part.
-        ready = [(0.0, [0])]
-
-        def best_part(v: int) -> tuple[float, list[int]]:
-            total = least = adds[v]
-            branch, length = [v], 1
-            while onward[v] >= 0:
-                total -= price[v]
-                v = onward[v]
-                branch.append(v)
-                total += adds[v]
-                if total < least:
-                    least, length = total, len(branch)
-            return least, branch[:length]
-
-        def added(entry: tuple[float, list[int]]) -> float:
-            total, part = entry
-            for u in before[part[0]]:
-                if unread[u] == 1:
-                    total -= price[u]
-            return total
-
+        ready = [0]
         while ready:
-            entry = ready[0] if len(ready) == 1 else min(ready, key=added)
-            ready.remove(entry)
-            for v in entry[1]:
+            v = ready[0]
+            if len(ready) > 1:
+                best = math.inf
+                for w in ready:
+                    added = least[w]
+                    for u in before[w]:
+                        if unread[u] == 1:
+                            added -= price[u]
+                    if added < best:
+                        v, best = w, added
+            ready.remove(v)
+            found.append(v)
+            for u in before[v]:
+                unread[u] -= 1
+            while goes_on[v]:
+                unread[v] -= 1
+                v = onward[v]
                 found.append(v)
-                for u in before[v]:
-                    unread[u] -= 1
-                for w in after[v]:
-                    missing[w] -= 1
-            ready += [best_part(w) for w in after[v] if not missing[w]]
+            for w in after[v]:
+                missing[w] -= 1
+                if not missing[w]:
+                    ready.append(w)
         return found
 
     def readers_on(self, rank: Sequence[int]) -> tuple[list[int], list[int]]:
