@@ -34,6 +34,8 @@ __all__ = ["Mix", "best_mix", "highest_rate"]
 _WORTH = 1e-5
 #: A share below this is rounding.
 _SHARE = 1e-9
+#: So many places of a cut are looked at in pairs.
+_PLACES = 256
 
 
 class Mix(msgspec.Struct, frozen=True):
@@ -108,6 +110,7 @@ class _Stream:
         self.prices: Floats = np.full(len(self.stages), 1 / len(self.stages))
         self.by_cut = relayed(problem) and not problem.memory_bytes
         self.network = Network(problem) if relayed(problem) else None
+        self.rows = Rows(self.problem, self.network, 1.0) if self.network is not None else None
         for tier in problem.tiers:
             tiers = all_on(problem, tier)
             try:
@@ -165,11 +168,10 @@ class _Stream:
     def _cheapest(self, prices: Floats) -> tuple[tuple[Tier, ...], float]:
         """The cheapest plan at these prices, and what no plan costs less than."""
         known_s = min(float(prices @ load) for load in self.loads)
-        if self.network is None or not self.by_cut:
+        if self.network is None or self.rows is None or not self.by_cut:
             tiers = cheapest_at(self.problem, dict(zip(self.stages, prices.tolist(), strict=True)))
             return tiers, min(known_s, float(prices @ self.load_s(tiers)))
-        network = self.network
-        rows = Rows(self.problem, network, 1.0)
+        network, rows = self.network, self.rows
         capacity_s = np.where(np.isinf(network.capacity_s), np.inf, prices @ rows.loads)
         if known_s <= 0:
             return self.plans[0], 0.0
@@ -182,19 +184,39 @@ class _Stream:
         period_s, best = min((float(max(load)), number) for number, load in enumerate(self.loads))
         if period_s - self.bound_s <= _WORTH * period_s:
             return self.plans[best]
+        near = self._two_cuts()
+        if near is not None and self._add(near) and max(self.loads[-1]) < period_s:
+            period_s, best = float(max(self.loads[-1])), len(self.plans) - 1
         found = self._look_through(period_s)
         if found is None:
             found = least_longest(self.problem)
         return found if max(self.load_s(found)) < period_s else self.plans[best]
 
+    def _two_cuts(self) -> tuple[Tier, ...] | None:
+        """A good plan to start from: the best of those that cut one order of the vertices twice."""
+        network, rows = self.network, self.rows
+        if network is None or rows is None:
+            return None
+        sets = Ideals.prefixes(self.problem, network, rows.metrics(network), _PLACES)
+        longest_s = np.tril(np.full((len(sets.block), len(sets.block)), np.inf), -1)
+        # What is forbidden costs more than all loads together.
+        ceilings = [float(rows.loads.sum()), *np.full(rows.rated, np.inf), *rows.limits[rows.rated :]]
+        for row, limit in enumerate(ceilings):
+            load = sets.first[row][:, None] + sets.second[row]
+            longest_s[load > limit * (1 + SLACK)] = np.inf
+            if 0 < row <= rows.rated:
+                longest_s = np.maximum(longest_s, load)
+        smaller, larger = divmod(int(longest_s.argmin()), len(longest_s))
+        if not np.isfinite(longest_s[smaller, larger]):
+            return None
+        return tuple(TIERS[rank] for rank in sets.rank(smaller, larger).tolist())
+
     def _look_through(self, period_s: float) -> tuple[Tier, ...] | None:
         """The best of all plans that the prices do not exclude; None where they are too many to see."""
-        network = self.network
-        if network is None:
+        network, rows = self.network, self.rows
+        if network is None or rows is None:
             return None
-        rows = Rows(self.problem, network, 1.0)
-        forbidden = np.where(np.isinf(network.capacity_s), np.inf, 0.0)
-        ideals = Ideals.all(self.problem, network, np.vstack([forbidden, rows.loads]))
+        ideals = Ideals.all(self.problem, network, rows.metrics(network))
         if ideals is None:
             return None
         prices = np.zeros(len(rows.stages) + 1)

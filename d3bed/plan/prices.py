@@ -67,6 +67,10 @@ class Rows:
         self.loads = np.array(rows).reshape(len(rows), network.arcs)
         self.limits = np.array(limits)
 
+    def metrics(self, network: Network) -> Floats:
+        """The rows below one that tells what is forbidden: for plans that cost nothing but loads."""
+        return np.vstack([np.where(np.isinf(network.capacity_s), np.inf, 0.0), self.loads])
+
     def _add(self, rows: list[Floats], limits: list[float], stage: str, row: Floats, limit: float) -> None:
         scale = limit or float(row.max(initial=0.0)) or 1.0
         self.stages.append(stage)
