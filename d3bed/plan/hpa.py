@@ -37,6 +37,8 @@ __all__ = ["MANY", "cuts_of", "hpa", "partition"]
 MANY = 2000
 #: Up to so many vertices, so many plans are refined, the cheapest pairs of cuts first; above, one.
 _SMALL, _STARTS = 64, 3
+#: In small graphs and in others: the largest closure that is moved, and how far from where nothing moved.
+_WIDE, _NARROW = (24, 2), (8, 1)
 
 
 def hpa(problem: Problem) -> tuple[Tier, ...]:
@@ -57,7 +59,7 @@ def partition(
     """
     from d3bed.plan.cuts import joined, refined
 
-    keep = _STARTS if shape.count <= _SMALL else 1
+    keep, limit, reach = (_STARTS, *_WIDE) if shape.count <= _SMALL else (1, *_NARROW)
     if settled is not None and orders is not None:
         best, *others = cuts_of(shape, costs, joined(orders, refined(orders.first, settled.rank)), keep)
     else:
@@ -69,15 +71,15 @@ def partition(
     if settled is not None and settled.rank == best.rank:
         best = settled
     else:
-        best.settle(best.boundary())
+        best.settle(best.boundary(), limit, reach)
     for start in others:
         if start.rank != best.rank:
-            start.settle(start.boundary())
+            start.settle(start.boundary(), limit, reach)
             best = min(best, start, key=lambda placed: placed.cost_s)
     if best.splits:
         again = cuts_of(shape, costs, refined(orders, best.rank))[0]
         if again.cost_s < best.cost_s:
-            again.settle(again.boundary())
+            again.settle(again.boundary(), limit, reach)
             return again
     return best
 

@@ -194,7 +194,7 @@ class Placement:
                     found.add(v)
         return sorted(found)
 
-    def settle(self, seeds: Iterable[int], *, limit: int = 8, reach: int = 1) -> int:
+    def settle(self, seeds: Iterable[int], limit: int = 8, reach: int = 1) -> int:
         """Closure and sibling moves outward from the seeds until nothing improves: how many vertices moved.
 
         Of the vertices that are tried, neighbours up to `reach` steps away are tried too; where
