@@ -296,8 +296,12 @@ class Costs:
         found[1:, 0] = 0.0
         return found
 
-    def bounds(self) -> tuple[list[int], list[int]]:
-        """The lowest and highest rank that pins leave each vertex, given its neighbours."""
+    @cached_property
+    def leeway(self) -> list[int]:
+        """The lowest plus the highest rank that pins leave each vertex, given its neighbours.
+
+        It never falls along an edge, and in its order cuts find room between pins.
+        """
         problem = self.problem
         low, high = [ranks[0] for ranks in self.allowed], [ranks[-1] for ranks in self.allowed]
         for v in problem.order:
@@ -306,7 +310,7 @@ class Costs:
         for v in reversed(problem.order):
             for w in problem.successors[v]:
                 high[v] = min(high[v], high[w])
-        return low, high
+        return [a + b for a, b in zip(low, high, strict=True)]
 
 
 def best_cuts(

@@ -67,7 +67,7 @@ def partition(
         best, *others = cuts_of(shape, costs, orders)
         if shape.count <= MANY and any(start.splits for start in (best, *others)):
             orders = joined(orders, shape.by_cost(costs))
-            best, *others = cuts_of(shape, costs, orders, keep)
+            best, *others = (*cuts_of(shape, costs, orders, keep, best), *(others if keep > 1 else ()))
     if settled is not None and settled.rank == best.rank:
         best = settled
     else:
@@ -77,29 +77,32 @@ def partition(
             start.settle(start.boundary(), limit, reach)
             best = min(best, start, key=lambda placed: placed.cost_s)
     if best.splits:
-        again = cuts_of(shape, costs, refined(orders, best.rank))[0]
+        again = cuts_of(shape, costs, refined(orders, best.rank), known=best)[0]
         if again.cost_s < best.cost_s:
             again.settle(again.boundary(), limit, reach)
             return again
     return best
 
 
-def cuts_of(shape: Shape, costs: Costs, orders: Orders, keep: int = 1) -> list[Placement]:
-    """The `keep` best of the best pairs of cuts of each of these orders, cheapest first, no plan twice.
+def cuts_of(
+    shape: Shape, costs: Costs, orders: Orders, keep: int = 1, known: Placement | None = None
+) -> list[Placement]:
+    """The `keep` best of the best pairs of cuts of each of these orders, and `known`: cheapest first.
 
-    Single tiers are among them where pins and limits may make one cheaper. Raises `PlanInfeasible`.
+    Without a plan that is known, single tiers are among them where pins and limits may make one cheaper.
+    Raises `PlanInfeasible`.
     """
     from d3bed.plan.cuts import best_cuts, refined
     from d3bed.plan.moves import Placement
 
-    starts = _single_tiers(shape, costs) if costs.pinned or costs.limited else []
+    starts = [known] if known is not None else []
+    if not starts and (costs.pinned or costs.limited):
+        starts = _single_tiers(shape, costs)
     penalty_s = 0.0
     if costs.pinned:
         # A plan that pays this once is dearer than a plan that exists.
-        known_s = min((start.cost_s for start in starts), default=costs.most_s)
-        penalty_s = 2 * known_s or 1.0
-        low, high = costs.bounds()
-        orders = refined(orders, [a + b for a, b in zip(low, high, strict=True)])
+        penalty_s = 2 * min((start.cost_s for start in starts), default=costs.most_s) or 1.0
+        orders = refined(orders, costs.leeway)
     unary = costs.finite(penalty_s)
     for skip_edge in (False, True) if costs.direct else (False,):
         for _, rank in best_cuts(costs, orders, unary, skip_edge=skip_edge)[:keep]:
