@@ -412,7 +412,7 @@ def growth_svg(growth: list[dict[str, Any]]) -> str:
     least, most = growth[0]["vertices"], growth[-1]["vertices"]
 
     def at(vertices: float, ms: float) -> str:
-        x = left + (width - left - 16) * (math.log10(vertices / least) / (math.log10(most / least) or 1))
+        x = left + (width - left - 32) * (math.log10(vertices / least) / (math.log10(most / least) or 1))
         y = (
             height
             - bottom

@@ -43,6 +43,8 @@ _UNITS = 1e4
 _COARSE = 64
 #: As in the cut: an element that costs so many times a known plan is in no better one.
 _DEARER = 1.01
+#: A stage this many times busier than need be is in no better plan.
+_TOO_BUSY = 1e3
 #: At so many values, at most, a solution without integrality is rounded.
 _ROUNDINGS = 8
 #: A plan so little dearer than the bound, relatively, is taken for the best.
@@ -96,11 +98,13 @@ def _rounded(
     return min(found)[1] if found else None
 
 
-def least_longest(problem: Problem) -> tuple[Tier, ...]:
-    """The plan whose busiest stage is least busy, whatever the rate asked for. Raises `PlanInfeasible`."""
+def least_longest(problem: Problem, known_s: float) -> tuple[Tier, ...]:
+    """The plan whose busiest stage is least busy, whatever the rate asked for. `known_s` is how busy that
+    of some plan is. Raises `PlanInfeasible` if memory leaves no plan.
+    """
     program = _Program(problem)
     program.limit(rate=False)
-    best = program.least_longest(max(loads_s(problem, (Tier.DEVICE,) * len(problem.names)).values()) or 1.0)
+    best = program.least_longest(known_s, known_s * _TOO_BUSY)
     if best is None:
         program.explain_memory()
         raise AssertionError("memory left no plan, and yet it does not bind")
@@ -265,27 +269,29 @@ class _Program:
                 row[slack[tier]] = 1.0 / unit
             self._at_least((constant - limit) / unit, row)
 
-    def stages(self) -> dict[str, tuple[float, dict[int, float]]]:
-        """Seconds that each tier and link is busy per frame, as a constant and coefficients."""
+    def stages(self, most_s: float = math.inf) -> dict[str, tuple[float, dict[int, float]]]:
+        """Seconds that each tier and link is busy per frame, as a constant and coefficients; what takes
+        longer than `most_s` is taken for so long.
+        """
         problem = self.problem
         found: dict[str, tuple[float, dict[int, float]]] = {}
         for tier, times in problem.times_s.items():
             constant, row = 0.0, dict[int, float]()
             for v, time_s in enumerate(times):
                 on, terms = self._on(v, tier)
-                constant += on * time_s
+                constant += on * min(time_s, most_s)
                 for column, c in terms.items():
-                    row[column] = row.get(column, 0.0) + c * time_s
+                    row[column] = row.get(column, 0.0) + c * min(time_s, most_s)
             found[tier.value] = (constant, row)
         for link, crosses in self.crosses.items():
             rate, sizes = problem.links[link].bytes_per_s, problem.output_bytes
-            found[link] = (0.0, {column: sizes[v] / rate for v, column in enumerate(crosses)})
+            found[link] = (0.0, {column: min(sizes[v] / rate, most_s) for v, column in enumerate(crosses)})
         return found
 
-    def _rate(self, period_s: float, longest: int | None = None) -> None:
+    def _rate(self, period_s: float, longest: int | None = None, most_s: float = math.inf) -> None:
         """Each tier and link is busy at most `period_s` a frame, or at most `longest` such periods."""
         unit = period_s / _UNITS
-        for constant, loads in self.stages().values():
+        for constant, loads in self.stages(most_s).values():
             row = {column: -load_s / unit for column, load_s in loads.items()}
             if longest is None:
                 self._at_least((constant - period_s) / unit, row)
@@ -315,11 +321,11 @@ class _Program:
         self.explain_memory()
         raise AssertionError("limits left no plan, and yet none of them binds")
 
-    def least_longest(self, period_s: float) -> tuple[Tier, ...] | None:
+    def least_longest(self, period_s: float, most_s: float = math.inf) -> tuple[Tier, ...] | None:
         """The least busy busiest stage; `period_s` is about how busy. None if memory leaves no plan."""
         (longest,) = self._new(1)
         self.continuous.append(longest)
-        self._rate(period_s, longest)
+        self._rate(period_s, longest, most_s)
         answer = self.run({longest: 1.0}, 1.0)
         return None if answer is None else self.tiers(answer.x)
 

@@ -25,6 +25,7 @@ from d3bed.plan.baselines import all_on
 from d3bed.plan.ideals import Ideals
 from d3bed.plan.milp import cheapest_at, least_longest
 from d3bed.plan.mincut import Floats, Network, relayed
+from d3bed.plan.optimal import optimal
 from d3bed.plan.prices import SLACK, Rows
 from d3bed.plan.problem import Problem, check_limits, loads_s
 
@@ -34,6 +35,8 @@ __all__ = ["Mix", "best_mix", "highest_rate"]
 _WORTH = 1e-5
 #: A share below this is rounding.
 _SHARE = 1e-9
+#: A stage so many times busier than need be rules a plan out of any mix, or as good as that.
+_USELESS = 1e6
 #: So many places of a cut are looked at in pairs.
 _PLACES = 256
 
@@ -119,7 +122,7 @@ class _Stream:
                 continue
             self._add(tiers)
         if not self.plans:
-            self._add(least_longest(problem))
+            self._add(optimal(self.problem))
 
     def load_s(self, tiers: tuple[Tier, ...]) -> Floats:
         """Seconds of work per stage and frame."""
@@ -153,7 +156,7 @@ class _Stream:
         stages, plans = loads.shape
         answer = linprog(
             np.array([*np.zeros(plans), 1.0]),
-            A_ub=np.column_stack([loads / scale, np.full(stages, -1.0)]),
+            A_ub=np.column_stack([np.minimum(loads / scale, _USELESS), np.full(stages, -1.0)]),
             b_ub=np.zeros(stages),
             A_eq=np.array([[*np.ones(plans), 0.0]]),
             b_eq=np.ones(1),
@@ -189,7 +192,7 @@ class _Stream:
             period_s, best = float(max(self.loads[-1])), len(self.plans) - 1
         found = self._look_through(period_s)
         if found is None:
-            found = least_longest(self.problem)
+            found = least_longest(self.problem, period_s)
         return found if max(self.load_s(found)) < period_s else self.plans[best]
 
     def _two_cuts(self) -> tuple[Tier, ...] | None:
