@@ -67,7 +67,8 @@ def partition(
         best, *others = cuts_of(shape, costs, orders)
         if shape.count <= MANY and any(start.splits for start in (best, *others)):
             orders = joined(orders, shape.by_cost(costs))
-            best, *others = (*cuts_of(shape, costs, orders, keep, best), *(others if keep > 1 else ()))
+            others = others if keep > 1 else []
+            best, *others = cuts_of(shape, costs, orders, keep, best) + others
     if settled is not None and settled.rank == best.rank:
         best = settled
     else:
