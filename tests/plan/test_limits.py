@@ -13,11 +13,13 @@ from msgspec.structs import replace
 
 from d3bed.core.errors import PlanInfeasible
 from d3bed.core.ids import TIERS, Tier
+from d3bed.core.measurements import LinkRate
 from d3bed.plan import Problem, check_limits, cost_s, loads_s, solve
 from d3bed.plan.ideals import Ideals
 from d3bed.plan.limits import within_limits
 from d3bed.plan.milp import mixed_integer, relaxed
 from d3bed.plan.mincut import Network, relayed
+from d3bed.plan.mix import highest_rate
 from d3bed.plan.optimal import optimal, proven
 
 MakeProblem = Callable[..., Problem]
@@ -200,3 +202,30 @@ def test_nothing_fits_and_the_tier_is_named() -> None:
     with pytest.raises(PlanInfeasible, match="90 bytes more would do") as caught:
         proven(problem)
     assert caught.value.binding == "device"
+
+
+def test_numbers_of_all_sizes_with_memory_limits(random_problem: MakeProblem, everything: Judge) -> None:
+    """Nothing, picoseconds and weeks side by side: what sums lose must not be taken for a proof."""
+    rng = random.Random(18)
+    times_s, latencies_s, rates = (
+        [0, 0, 1e-12, 1e-6, 1e-3, 1, 2, 1e6],
+        [0, 0, 1e-9, 1, 1e3],
+        [1, 1e3, 1e9, 1e15],
+    )
+    for number in range(80):
+        base = random_problem(rng, rng.randint(2, 6))
+        total = sum(base.weight_bytes)
+        problem = replace(
+            base,
+            times_s={tier: tuple(rng.choice(times_s) for _ in base.names) for tier in TIERS},
+            output_bytes=tuple(rng.choice([0, 1, 1000, 10**9]) for _ in base.names),
+            links={k: LinkRate(rng.choice(rates), rng.choice(latencies_s)) for k in base.links},
+            memory_bytes={tier: float(round(total * rng.uniform(0.4, 0.9))) for tier in TIERS},
+        )
+        plans = everything(problem)
+        fits = plans.fits(problem)
+        if not fits.any():
+            continue
+        assert solve(problem).cost_s == pytest.approx(plans.cost_s[fits].min(), rel=1e-8, abs=0), number
+        longest_s = np.max(list(plans.loads_s.values()), axis=0)[fits].min()
+        assert 1 / highest_rate(problem)[1] == pytest.approx(longest_s, rel=2e-5, abs=0), number
