@@ -220,7 +220,8 @@ class Standing:
                 gain_s += here_s - min(steps)
             self.costs.problem = problem
         self.problem = problem
-        return gain_s
+        # Where a rate limits what a tier or link may carry, other times allow other plans.
+        return gain_s if problem.rate_per_s is None else math.inf
 
     def _reprice_all(self, problem: Problem, changed: Change) -> float:
         """The same for changes that touch every vertex or tensor, without the slack from before."""

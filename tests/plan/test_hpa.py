@@ -170,6 +170,24 @@ def test_scaling_all_costs_changes_nothing(random_problem: MakeProblem, seed: in
     assert solve(slower, "hpa").tiers == solve(problem, "hpa").tiers
 
 
+def test_numbers_of_all_sizes_leave_it_no_dearer_than_a_single_tier(random_problem: MakeProblem) -> None:
+    """Nothing, picoseconds and weeks side by side: sums that cancel must not mislead it."""
+    rng = random.Random(26)
+    for number in range(150):
+        base = random_problem(rng, rng.randint(1, 30), direct=number % 3 == 0)
+        problem = msgspec.structs.replace(
+            base,
+            times_s={t: tuple(rng.choice([0, 1e-12, 1e-6, 1e-3, 1, 1e6]) for _ in base.names) for t in TIERS},
+            output_bytes=tuple(rng.choice([0, 1, 1000, 10**9]) for _ in base.names),
+            links={
+                k: LinkRate(rng.choice([1, 1e3, 1e9, 1e15]), rng.choice([0, 1e-9, 1])) for k in base.links
+            },
+        )
+        solution = solve(problem, "hpa")
+        check_feasible(problem, solution.tiers)
+        assert solution.cost_s <= single_s(problem) * (1 + 1e-9), number
+
+
 def chain(count: int, dear: tuple[int, int]) -> Problem:
     """A chain that is best cut in two given places."""
     times = {
