@@ -35,6 +35,7 @@ def test_figures_are_printed_and_written(tmp_path: Path, monkeypatch: pytest.Mon
         assert row["changes"] == len(bench.SETTINGS) * bench.CHANGES == sum(row["stops"].values())
         assert row["adjusted"]["mean"] <= row["never moved"]["mean"]
         assert 0 < row["examined_share"] < 1
+    assert result["mixed_optima"] == sum(row["mixed"] for row in result["strategies"]) > 0
     assert [row["vertices"] for row in result["growth"]] == [100, 1000]
     assert result["met"]["hpa on the five networks"]
     assert result["met"]["examined grows slower than the graph"]
