@@ -23,7 +23,7 @@ from d3bed.agent.compute import ComputeThread
 from d3bed.agent.control import resident_bytes, run_control
 from d3bed.agent.executor import EpochWork, Executor, nominal_times
 from d3bed.agent.links import Links
-from d3bed.agent.profiler import ProfileCache, measure
+from d3bed.agent.profiler import ProfileCache
 from d3bed.agent.reporter import Reporter
 from d3bed.agent.settings import AgentSettings
 from d3bed.agent.source import Photo, Source, prepare_photos
@@ -222,11 +222,9 @@ class Agent:
                 self._reporter.fact(ModelFailed(order.model, "asked to profile a model that is not loaded"))
                 return
             print_ = fingerprint(self._threads)
-            times_s = None if order.fresh else self._profiles.get(model.graph.digest, print_, self._threads)
-            cached = times_s is not None
-            if times_s is None:
-                times_s = await self._compute.run(lambda: measure(model))
-                self._profiles.put(model.graph.digest, print_, self._threads, times_s)
+            times_s, cached = await self._compute.run(
+                lambda: self._profiles.profile(model, print_, self._threads, fresh=order.fresh)
+            )
         self._nominal_s[order.model.key] = times_s
         scaled_s = tuple(t / self.settings.speed for t in times_s)
         self._reporter.fact(Profiled(order.model, scaled_s, cached, time.monotonic() - started_s))

@@ -353,19 +353,17 @@ def _from_model(request: Request, say: _Say) -> list[Case]:
 
     import torch
 
-    from d3bed.agent.profiler import ProfileCache, measure
+    from d3bed.agent.profiler import ProfileCache
     from d3bed.model import fingerprint, load
 
     torch.set_num_threads(pipeline.threads)
     say(f"loading {pipeline.model.name} …")
     loaded = load(pipeline.model)
     cache, print_ = ProfileCache(request.cache_dir), fingerprint(pipeline.threads)
-    times_s = cache.get(loaded.graph.digest, print_, pipeline.threads)
-    if times_s is None:
+    if cache.get(loaded.graph.digest, print_, pipeline.threads) is None:
         say("profiling it on this machine …")
-        with torch.inference_mode():
-            times_s = measure(loaded)
-        cache.put(loaded.graph.digest, print_, pipeline.threads, times_s)
+    with torch.inference_mode():
+        times_s, _ = cache.profile(loaded, print_, pipeline.threads)
 
     speeds: dict[Tier, float] = {}
     for name, tier in pipeline.tiers.items():

@@ -147,12 +147,19 @@ class ProfileCorrection:
         )
 
     def corrected(self, graph: str, times_s: Sequence[float], now: float) -> tuple[float, ...]:
-        """A profile of the graph with digest `graph`, as it is to be expected now."""
+        """A profile of the graph with digest `graph`, as it is to be expected now.
+
+        Load slows every network; but an agent that is faster than the profile of *another* graph says only
+        that that profile was taken on a busy machine.
+        """
         overall = self.factor(now)
         if overall is None:
             return tuple(times_s)
-        found = [time_s * overall.value for time_s in times_s]
-        for segment in self._counted():
+        counted = self._counted()
+        seen = any(segment.graph == graph for segment in counted)
+        scale = overall.value if seen else max(1.0, overall.value)
+        found = [time_s * scale for time_s in times_s]
+        for segment in counted:
             ratios = self._ratios[segment]
             off = abs(ratios.median / overall.value - 1)
             if segment.graph == graph and off > max(DIFFERS, DIFFERS_SPREADS * ratios.spread):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from d3bed.agent.profiler import ProfileCache, measure
+from d3bed.agent.profiler import ProfileCache, is_outdated, measure
 from d3bed.core.messages import ModelSpec
 from d3bed.model import LoadedModel, load
 
@@ -100,3 +100,26 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     cache = ProfileCache(tmp_path / "file")
     cache.put(*KEY, TIMES_S)
     assert cache.get(*KEY) is None
+
+
+def test_a_profile_from_a_busy_machine_is_outdated_and_one_from_a_quiet_machine_is_not(
+    model: LoadedModel,
+) -> None:
+    times_s = measure(model, runs=3)
+    assert is_outdated(model, tuple(100 * time_s for time_s in times_s))
+    assert not is_outdated(model, tuple(time_s / 100 for time_s in times_s))
+
+
+def test_a_kept_profile_is_used_unless_it_is_outdated_or_a_fresh_one_is_wanted(
+    model: LoadedModel, tmp_path: Path
+) -> None:
+    cache, digest = ProfileCache(tmp_path), model.graph.digest
+    first, kept = cache.profile(model, "print", 1)
+    assert not kept and cache.get(digest, "print", 1) == first
+    quiet = tuple(time_s / 10 for time_s in first)
+    cache.put(digest, "print", 1, quiet)
+    assert cache.profile(model, "print", 1) == (quiet, True)
+    assert cache.profile(model, "print", 1, fresh=True)[1] is False
+    cache.put(digest, "print", 1, tuple(1000 * time_s for time_s in first))
+    again, kept = cache.profile(model, "print", 1)
+    assert not kept and sum(again) < 100 * sum(first)
