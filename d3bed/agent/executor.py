@@ -101,9 +101,6 @@ class Executor:
             if run.answer is not None and not run.answer.done():
                 run.answer.set_exception(StaleEpoch(epoch))
 
-    def epochs(self, pipeline: PipelineId) -> list[Epoch]:
-        return sorted(e for p, e in self._epochs if p == pipeline)
-
     def senders_in_use(self, pipeline: PipelineId) -> set[Sender]:
         return {s for (p, _), work in self._epochs.items() if p == pipeline for s in work.senders.values()}
 

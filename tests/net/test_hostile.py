@@ -204,6 +204,8 @@ async def test_crowd_before_the_handshake_is_bounded(site: Site, make_tensor: Ma
     await site.until(lambda: site.listener.rejected_by_reason[Breach.CROWDED.value] == 6)
     await sender.send(make_tensor())  # those who are in stay in
     await site.until(lambda: site.received.tensors)
+    assert len(site.received.tensors) == 1
+    assert site.listener.rejected == 6
     for intruder in crowd:
         await intruder.close()
 
