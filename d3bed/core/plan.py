@@ -15,15 +15,28 @@ from collections.abc import Collection
 import msgspec
 
 from d3bed.core.graph import Graph, Value
-from d3bed.core.ids import TIERS, Tier, adjacent
+from d3bed.core.ids import TIERS, AgentId, Tier, adjacent
+from d3bed.core.tiles import Block, Grid
 
-__all__ = ["Plan", "Program", "Step", "hops", "program_for"]
+__all__ = ["Plan", "Program", "Step", "TiledBlock", "hops", "program_for"]
+
+
+class TiledBlock(msgspec.Struct, frozen=True):
+    """A block of the edge's segment cut by a grid; tile number i (row by row) is run by `agents[i]`."""
+
+    block: Block
+    grid: Grid
+    agents: tuple[AgentId, ...]
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Tier of every vertex, by vertex number."""
+    """Tier of every vertex, by vertex number, and what of the edge's segment is tiled.
+
+    A tiled block that reads what another one makes takes it tile by tile: nothing is gathered between.
+    """
 
     tiers: tuple[Tier, ...]
+    tiles: tuple[TiledBlock, ...] = ()
 
     def segment(self, tier: Tier) -> tuple[int, ...]:
         """The vertices of one tier, ascending."""

@@ -19,9 +19,10 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 from d3bed.core.graph import Graph, Value
-from d3bed.plan.vsm.regions import Span, output_size, reach
+from d3bed.core.regions import Span, output_size, reach
+from d3bed.core.tiles import Block
 
-__all__ = ["Block", "Part", "map_size", "tileable_parts"]
+__all__ = ["Part", "tileable_parts"]
 
 #: Operators that treat every position alike and alone.
 _POINTWISE = frozenset(
@@ -39,21 +40,6 @@ _CAT = frozenset({"cat", "concat"})
 _WINDOWED = frozenset({"avg_pool2d", "conv2d", "max_pool2d", "max_pool2d_with_indices"})
 
 
-class Block(msgspec.Struct, frozen=True):
-    """Vertices (ascending) between the value they read and the value of the last of them."""
-
-    source: Value
-    vertices: tuple[int, ...]
-
-    @property
-    def sink(self) -> Value:
-        return Value(self.vertices[-1])
-
-    def describe(self, graph: Graph) -> str:
-        first, last = graph.vertices[self.vertices[0]].name, graph.vertices[self.vertices[-1]].name
-        return first if first == last else f"{first} … {last}"
-
-
 class Part(msgspec.Struct, frozen=True):
     """A tileable run: `borders[0]` is its source, the others are values of its own, ascending."""
 
@@ -67,12 +53,6 @@ class Part(msgspec.Struct, frozen=True):
         if not inside:
             raise ValueError(f"no block between borders {first} and {last}")
         return Block(source, inside)
-
-
-def map_size(graph: Graph, value: Value) -> tuple[int, int]:
-    """Height and width of a value `[N, C, H, W]`."""
-    _, _, height, width = graph.spec(value).shape
-    return height, width
 
 
 def tileable_parts(graph: Graph, within: Collection[int] | None = None) -> list[Part]:

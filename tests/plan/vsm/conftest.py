@@ -16,21 +16,10 @@ from torch.nn import functional
 
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex, Window
 from d3bed.core.messages import ModelSpec
+from d3bed.core.regions import Region, Span, divisors, output_size, reach
+from d3bed.core.tiles import Block, Grid, Patch, Tile, map_size
 from d3bed.model import load
-from d3bed.plan.vsm import (
-    Block,
-    Grid,
-    Part,
-    Patch,
-    Region,
-    Span,
-    Tile,
-    divisors,
-    map_size,
-    output_size,
-    reach,
-    tileable_parts,
-)
+from d3bed.plan.vsm import Part, tileable_parts
 
 
 def crop(tensor: torch.Tensor, region: Region) -> torch.Tensor:

@@ -12,18 +12,8 @@ from hypothesis import strategies as st
 
 from d3bed.core.errors import PlanInfeasible
 from d3bed.core.graph import Graph, Value, Window
-from d3bed.plan.vsm import (
-    Grid,
-    Part,
-    Tiling,
-    exchanged_bytes,
-    largest_grid,
-    map_size,
-    pieces,
-    tileable_parts,
-    tiling,
-    tilings_to,
-)
+from d3bed.core.tiles import Grid, Tiling, exchanged_bytes, largest_grid, map_size, pieces, tiling, tilings_to
+from d3bed.plan.vsm import Part, tileable_parts
 
 if TYPE_CHECKING:
     from tests.plan.vsm.conftest import Net, Tools
@@ -147,9 +137,10 @@ def test_costs_add_up(data: st.DataObject, tools: Tools) -> None:
         assert tile.input_bytes == 8 * net.shape[1] * tile.takes.area
     whole = tiling(graph, part.block(), Grid.even(size, 1, 1))
     assert whole.redundancy <= 1
-    for first, shared in enumerate(tilings_to(graph, part, len(part.borders) - 1, cut_up.grid)):
+    blocks = [part.block(first) for first in range(len(part.borders) - 1)]
+    for block, shared in zip(blocks, tilings_to(graph, blocks, cut_up.grid), strict=True):
         assert shared is not None
-        assert shared.tiles == tiling(graph, part.block(first), cut_up.grid).tiles
+        assert shared.tiles == tiling(graph, block, cut_up.grid).tiles
 
 
 def test_a_convolution_alone_repeats_no_work(tools: Tools) -> None:
@@ -214,7 +205,7 @@ def test_a_tile_of_padding_alone_is_an_error_or_another_grid(tools: Tools) -> No
     with pytest.raises(PlanInfeasible, match="conv2d2 sees only padding"):
         tiling(graph, part.block(), grid)
     assert largest_grid(graph, part.block(), 8, 3).shape == (2, 2)
-    fits = [each is not None for each in tilings_to(graph, part, 3, grid)]
+    fits = [each is not None for each in tilings_to(graph, [part.block(i, 3) for i in range(3)], grid)]
     assert fits == [False, False, True]
 
 
@@ -240,7 +231,11 @@ def test_finer_blocks_of_real_networks_repeat_less(name: str, graphs: Callable[[
     graph = graphs(name)
     part = max(tileable_parts(graph), key=lambda each: len(each.vertices))
     last = len(part.borders) - 1
-    found = tilings_to(graph, part, last, Grid.even(map_size(graph, part.borders[last]), 2, 2))
+    found = tilings_to(
+        graph,
+        [part.block(i, last) for i in range(last)],
+        Grid.even(map_size(graph, part.borders[last]), 2, 2),
+    )
     factors = [each.redundancy for each in found if each is not None]
     assert len(factors) == last
     assert factors[0] > 1.5

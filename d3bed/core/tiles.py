@@ -21,10 +21,10 @@ import msgspec
 
 from d3bed.core.errors import PlanInfeasible
 from d3bed.core.graph import Graph, Value
-from d3bed.plan.vsm.parts import Block, Part, map_size
-from d3bed.plan.vsm.regions import Padding, Reach, Region, Span, cut, reach
+from d3bed.core.regions import Padding, Reach, Region, Span, cut, reach
 
 __all__ = [
+    "Block",
     "Grid",
     "Patch",
     "Piece",
@@ -32,10 +32,32 @@ __all__ = [
     "Tiling",
     "exchanged_bytes",
     "largest_grid",
+    "map_size",
     "pieces",
     "tiling",
     "tilings_to",
 ]
+
+
+class Block(msgspec.Struct, frozen=True):
+    """Vertices (ascending) between the value they read and the value of the last of them."""
+
+    source: Value
+    vertices: tuple[int, ...]
+
+    @property
+    def sink(self) -> Value:
+        return Value(self.vertices[-1])
+
+    def describe(self, graph: Graph) -> str:
+        first, last = graph.vertices[self.vertices[0]].name, graph.vertices[self.vertices[-1]].name
+        return first if first == last else f"{first} … {last}"
+
+
+def map_size(graph: Graph, value: Value) -> tuple[int, int]:
+    """Height and width of a value `[N, C, H, W]`."""
+    _, _, height, width = graph.spec(value).shape
+    return height, width
 
 
 class Grid(msgspec.Struct, frozen=True):
@@ -207,17 +229,16 @@ def tiling(graph: Graph, block: Block, grid: Grid) -> Tiling:
     return _checked(block, grid, _needs(graph, block, grid))
 
 
-def tilings_to(graph: Graph, part: Part, last: int, grid: Grid) -> list[Tiling | None]:
-    """Tilings of the blocks from every border before `last` to it, all from one backward trace.
+def tilings_to(graph: Graph, blocks: Sequence[Block], grid: Grid) -> list[Tiling | None]:
+    """Tilings of blocks that all end alike, from one backward trace of the first, which holds the others.
 
-    Entry i starts at `part.borders[i]`; None where the grid does not fit. Raises `PlanInfeasible` if the
-    grid is not a cut of the last border's map.
+    None where the grid does not fit. Raises `PlanInfeasible` if it is not a cut of their output map.
     """
-    needs = _needs(graph, part.block(0, last), grid)
+    needs = _needs(graph, blocks[0], grid)
     found: list[Tiling | None] = []
-    for first in range(last % len(part.borders)):
+    for block in blocks:
         try:
-            found.append(_checked(part.block(first, last), grid, needs))
+            found.append(_checked(block, grid, needs))
         except PlanInfeasible:
             found.append(None)
     return found

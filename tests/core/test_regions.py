@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from d3bed.core.errors import PlanInfeasible
 from d3bed.core.graph import Window
-from d3bed.plan.vsm import Region, Span, cut, divisors, output_size, reach
+from d3bed.core.regions import Region, Span, cut, divisors, output_size, reach
 
 
 def window(
