@@ -15,6 +15,8 @@ from functools import cached_property
 
 import msgspec
 
+from d3bed.core.regions import WHOLE, Region
+
 __all__ = ["ITEM_BYTES", "Edge", "Graph", "TensorSpec", "Value", "Vertex", "Window"]
 
 #: Bytes per element of every dtype that may cross a link.
@@ -60,10 +62,20 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class Value(msgspec.Struct, frozen=True, order=True):
-    """One tensor of the graph: output number `output` of vertex number `vertex`."""
+    """One tensor of the graph: output number `output` of vertex number `vertex`, or a rectangle of it."""
 
     vertex: int
     output: int = 0
+    region: Region = WHOLE
+
+    @property
+    def whole(self) -> Value:
+        """The tensor that this is a rectangle of, or is."""
+        return self if self.region == WHOLE else Value(self.vertex, self.output)
+
+    def __str__(self) -> str:
+        name = f"{self.vertex}.{self.output}"
+        return name if self.region == WHOLE else f"{name}[{self.region}]"
 
 
 class Vertex(msgspec.Struct, frozen=True):
@@ -128,7 +140,12 @@ class Graph(msgspec.Struct, frozen=True, dict=True):
         return {vertex.name: number for number, vertex in enumerate(self.vertices)}
 
     def spec(self, value: Value) -> TensorSpec:
-        return self.vertices[value.vertex].outputs[value.output]
+        """Shape and dtype; of a rectangle, its own."""
+        whole = self.vertices[value.vertex].outputs[value.output]
+        if value.region == WHOLE:
+            return whole
+        rows, columns = value.region
+        return TensorSpec((*whole.shape[:2], rows.length, columns.length), whole.dtype)
 
     @cached_property
     def output_bytes(self) -> tuple[int, ...]:

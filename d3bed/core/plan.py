@@ -16,7 +16,7 @@ import msgspec
 
 from d3bed.core.graph import Graph, Value
 from d3bed.core.ids import TIERS, AgentId, Tier, adjacent
-from d3bed.core.tiles import Block, Grid
+from d3bed.core.tiles import Block, Grid, Tile
 
 __all__ = ["Plan", "Program", "Step", "TiledBlock", "hops", "program_for"]
 
@@ -104,11 +104,17 @@ def _ranges(numbers: tuple[int, ...]) -> str:
 
 
 class Step(msgspec.Struct, frozen=True):
-    """Vertices that run back to back: `takes` from outside the step, `makes` for outside it."""
+    """Vertices that run back to back: `takes` from outside the step, `makes` for outside it.
+
+    With a `tile`, each vertex runs its patch of it: `takes` are rectangles that make up what the tile takes
+    of its source (or the whole source), `makes` rectangles of what it makes. A step without vertices only
+    cuts rectangles out of a whole value, or joins rectangles to the whole.
+    """
 
     vertices: tuple[int, ...]
     takes: tuple[Value, ...]
     makes: tuple[Value, ...]
+    tile: Tile | None = None
 
 
 class Program(msgspec.Struct, frozen=True):

@@ -14,12 +14,14 @@ tile cannot see: `divisors` tells it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from d3bed.core.errors import PlanInfeasible
-from d3bed.core.graph import Window
 
-__all__ = ["Padding", "Reach", "Region", "Span", "cut", "divisors", "output_size", "reach"]
+if TYPE_CHECKING:
+    from d3bed.core.graph import Window
+
+__all__ = ["WHOLE", "Padding", "Reach", "Region", "Span", "cut", "divisors", "output_size", "reach"]
 
 
 class Span(NamedTuple):
@@ -58,6 +60,14 @@ class Region(NamedTuple):
             Span(self.rows.start - up, self.rows.stop - up),
             Span(self.columns.start - left, self.columns.stop - left),
         )
+
+    def __str__(self) -> str:
+        (top, bottom), (left, right) = self
+        return f"{top}:{bottom},{left}:{right}"
+
+
+#: In the place of a rectangle: all of the map, whatever its size, or a tensor that is no map at all.
+WHOLE = Region(Span(0, 0), Span(0, 0))
 
 
 class Padding(NamedTuple):
