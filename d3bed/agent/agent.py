@@ -58,7 +58,7 @@ from d3bed.core.messages import (
     ToAgent,
     Welcome,
 )
-from d3bed.core.plan import program_for
+from d3bed.core.program import programs_for
 from d3bed.model import ENGINE, LoadedModel, compile_step, fingerprint, load
 from d3bed.model.images import folder, shipped
 from d3bed.net import Listener
@@ -248,9 +248,12 @@ class Agent:
             if model is None:
                 raise ModelError(order.model.name, "", "not loaded on this agent")
             order.plan.check(model.graph)
-            program = program_for(model.graph, order.plan, self.settings.tier, order.route.agents.keys())
-            senders = {peer.tier: await self._links.to(order.pipeline, peer) for peer in order.peers}
-            missing = {tier for ways in program.forward.values() for tier in ways} - set(senders)
+            programs = programs_for(model.graph, order.plan, order.route.agents)
+            program = programs.get(self.settings.agent)
+            if program is None:
+                raise ModelError(order.model.name, "", "the plan has no work for this agent")
+            senders = {peer.agent: await self._links.to(order.pipeline, peer) for peer in order.peers}
+            missing = {agent for ways in program.forward.values() for agent in ways} - set(senders)
             if missing:
                 raise ModelError(
                     order.model.name, "", f"the plan needs a link to {', '.join(sorted(missing))}"

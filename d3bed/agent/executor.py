@@ -20,9 +20,9 @@ from d3bed.agent.compute import ComputeThread, Hold, run_held
 from d3bed.agent.schedule import FrameSchedule, Run, Send
 from d3bed.core.errors import D3Error, RemoteProtocolError, StaleEpoch
 from d3bed.core.graph import Value
-from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
+from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId
 from d3bed.core.measurements import Span, SpanKind, Transfer
-from d3bed.core.plan import Program, Step
+from d3bed.core.program import Program, Step
 from d3bed.model import LoadedModel, from_wire, to_wire
 from d3bed.net import Sender, TensorMessage
 
@@ -44,7 +44,7 @@ class EpochWork:
     program: Program
     calls: tuple[Callable[..., tuple[torch.Tensor, ...]], ...]
     nominal_s: tuple[float, ...]
-    senders: Mapping[Tier, Sender]
+    senders: Mapping[AgentId, Sender]
     keep: frozenset[Value]
     frames: dict[FrameId, _FrameWork] = field(default_factory=dict)
     broken: bool = False
@@ -133,11 +133,11 @@ class Executor:
             return
         value = message.value
         if value not in work.program.receives:
-            raise RemoteProtocolError(f"value {value.vertex}.{value.output} is not expected here")
+            raise RemoteProtocolError(f"value {value} is not expected here")
         spec = work.model.graph.spec(value)
         if message.shape != spec.shape or message.dtype != spec.dtype:
             raise RemoteProtocolError(
-                f"value {value.vertex}.{value.output} is {message.dtype}{list(message.shape)}, "
+                f"value {value} is {message.dtype}{list(message.shape)}, "
                 f"the graph says {spec.dtype}{list(spec.shape)}"
             )
         if message.frame not in work.frames and (work.keep or len(work.frames) >= MAX_FRAMES):
@@ -148,7 +148,7 @@ class Executor:
         now = time.monotonic()
         run = self._frame(work, message.frame)
         if run.idle_since_s is not None and now > run.idle_since_s:
-            self._span(work, message.frame, SpanKind.WAIT, run.idle_since_s, now, value, value)
+            self._span(work, message.frame, SpanKind.WAIT, run.idle_since_s, now, (value.vertex,) * 2)
         run.idle_since_s = None
         orders = run.schedule.arrived(value)
         payload = memoryview(message.payload)
@@ -204,16 +204,24 @@ class Executor:
             return
         if work.broken:
             return
-        first, last = Value(step.vertices[0]), Value(step.vertices[-1])
+        vertices = step.vertices or (step.makes[0].vertex,)
+        place = (vertices[0], vertices[-1])
+        tile = (step.tile.row, step.tile.column) if step.tile is not None else None
         if done.start_s - ready_s > _QUEUE_NOISE_S:
-            self._span(work, frame, SpanKind.QUEUE, ready_s, done.start_s, first, last)
-        self._span(work, frame, SpanKind.COMPUTE, done.start_s, done.end_s, first, last, done.held_s)
+            self._span(work, frame, SpanKind.QUEUE, ready_s, done.start_s, place, tile=tile)
+        if step.vertices:
+            kind, held_s = SpanKind.COMPUTE, done.held_s
+            self._span(work, frame, kind, done.start_s, done.end_s, place, held_s=held_s, tile=tile)
+        elif done.end_s - done.start_s > _QUEUE_NOISE_S:
+            self._span(work, frame, SpanKind.SERIALISE, done.start_s, done.end_s, place)
         run.values.update(zip(step.makes, done.outputs, strict=True))
         run.idle_since_s = done.end_s
         self._obey(work, frame, run, run.schedule.ran(number), done.end_s)
         self._settle(work, frame, run)
 
-    async def _send(self, work: EpochWork, frame: FrameId, run: _FrameWork, value: Value, to: Tier) -> None:
+    async def _send(
+        self, work: EpochWork, frame: FrameId, run: _FrameWork, value: Value, to: AgentId
+    ) -> None:
         sender = work.senders[to]
         start_s = time.monotonic()
         dtype, shape, strides, payload = to_wire(run.values[value])
@@ -231,8 +239,8 @@ class Executor:
         # On a shaped link the peer has the last byte one emulated latency after it left.
         end_s = time.monotonic() + (sender.shape.latency_s if sender.shape else 0.0)
         if ready_s - start_s > _QUEUE_NOISE_S:
-            self._span(work, frame, SpanKind.SERIALISE, start_s, ready_s, value, value)
-        self._span(work, frame, SpanKind.TRANSFER, ready_s, end_s, value, value, peer=sender.peer)
+            self._span(work, frame, SpanKind.SERIALISE, start_s, ready_s, (value.vertex,) * 2)
+        self._span(work, frame, SpanKind.TRANSFER, ready_s, end_s, (value.vertex,) * 2, peer=sender.peer)
         self._observer.transfer(work.pipeline, sent)
         run.schedule.sent(value)
         self._settle(work, frame, run)
@@ -244,15 +252,14 @@ class Executor:
         kind: SpanKind,
         start_s: float,
         end_s: float,
-        first: Value,
-        last: Value,
+        vertices: tuple[int, int],
+        *,
         held_s: float = 0.0,
         peer: AgentId | None = None,
+        tile: tuple[int, int] | None = None,
     ) -> None:
-        vertices = (first.vertex, last.vertex)
-        self._observer.span(
-            work.pipeline, Span(frame, work.epoch, kind, start_s, end_s, vertices, held_s, peer)
-        )
+        span = Span(frame, work.epoch, kind, start_s, end_s, vertices, held_s, peer, tile)
+        self._observer.span(work.pipeline, span)
 
     # ── tasks ─────────────────────────────────────────────────────────────────────────────────────
 

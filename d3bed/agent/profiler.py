@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from d3bed.core.graph import Value
-from d3bed.core.plan import Step
+from d3bed.core.program import Step
 from d3bed.model import LoadedModel, compile_step
 
 __all__ = ["ProfileCache", "is_outdated", "measure"]

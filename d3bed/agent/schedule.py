@@ -1,4 +1,4 @@
-"""One frame through one tier's program: which step may run, what must be sent, what may be freed.
+"""One frame through one agent's program: which step may run, what must be sent, what may be freed.
 
 Pure: values come in as names, orders come out. It must not know tensors, threads, sockets or clocks;
 `executor` performs the orders and reports back. A value is freed when its last step has run and its
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from d3bed.core.errors import RemoteProtocolError
 from d3bed.core.graph import Value
-from d3bed.core.ids import Tier
-from d3bed.core.plan import Program
+from d3bed.core.ids import AgentId
+from d3bed.core.program import Program
 
 __all__ = ["FrameSchedule", "Run", "Send"]
 
@@ -27,10 +27,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Send:
-    """Send `value` to the agent of the adjacent tier `to`."""
+    """Send `value` to the agent `to`."""
 
     value: Value
-    to: Tier
+    to: AgentId
 
 
 class FrameSchedule:
@@ -56,9 +56,9 @@ class FrameSchedule:
     def arrived(self, value: Value) -> list[Run | Send]:
         """A value came over a link. Raises `RemoteProtocolError` if it was not expected or came twice."""
         if value not in self._program.receives:
-            raise RemoteProtocolError(f"value {value.vertex}.{value.output} is not expected here")
+            raise RemoteProtocolError(f"value {value} is not expected here")
         if value in self._have:
-            raise RemoteProtocolError(f"value {value.vertex}.{value.output} came twice")
+            raise RemoteProtocolError(f"value {value} came twice")
         return self._add((value,))
 
     def begin(self, value: Value) -> list[Run | Send]:
@@ -99,7 +99,7 @@ class FrameSchedule:
         for value in values:
             self._have.add(value)
             # Sends first: a tensor leaves as soon as it exists.
-            orders += [Send(value, tier) for tier in self._program.forward.get(value, ())]
+            orders += [Send(value, agent) for agent in self._program.forward.get(value, ())]
         for number in sorted(self._waiting):
             if self._have.issuperset(self._program.steps[number].takes):
                 self._waiting.discard(number)

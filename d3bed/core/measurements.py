@@ -34,15 +34,15 @@ class SpanKind(StrEnum):
     COMPUTE = "compute"  # a step of vertices; of that, `held_s` was emulated slowness
     WAIT = "wait"  # a tier had nothing to do for this frame until an input came
     QUEUE = "queue"  # inputs were there, the compute thread was busy
-    SERIALISE = "serialise"  # making a tensor ready to send
+    SERIALISE = "serialise"  # making a tensor ready to send, or joining it from tiles
     TRANSFER = "transfer"  # from handing it to the link until the peer had all of it
 
 
 class Span(msgspec.Struct, frozen=True):
     """What one agent did for one frame from `start_s` to `end_s`.
 
-    `vertices` is the first and last vertex number of the group; for a transfer `peer` is the
-    receiver and `vertices` the producer twice.
+    `vertices` is the first and last vertex number of the group, of which perhaps only a `tile` (row,
+    column) was computed; for a transfer `peer` is the receiver and `vertices` the producer twice.
     """
 
     frame: FrameId
@@ -53,6 +53,7 @@ class Span(msgspec.Struct, frozen=True):
     vertices: tuple[int, int]
     held_s: float = 0.0
     peer: AgentId | None = None
+    tile: tuple[int, int] | None = None
 
 
 class Transfer(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx
 
-from d3bed.core.plan import Step
+from d3bed.core.program import Step
 
 if TYPE_CHECKING:
     from d3bed.model.loading import LoadedModel

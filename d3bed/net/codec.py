@@ -23,6 +23,7 @@ import msgspec
 from d3bed.core.errors import LocalProtocolError, RemoteProtocolError
 from d3bed.core.graph import ITEM_BYTES, Value
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId
+from d3bed.core.regions import WHOLE, Region
 
 __all__ = [
     "MAGIC",
@@ -180,17 +181,18 @@ class Goodbye(_Header, frozen=True):
 
 
 class TensorHeader(_Header, frozen=True):
-    """`strides` are in elements and a dense permutation of `shape`."""
+    """`strides` are in elements and a dense permutation of `shape`; `region` as in `Value`."""
 
     vertex: _Count
     output: _Count
     dtype: str
     shape: tuple[_Count, ...]
     strides: tuple[_Count, ...]
+    region: Region = WHOLE
 
     @property
     def value(self) -> Value:
-        return Value(self.vertex, self.output)
+        return Value(self.vertex, self.output, self.region)
 
 
 class TensorMessage(msgspec.Struct, frozen=True, eq=False):
@@ -375,7 +377,9 @@ def _tensor_header_bytes(
         nbytes = _check_layout(dtype, shape, strides, limits)
     except WireViolation as violation:
         raise LocalProtocolError(f"cannot send {value}: {violation.reason}") from violation
-    return _encode_header(TensorHeader(value.vertex, value.output, dtype, shape, strides)), nbytes
+    return _encode_header(
+        TensorHeader(value.vertex, value.output, dtype, shape, strides, value.region)
+    ), nbytes
 
 
 def _check_layout(dtype: str, shape: tuple[int, ...], strides: tuple[int, ...], limits: Limits) -> int:

@@ -130,16 +130,10 @@ def _kept_s(
     rates: Mapping[tuple[AgentId, AgentId], LinkRate],
 ) -> float | None:
     """Predicted latency of a plan that is there already."""
-    present = {tier: current.route[tier] for tier in TIERS if tier in current.route}
-    ends = [(a, b) for a, b in zip(present, list(present)[1:], strict=False)]
-    links = {
-        (a, b): (present[a], present[b]) for here, there in ends for a, b in ((here, there), (there, here))
-    }
-    if not set(present.values()) <= set(profiles) or not set(links.values()) <= set(rates):
+    try:
+        return timeline(graph, current.plan, current.route, profiles, rates).latency_s
+    except PlanInfeasible:
         return None
-    times_s = {tier: profiles[agent] for tier, agent in present.items()}
-    directed = {tiers: rates[agents] for tiers, agents in links.items()}
-    return timeline(graph, current.plan, times_s, directed, tuple(present)).latency_s
 
 
 def _plan(
@@ -169,13 +163,10 @@ def _plan(
         solution, adjustment = _adjusted(problem, in_force)
     else:
         solution, adjustment = solve(problem, strategy), None
-    directed = {
-        (a, b): rates[route[a], route[b]] for here, there in hops for a, b in ((here, there), (there, here))
-    }
     plan = Plan(solution.tiers)
     last = max(tier.rank for tier in plan.tiers)
     needed = {tier: agent for tier, agent in route.items() if tier.rank <= last}
-    seen = timeline(graph, plan, times_s, directed, tuple(route))
+    seen = timeline(graph, plan, route, profiles, rates)
     return Choice(plan, needed, problem, solution, seen, agents=route, adjustment=adjustment)
 
 

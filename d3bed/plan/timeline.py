@@ -1,10 +1,10 @@
 """What one frame's way through a plan will take, with everything that runs at the same time.
 
-The cost of a problem adds all times up; really, a tier computes while links carry and other tiers
+The cost of a problem adds all times up; really, an agent computes while links carry and other agents
 compute. This module plays one frame by the rules that the agents follow, on the very programs that
-they run: on each tier one compute thread takes the first step, in program order, whose inputs are
+they run: on each agent one compute thread takes the first step, in program order, whose inputs are
 there; a value that a link needs is queued on it, first in first out, the moment the step that makes
-it ends; it occupies the link for bytes / bytes_per_s and arrives `latency_s` after that; a tier that
+it ends; it occupies the link for bytes / bytes_per_s and arrives `latency_s` after that; an agent that
 relays has the whole value before it sends it on. The frame is answered when every result is on the
 device. It must not know how plans are made.
 
@@ -15,21 +15,23 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from d3bed.core.errors import PlanInfeasible
 from d3bed.core.graph import Graph, Value
-from d3bed.core.ids import TIERS, Tier
+from d3bed.core.ids import AgentId, Tier
 from d3bed.core.measurements import LinkRate
-from d3bed.core.plan import Plan, Step, program_for
+from d3bed.core.plan import Plan
+from d3bed.core.program import Program, Step, programs_for
+from d3bed.core.tiles import Tile
 
 __all__ = ["StageSpan", "Timeline", "timeline"]
 
 
 class StageSpan(msgspec.Struct, frozen=True):
-    """When a tier (`device`) or a directed link (`device→edge`) is busy with what, from frame start."""
+    """When an agent (`pi-1`) or a directed link (`pi-1→edge-1`) is busy with what, from frame start."""
 
     stage: str
     start_s: float
@@ -38,7 +40,10 @@ class StageSpan(msgspec.Struct, frozen=True):
 
 
 class Timeline(msgspec.Struct, frozen=True):
-    """One frame's way. `busy_s` counts seconds of work per stage; the busiest bounds the rate."""
+    """One frame's way. `busy_s` counts seconds of work per stage; the busiest bounds the rate.
+
+    `compute_s` is per tier; where several agents share the edge's work, of the one that computes longest.
+    """
 
     latency_s: float
     spans: tuple[StageSpan, ...]
@@ -60,17 +65,21 @@ class Timeline(msgspec.Struct, frozen=True):
 def timeline(
     graph: Graph,
     plan: Plan,
-    times_s: Mapping[Tier, Sequence[float]],
-    links: Mapping[tuple[Tier, Tier], LinkRate],
-    relays: Sequence[Tier] = TIERS,
+    route: Mapping[Tier, AgentId],
+    times_s: Mapping[AgentId, Sequence[float]],
+    links: Mapping[tuple[AgentId, AgentId], LinkRate],
+    tile_s: Callable[[AgentId, Tile], float] | None = None,
 ) -> Timeline:
-    """Play one frame; `times_s` per vertex, `links` by (from, to), `relays` as in `program_for`.
+    """Play one frame; `times_s` per vertex, `links` by (from, to), `tile_s` for plans with tiles.
 
-    Raises `PlanInfeasible` naming a tier or link that the plan needs and that has no numbers.
+    Raises `PlanInfeasible` naming an agent or link that the plan needs and that has no numbers.
     """
-    frame = _Frame(graph, plan, times_s, links, relays)
-    frame.play()
-    compute_s = {tier: frame.busy_s.get(tier.value, 0.0) for tier in TIERS if tier in times_s}
+    frame = _Frame(graph, programs_for(graph, plan, route), times_s, links, tile_s)
+    frame.play(route[Tier.DEVICE])
+    edge_s = [frame.busy_s[agent] for agent in frame.programs if agent not in route.values()]
+    compute_s = {tier: frame.busy_s[agent] for tier, agent in route.items()}
+    if edge_s:
+        compute_s[Tier.EDGE] = max(compute_s[Tier.EDGE], *edge_s)
     spans = tuple(sorted(frame.spans, key=lambda span: (span.start_s, span.end_s)))
     return Timeline(frame.answered_s, spans, compute_s, frame.busy_s)
 
@@ -81,42 +90,49 @@ class _Frame:
     def __init__(
         self,
         graph: Graph,
-        plan: Plan,
-        times_s: Mapping[Tier, Sequence[float]],
-        links: Mapping[tuple[Tier, Tier], LinkRate],
-        relays: Sequence[Tier],
+        programs: Mapping[AgentId, Program],
+        times_s: Mapping[AgentId, Sequence[float]],
+        links: Mapping[tuple[AgentId, AgentId], LinkRate],
+        tile_s: Callable[[AgentId, Tile], float] | None,
     ) -> None:
-        self.graph, self.times_s, self.links = graph, times_s, links
-        self.programs = {tier: program_for(graph, plan, tier, relays) for tier in TIERS}
-        self.waiting = {tier: list(program.steps) for tier, program in self.programs.items()}
-        self.here: dict[Tier, set[Value]] = {tier: set() for tier in TIERS}
-        self.idle = dict.fromkeys(TIERS, True)
-        self.queues: dict[tuple[Tier, Tier], deque[Value]] = {}
-        self.sending: set[tuple[Tier, Tier]] = set()
+        self.graph, self.programs, self.times_s, self.links, self.tile_s = (
+            graph,
+            programs,
+            times_s,
+            links,
+            tile_s,
+        )
+        self.waiting = {agent: list(program.steps) for agent, program in programs.items()}
+        self.here: dict[AgentId, set[Value]] = {agent: set() for agent in programs}
+        self.idle = dict.fromkeys(programs, True)
+        self.queues: dict[tuple[AgentId, AgentId], deque[Value]] = {}
+        self.sending: set[tuple[AgentId, AgentId]] = set()
         self.missing = set(graph.results)
         self.answered_s = 0.0
         self.spans: list[StageSpan] = []
-        self.busy_s: dict[str, float] = dict.fromkeys((tier.value for tier in times_s), 0.0)
-        #: What happens when: (time, sequence number, what, where, values).
-        self.events: list[tuple[float, int, str, Tier, tuple[Tier, Tier] | None, tuple[Value, ...]]] = []
+        self.busy_s: dict[str, float] = dict.fromkeys(programs, 0.0)
+        #: What happens when: (time, sequence number, what, where, link, values).
+        self.events: list[_Event] = []
         self.sequence = 0
 
-    def play(self) -> None:
+    def play(self, device: AgentId) -> None:
+        self.device = device
         inputs = tuple(Value(0, output) for output in range(len(self.graph.vertices[0].outputs)))
-        self._compute(0.0, Tier.DEVICE, Step((0,), (), inputs))
+        self._at(0.0, "computed", device, inputs)
+        self.idle[device] = False
         while self.events:
             now_s = self.events[0][0]
             while self.events and self.events[0][0] == now_s:
-                _, _, what, tier, link, values = heapq.heappop(self.events)
+                _, _, what, agent, link, values = heapq.heappop(self.events)
                 if what == "sent" and link is not None:
                     self.sending.discard(link)
                     continue
                 if what == "computed":
-                    self.idle[tier] = True
+                    self.idle[agent] = True
                 for value in values:
-                    self._have(now_s, tier, value)
-            for tier in TIERS:
-                self._dispatch(now_s, tier)
+                    self._have(now_s, agent, value)
+            for agent in self.programs:
+                self._dispatch(now_s, agent)
             for link in self.queues:
                 self._send(now_s, link)
 
@@ -124,39 +140,50 @@ class _Frame:
         self,
         when_s: float,
         what: str,
-        tier: Tier,
+        agent: AgentId,
         values: tuple[Value, ...] = (),
-        link: tuple[Tier, Tier] | None = None,
+        link: tuple[AgentId, AgentId] | None = None,
     ) -> None:
-        heapq.heappush(self.events, (when_s, self.sequence, what, tier, link, values))
+        heapq.heappush(self.events, (when_s, self.sequence, what, agent, link, values))
         self.sequence += 1
 
-    def _have(self, now_s: float, tier: Tier, value: Value) -> None:
-        """A value was made on a tier, or has arrived there."""
-        self.here[tier].add(value)
-        for there in self.programs[tier].forward.get(value, ()):
-            self.queues.setdefault((tier, there), deque()).append(value)
-        if tier is Tier.DEVICE and value in self.missing:
+    def _have(self, now_s: float, agent: AgentId, value: Value) -> None:
+        """An agent has made a value, or it has arrived there."""
+        self.here[agent].add(value)
+        for there in self.programs[agent].forward.get(value, ()):
+            self.queues.setdefault((agent, there), deque()).append(value)
+        if agent == self.device and value in self.missing:
             self.missing.discard(value)
             self.answered_s = now_s
 
-    def _dispatch(self, now_s: float, tier: Tier) -> None:
-        if self.idle[tier]:
-            ready = (step for step in self.waiting[tier] if self.here[tier].issuperset(step.takes))
+    def _dispatch(self, now_s: float, agent: AgentId) -> None:
+        if self.idle[agent]:
+            ready = (step for step in self.waiting[agent] if self.here[agent].issuperset(step.takes))
             step = next(ready, None)
             if step is not None:
-                self.waiting[tier].remove(step)
-                self._compute(now_s, tier, step)
+                self.waiting[agent].remove(step)
+                self._compute(now_s, agent, step)
 
-    def _compute(self, now_s: float, tier: Tier, step: Step) -> None:
-        if tier not in self.times_s:
-            raise PlanInfeasible(tier, f"the plan needs the {tier}, and it has no times")
-        taken_s = sum(self.times_s[tier][v] for v in step.vertices)
-        self.idle[tier] = False
-        self._span(tier.value, now_s, taken_s, step.vertices[0], step.vertices[-1])
-        self._at(now_s + taken_s, "computed", tier, step.makes)
+    def _compute(self, now_s: float, agent: AgentId, step: Step) -> None:
+        taken_s = self._seconds(agent, step)
+        self.idle[agent] = False
+        if taken_s > 0:
+            self._span(agent, now_s, taken_s, step.vertices[0], step.vertices[-1], step.tile)
+        self._at(now_s + taken_s, "computed", agent, step.makes)
 
-    def _send(self, now_s: float, link: tuple[Tier, Tier]) -> None:
+    def _seconds(self, agent: AgentId, step: Step) -> float:
+        """Cutting rectangles out and joining them counts as nothing."""
+        if not step.vertices:
+            return 0.0
+        if agent not in self.times_s:
+            raise PlanInfeasible(agent, f"the plan needs {agent}, and it has no times")
+        if step.tile is not None:
+            if self.tile_s is None:
+                raise PlanInfeasible(agent, f"{agent} is to run a tile, and nothing says how long that takes")
+            return self.tile_s(agent, step.tile)
+        return sum(self.times_s[agent][v] for v in step.vertices)
+
+    def _send(self, now_s: float, link: tuple[AgentId, AgentId]) -> None:
         queue = self.queues[link]
         if link in self.sending or not queue:
             return
@@ -167,13 +194,20 @@ class _Frame:
         value = queue.popleft()
         taken_s = self.graph.spec(value).nbytes / rate.bytes_per_s
         self.sending.add(link)
-        self._span(f"{here}→{there}", now_s, taken_s, value.vertex, value.vertex)
+        if taken_s > 0:
+            self._span(f"{here}→{there}", now_s, taken_s, value.vertex, value.vertex)
         self._at(now_s + taken_s, "sent", there, link=link)
         self._at(now_s + taken_s + rate.latency_s, "arrived", there, (value,))
 
-    def _span(self, stage: str, start_s: float, taken_s: float, first: int, last: int) -> None:
+    def _span(
+        self, stage: str, start_s: float, taken_s: float, first: int, last: int, tile: Tile | None = None
+    ) -> None:
         self.busy_s[stage] = self.busy_s.get(stage, 0.0) + taken_s
         names = [self.graph.vertices[first].name, self.graph.vertices[last].name]
         label = names[0] if first == last else " … ".join(names)
-        if taken_s > 0:
-            self.spans.append(StageSpan(stage, start_s, start_s + taken_s, label))
+        if tile is not None:
+            label += f" ({tile.row},{tile.column})"
+        self.spans.append(StageSpan(stage, start_s, start_s + taken_s, label))
+
+
+_Event = tuple[float, int, str, AgentId, tuple[AgentId, AgentId] | None, tuple[Value, ...]]

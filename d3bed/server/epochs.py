@@ -11,7 +11,8 @@ from d3bed.core.epochs import EpochLife
 from d3bed.core.graph import Graph
 from d3bed.core.ids import TIERS, AgentId, CauseId, Epoch, PipelineId, Tier
 from d3bed.core.messages import ModelSpec
-from d3bed.core.plan import Plan, Step, program_for
+from d3bed.core.plan import Plan
+from d3bed.core.program import Step, programs_for
 from d3bed.plan import Basis, Choice, Segment
 from d3bed.server.statistics import Recent
 from d3bed.server.views import EpochReport, EpochView
@@ -84,21 +85,30 @@ class PlannedEpoch:
         return self.wish.model.key, self.plan, tuple(sorted(self.route.items()))
 
     @cached_property
-    def _programs(self) -> dict[Tier, tuple[Step, ...]]:
-        return {tier: program_for(self.graph, self.plan, tier, self.route).steps for tier in self.route}
+    def agents(self) -> dict[AgentId, Tier]:
+        """All that take part: those of the route, and edge agents that help with tiles."""
+        on_route = {agent: tier for tier, agent in self.route.items()}
+        return {agent: on_route.get(agent, Tier.EDGE) for agent in self._steps}
 
     @cached_property
-    def steps(self) -> dict[Tier, int]:
-        """Compute steps of each tier's program, tiers without any left out."""
-        return {tier: len(steps) for tier, steps in self._programs.items() if steps}
+    def _steps(self) -> dict[AgentId, list[Step]]:
+        programs = programs_for(self.graph, self.plan, self.route)
+        return {agent: [step for step in p.steps if step.vertices] for agent, p in programs.items()}
+
+    @cached_property
+    def steps(self) -> dict[AgentId, int]:
+        """Compute steps of each agent's program, agents without any left out."""
+        return {agent: len(steps) for agent, steps in self._steps.items() if steps}
 
     @cached_property
     def segments(self) -> dict[tuple[int, int], Segment]:
-        """What a compute span stands for, by its first and last vertex: no two steps share either."""
+        """What a compute span stands for that is no tile's, by its first and last vertex: no two such
+        steps share either."""
         return {
             (step.vertices[0], step.vertices[-1]): Segment(self.graph.digest, step.vertices)
-            for steps in self._programs.values()
+            for steps in self._steps.values()
             for step in steps
+            if step.tile is None
         }
 
     @cached_property

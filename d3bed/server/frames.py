@@ -27,25 +27,31 @@ class _Tracked:
         self.report: FrameReport | None = None
         self.answered_at_s = 0.0
         self.spans: list[SpanView] = []
-        self.compute_s: dict[Tier, float] = {}
-        self.steps: dict[Tier, int] = {}
+        self.busy_s: dict[AgentId, float] = {}
+        self.steps: dict[AgentId, int] = {}
         self.counted: set[Tier] = set()
         self.ripe = False
 
+    def has_done(self, wanted: Mapping[AgentId, int]) -> bool:
+        """Whether all these compute steps were seen."""
+        return bool(wanted) and all(self.steps.get(agent, 0) >= steps for agent, steps in wanted.items())
+
 
 class FrameTracker:
-    """`steps_of` gives the compute steps per tier of an epoch; empty for one that is not known.
+    """`steps_of` gives the compute steps per agent of an epoch; empty for one that is not known.
 
-    `count` is called with the compute seconds that one frame took on one tier.
+    `tiers` are the agents'. `count` is called with the compute seconds that one frame took on one tier.
     """
 
     def __init__(
         self,
         pipeline: PipelineId,
-        steps_of: Callable[[Epoch], Mapping[Tier, int]],
+        tiers: Mapping[AgentId, Tier],
+        steps_of: Callable[[Epoch], Mapping[AgentId, int]],
         count: Callable[[Tier, float], None],
     ) -> None:
         self._pipeline = pipeline
+        self._tiers = tiers
         self._steps_of = steps_of
         self._count = count
         self._tracked: dict[tuple[FrameId, Epoch], _Tracked] = {}
@@ -67,7 +73,8 @@ class FrameTracker:
         tracked = self._of(report.frame, report.epoch)
         tracked.report, tracked.answered_at_s = report, now
 
-    def add_spans(self, agent: AgentId, tier: Tier, spans: Iterable[Span]) -> None:
+    def add_spans(self, agent: AgentId, spans: Iterable[Span]) -> None:
+        tier = self._tiers[agent]
         for span in spans:
             tracked = self._of(span.frame, span.epoch)
             tracked.spans.append(
@@ -83,15 +90,16 @@ class FrameTracker:
                 )
             )
             if span.kind is SpanKind.COMPUTE:
-                tracked.compute_s[tier] = tracked.compute_s.get(tier, 0.0) + span.end_s - span.start_s
-                tracked.steps[tier] = tracked.steps.get(tier, 0) + 1
-                if tracked.steps[tier] == self._steps_of(span.epoch).get(tier):
+                tracked.busy_s[agent] = tracked.busy_s.get(agent, 0.0) + span.end_s - span.start_s
+                tracked.steps[agent] = tracked.steps.get(agent, 0) + 1
+                wanted = self._steps_of(span.epoch)
+                if tracked.has_done({a: n for a, n in wanted.items() if self._tiers.get(a) is tier}):
                     self._count_once(tracked, tier)
 
     def _count_once(self, tracked: _Tracked, tier: Tier) -> None:
         if tier not in tracked.counted:
             tracked.counted.add(tier)
-            self._count(tier, tracked.compute_s[tier])
+            self._count(tier, self._compute_s(tracked)[tier])
 
     def take_ripe(self, now: float) -> list[FrameView]:
         """Frames to show now, in order of their answers; each is given out once."""
@@ -104,7 +112,8 @@ class FrameTracker:
             if tracked.ripe or report is None or not self._is_ripe(tracked, epoch, now):
                 continue
             tracked.ripe = True
-            for tier in tracked.compute_s:
+            compute_s = self._compute_s(tracked)
+            for tier in compute_s:
                 self._count_once(tracked, tier)
             if self._allowance < 1:
                 continue
@@ -121,14 +130,21 @@ class FrameTracker:
                     identical=report.identical,
                     max_rel_err=report.max_rel_err,
                     attempts=report.attempts,
-                    compute_s=dict(tracked.compute_s),
+                    compute_s=compute_s,
                     spans=tuple(sorted(tracked.spans, key=lambda s: s.start_s)),
                 )
             )
         return ripe
 
+    def _compute_s(self, tracked: _Tracked) -> dict[Tier, float]:
+        """Per tier; where several agents share the work, of the one that computed longest."""
+        found: dict[Tier, float] = {}
+        for agent, busy_s in tracked.busy_s.items():
+            tier = self._tiers[agent]
+            found[tier] = max(found.get(tier, 0.0), busy_s)
+        return found
+
     def _is_ripe(self, tracked: _Tracked, epoch: Epoch, now: float) -> bool:
         if now - tracked.answered_at_s >= PATIENCE_S:
             return True
-        wanted = self._steps_of(epoch)
-        return bool(wanted) and all(tracked.steps.get(tier, 0) >= steps for tier, steps in wanted.items())
+        return tracked.has_done(self._steps_of(epoch))

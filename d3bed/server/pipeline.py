@@ -326,7 +326,7 @@ class Pipeline:
         if epoch is None or epoch.number != number:
             return
         epoch.ready.add(agent)
-        if not epoch.ready >= set(epoch.route.values()):
+        if not epoch.ready >= set(epoch.agents):
             return
         self._move(epoch, "activate")
         epoch.activated_at = self.world.now
@@ -385,13 +385,13 @@ class Pipeline:
     def agent_lost(self, agent: AgentId) -> None:
         """Plan without it. Without the device there is nothing to plan: its epochs are over."""
         for epoch in (self.active, *self.draining.values()):
-            if epoch is not None and agent in epoch.route.values():
+            if epoch is not None and agent in epoch.agents:
                 epoch.broken = True
         if agent == self.settings.device:
             self._device_lost()
-        elif self.active is not None and agent in self.active.route.values():
+        elif self.active is not None and agent in self.active.agents:
             self.want(f"{agent} lost")
-        elif self.preparing is not None and agent in self.preparing.route.values():
+        elif self.preparing is not None and agent in self.preparing.agents:
             self.want(f"{self.preparing.wish.cause} ({agent} lost on the way)")
         elif self._request is not None and self.wish is not None:
             self.want(f"{self.wish.cause} ({agent} lost on the way)")
@@ -443,7 +443,7 @@ class Pipeline:
 
     def check_time(self) -> None:
         if self.preparing is not None and self.world.now >= self.preparing.due_s:
-            late = sorted(set(self.preparing.route.values()) - self.preparing.ready)
+            late = sorted(set(self.preparing.agents) - self.preparing.ready)
             self.give_up(f"{', '.join(late)} not ready for epoch {self.preparing.number} in time")
 
     def _move(self, epoch: PlannedEpoch, event: str) -> None:
@@ -451,7 +451,7 @@ class Pipeline:
         self.record_epoch(epoch)
 
     def _retire_everywhere(self, epoch: PlannedEpoch) -> None:
-        for agent in epoch.route.values():
+        for agent in epoch.agents:
             self.world.send(agent, Retire(self.settings.id, epoch.number))
 
     # ── runs ──────────────────────────────────────────────────────────────────────────────────────

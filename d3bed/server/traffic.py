@@ -43,7 +43,9 @@ class Traffic:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._world = pipeline.world
-        self._frames = FrameTracker(pipeline.settings.id, self._steps_of, self._count_compute)
+        self._frames = FrameTracker(
+            pipeline.settings.id, pipeline.settings.tiers, self._steps_of, self._count_compute
+        )
         self._drawn: tuple[str, GraphView] | None = None
         self._shown_epochs: dict[Epoch, EpochView] = {}
         self._dirty_links: set[tuple[AgentId, AgentId]] = set()
@@ -67,12 +69,11 @@ class Traffic:
         run.numbers.sent = max(run.numbers.sent, sent)
 
     def spans_recorded(self, agent: AgentId, spans: Iterable[Span]) -> None:
-        tier = self._pipeline.settings.tiers[agent]
-        self._frames.add_spans(agent, tier, spans)
+        self._frames.add_spans(agent, spans)
         record = self._world.agents[agent]
         for span in spans:
             epoch = self._pipeline.epochs.get(span.epoch)
-            if span.kind is not SpanKind.COMPUTE or epoch is None or epoch.route.get(tier) != agent:
+            if span.kind is not SpanKind.COMPUTE or span.tile or epoch is None or agent not in epoch.agents:
                 continue
             segment = epoch.segments.get(span.vertices)
             profile_s = record.profiles.get(epoch.wish.model)
@@ -116,7 +117,7 @@ class Traffic:
             self._pipeline.run.numbers.add_compute(tier, compute_s)
             self._pipeline.run.unsaved = True
 
-    def _steps_of(self, number: Epoch) -> Mapping[Tier, int]:
+    def _steps_of(self, number: Epoch) -> Mapping[AgentId, int]:
         epoch = self._pipeline.epochs.get(number)
         return epoch.steps if epoch is not None else {}
 
@@ -229,7 +230,7 @@ class Traffic:
 
     def _same_fingerprint(self, epoch: PlannedEpoch) -> bool:
         found = set()
-        for agent in epoch.route.values():
+        for agent in epoch.agents:
             loaded = self._world.agents[agent].loaded.get(epoch.wish.model)
             found.add(loaded.fingerprint if loaded else None)
         return len(found) == 1 and None not in found

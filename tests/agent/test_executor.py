@@ -17,7 +17,8 @@ from d3bed.core.graph import Graph, Value
 from d3bed.core.ids import TIERS, AgentId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import LinkShape, Span, SpanKind, Transfer
 from d3bed.core.messages import ModelSpec
-from d3bed.core.plan import Plan, program_for
+from d3bed.core.plan import Plan
+from d3bed.core.program import STAND_INS, programs_for
 from d3bed.model import LoadedModel, compile_step, load
 from d3bed.model.images import decode, shipped
 from d3bed.net import Listener, Sender, TensorMessage
@@ -103,9 +104,10 @@ class Testbed:
                 )
 
     def prepare(self, model: LoadedModel, plan: Plan, epoch: int) -> None:
+        programs = programs_for(model.graph, plan, STAND_INS)
         for tier, node in self.nodes.items():
-            program = program_for(model.graph, plan, tier)
-            senders = {there: link for (here, there), link in self.links.items() if here is tier}
+            program = programs[STAND_INS[tier]]
+            senders = {STAND_INS[there]: link for (here, there), link in self.links.items() if here is tier}
             calls = tuple(compile_step(model, step) for step in program.steps)
             keep = frozenset(model.graph.results) if tier is Tier.DEVICE else frozenset()
             nominal_s = nominal_times(None, program)
@@ -188,11 +190,12 @@ async def test_spans_and_transfers_tell_what_happened(
     plan = Plan((Tier.DEVICE,) * third + (Tier.EDGE,) * third + (Tier.CLOUD,) * (count - 2 * third))
     testbed.prepare(model, plan, 1)
     await testbed.infer(1, 1, decode(shipped()[0], *model.input.shape[-2:]))
+    programs = programs_for(model.graph, plan, STAND_INS)
     for tier in TIERS:
         spans = testbed.nodes[tier].seen.spans
         compute = [s for s in spans if s.kind is SpanKind.COMPUTE]
         assert [s.vertices for s in compute] == [
-            (step.vertices[0], step.vertices[-1]) for step in program_for(model.graph, plan, tier).steps
+            (step.vertices[0], step.vertices[-1]) for step in programs[STAND_INS[tier]].steps
         ]
         assert all(s.start_s <= s.end_s and s.held_s == 0.0 for s in spans)
     sent = testbed.nodes[Tier.EDGE].seen.transfers

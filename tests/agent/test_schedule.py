@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from d3bed.agent.schedule import FrameSchedule, Run, Send
 from d3bed.core.errors import RemoteProtocolError
-from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
-from d3bed.core.ids import TIERS, Tier
-from d3bed.core.plan import Plan, program_for
+from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex, Window
+from d3bed.core.ids import TIERS, AgentId, Tier
+from d3bed.core.plan import Plan, TiledBlock
+from d3bed.core.program import STAND_INS, programs_for
+from d3bed.core.regions import Region, Span
+from d3bed.core.tiles import Block, Grid
 
 _SPEC = TensorSpec((1, 4), "float32")
+
+DEVICE, EDGE, CLOUD = STAND_INS.values()
 
 
 def make_graph(edges: list[tuple[int, int]], results: list[int]) -> Graph:
@@ -41,30 +49,30 @@ class World:
 
     def __init__(self, graph: Graph, plan: Plan, rng: random.Random) -> None:
         self.graph, self.rng = graph, rng
-        self.programs = {tier: program_for(graph, plan, tier) for tier in TIERS}
+        self.programs = programs_for(graph, plan, STAND_INS)
         self.schedules = {
-            tier: FrameSchedule(p, frozenset(graph.results) if tier is Tier.DEVICE else frozenset())
-            for tier, p in self.programs.items()
+            agent: FrameSchedule(p, frozenset(graph.results) if agent == DEVICE else frozenset())
+            for agent, p in self.programs.items()
         }
-        self.pending: list[tuple[Tier, Run | Send]] = []
+        self.pending: list[tuple[AgentId, Run | Send]] = []
         self.computed: list[int] = []
-        self.crossed: list[tuple[Tier, Tier, Value]] = []
+        self.crossed: list[tuple[AgentId, AgentId, Value]] = []
 
     def run(self) -> None:
-        self._take(Tier.DEVICE, self.schedules[Tier.DEVICE].begin(Value(0)))
+        self._take(DEVICE, self.schedules[DEVICE].begin(Value(0)))
         while self.pending:
-            tier, order = self.pending.pop(self.rng.randrange(len(self.pending)))
+            agent, order = self.pending.pop(self.rng.randrange(len(self.pending)))
             match order:
                 case Run(step):
-                    self.computed += self.programs[tier].steps[step].vertices
-                    self._take(tier, self.schedules[tier].ran(step))
+                    self.computed += self.programs[agent].steps[step].vertices
+                    self._take(agent, self.schedules[agent].ran(step))
                 case Send(value, to):
-                    self.crossed.append((tier, to, value))
-                    self.schedules[tier].sent(value)
+                    self.crossed.append((agent, to, value))
+                    self.schedules[agent].sent(value)
                     self._take(to, self.schedules[to].arrived(value))
 
-    def _take(self, tier: Tier, orders: list[Run | Send]) -> None:
-        self.pending += [(tier, order) for order in orders]
+    def _take(self, agent: AgentId, orders: list[Run | Send]) -> None:
+        self.pending += [(agent, order) for order in orders]
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -75,7 +83,7 @@ def test_every_vertex_runs_once_and_every_value_crosses_a_link_at_most_once(seed
     assert sorted(world.computed) == list(range(1, len(graph.vertices)))
     assert len(world.crossed) == len(set(world.crossed))
     assert all(schedule.over for schedule in world.schedules.values())
-    assert world.schedules[Tier.DEVICE].complete
+    assert world.schedules[DEVICE].complete
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -84,15 +92,87 @@ def test_when_a_frame_is_over_only_the_results_are_kept(seed: int) -> None:
     world = World(graph, plan, random.Random(seed))
     world.run()
     values = [Value(v) for v in range(len(graph.vertices))]
-    for tier, schedule in world.schedules.items():
+    for agent, schedule in world.schedules.items():
         kept = {v for v in values if not schedule.dead(v)}
-        assert kept == (set(graph.results) if tier is Tier.DEVICE else set())
+        assert kept == (set(graph.results) if agent == DEVICE else set())
+
+
+@st.composite
+def tiled_cases(draw: st.DrawFn) -> tuple[Graph, Plan]:
+    """Convolutions and pools in a row on the edge, cut into blocks and tiles for up to four agents."""
+    size, vertices, sizes = 16, [Vertex("input", "input", (TensorSpec((1, 2, 16, 16), "float32"),))], [16]
+    for number in range(draw(st.integers(1, 6))):
+        halved = size >= 8 and draw(st.booleans())
+        size = size // 2 if halved else size
+        window = Window((2, 2), (2, 2)) if halved else Window((3, 3), (1, 1), (1, 1))
+        kind = "max_pool2d" if halved else "conv2d"
+        spec = TensorSpec((1, 2, size, size), "float32")
+        vertices.append(Vertex(f"v{number}", kind, (spec,), (kind,), flops=100, window=window))
+        sizes.append(size)
+    last = len(vertices) - 1
+    edges = tuple(Edge(v, v + 1) for v in range(last))
+    helpers = [EDGE, AgentId("edge-2"), AgentId("edge-3"), AgentId("edge-4")]
+    borders = [draw(st.integers(0, last - 1)), *draw(st.sets(st.integers(1, last), min_size=1))]
+    borders = sorted(set(borders))
+    tiles = []
+    for source, sink in zip(borders, borders[1:], strict=False):
+        most = min(3, sizes[sink])
+        grid = Grid.even((sizes[sink],) * 2, draw(st.integers(1, most)), draw(st.integers(1, most)))
+        rows, columns = grid.shape
+        agents = draw(st.lists(st.sampled_from(helpers), min_size=rows * columns, max_size=rows * columns))
+        block = Block(Value(source), tuple(range(source + 1, sink + 1)))
+        tiles.append(TiledBlock(block, grid, tuple(agents), draw(st.booleans())))
+    graph = Graph("tiled", tuple(vertices), edges, (Value(last),))
+    return graph, Plan((Tier.DEVICE, *(Tier.EDGE,) * last), tuple(tiles))
+
+
+@given(case=tiled_cases(), seed=st.integers(0, 9))
+def test_tiles_are_each_run_once_whatever_arrives_first(case: tuple[Graph, Plan], seed: int) -> None:
+    graph, plan = case
+    plan.check(graph)
+    assert Plan.parse(plan.describe(graph)) == plan
+    world = World(graph, plan, random.Random(seed))
+    world.run()
+    times = Counter(world.computed)
+    for tiled in plan.tiles:
+        assert all(times.pop(v) == len(tiled.agents) for v in tiled.block.vertices)
+    assert all(count == 1 for count in times.values())
+    assert len(world.crossed) == len(set(world.crossed))
+    assert all(schedule.over for schedule in world.schedules.values())
+    made = {value for program in world.programs.values() for step in program.steps for value in step.makes}
+    assert {tiled.block.sink for tiled in plan.tiles if tiled.gather} <= made
+
+
+def test_between_tiled_blocks_only_halos_cross() -> None:
+    """Two strips of two 3×3 convolutions: one row each way between the blocks, and no whole map."""
+    spec = TensorSpec((1, 1, 8, 8), "float32")
+    window = Window((3, 3), (1, 1), (1, 1))
+    vertices = (
+        Vertex("input", "input", (spec,)),
+        *(Vertex(name, "conv2d", (spec,), ("conv2d",), 1, window=window) for name in "ab"),
+    )
+    graph = Graph("two", vertices, (Edge(0, 1), Edge(1, 2)), (Value(2),))
+    helper = AgentId("edge-2")
+    grid = Grid((0, 4, 8), (0, 8))
+    tiles = tuple(TiledBlock(Block(Value(v), (v + 1,)), grid, (EDGE, helper)) for v in (0, 1))
+    made = programs_for(graph, Plan((Tier.DEVICE, Tier.EDGE, Tier.EDGE), tiles), STAND_INS)
+
+    def rows(vertex: int, start: int, stop: int) -> Value:
+        return Value(vertex, 0, Region(Span(start, stop), Span(0, 8)))
+
+    assert made[EDGE].forward == {rows(0, 3, 8): (helper,), rows(1, 3, 4): (helper,), Value(2): (DEVICE,)}
+    assert made[EDGE].receives == (Value(0), rows(1, 4, 5), rows(2, 4, 8))
+    assert made[helper].forward == {rows(1, 4, 5): (EDGE,), rows(2, 4, 8): (EDGE,)}
+    assert [step.takes for step in made[helper].steps] == [
+        (rows(0, 3, 8),),
+        (rows(1, 3, 4), rows(1, 4, 8)),
+    ]
 
 
 def test_a_value_that_comes_twice_is_the_peers_fault() -> None:
     graph = make_graph([(0, 1), (1, 2)], [2])
     plan = Plan((Tier.DEVICE, Tier.DEVICE, Tier.EDGE))
-    schedule = FrameSchedule(program_for(graph, plan, Tier.EDGE))
+    schedule = FrameSchedule(programs_for(graph, plan, STAND_INS)[EDGE])
     assert schedule.arrived(Value(1)) == [Run(0)]
     with pytest.raises(RemoteProtocolError, match="twice"):
         schedule.arrived(Value(1))
@@ -101,7 +181,7 @@ def test_a_value_that_comes_twice_is_the_peers_fault() -> None:
 def test_a_value_that_nobody_needs_here_is_the_peers_fault() -> None:
     graph = make_graph([(0, 1), (1, 2)], [2])
     plan = Plan((Tier.DEVICE, Tier.DEVICE, Tier.EDGE))
-    schedule = FrameSchedule(program_for(graph, plan, Tier.EDGE))
+    schedule = FrameSchedule(programs_for(graph, plan, STAND_INS)[EDGE])
     with pytest.raises(RemoteProtocolError, match="not expected"):
         schedule.arrived(Value(0))
 
@@ -109,7 +189,7 @@ def test_a_value_that_nobody_needs_here_is_the_peers_fault() -> None:
 def test_a_relayed_value_is_sent_before_anything_runs() -> None:
     graph = make_graph([(0, 1), (0, 2), (1, 3), (2, 3)], [3])
     plan = Plan((Tier.DEVICE, Tier.EDGE, Tier.CLOUD, Tier.CLOUD))
-    schedule = FrameSchedule(program_for(graph, plan, Tier.EDGE))
+    schedule = FrameSchedule(programs_for(graph, plan, STAND_INS)[EDGE])
     orders = schedule.arrived(Value(0))
-    assert orders[0] == Send(Value(0), Tier.CLOUD)
+    assert orders[0] == Send(Value(0), CLOUD)
     assert orders[1] == Run(0)

@@ -17,10 +17,12 @@ from d3bed.core.errors import ConfigError
 from d3bed.core.ids import Epoch, PipelineId, Tier
 from d3bed.core.measurements import FrameReport
 from d3bed.core.messages import ModelSpec
-from d3bed.core.plan import Plan, program_for
+from d3bed.core.plan import Plan
+from d3bed.core.program import STAND_INS, Program, programs_for
 from d3bed.model import LoadedModel, compile_step, load
 from d3bed.model.images import shipped
 
+DEVICE = STAND_INS[Tier.DEVICE]
 PIPELINE = PipelineId("test")
 
 
@@ -64,11 +66,11 @@ class Device:
     def prepare(self, epoch: int, *, dead: bool = False) -> None:
         graph = self.model.graph
         plan = Plan((Tier.DEVICE,) * len(graph.vertices))
-        program = program_for(graph, plan, Tier.DEVICE)
+        program = programs_for(graph, plan, STAND_INS)[DEVICE]
         if dead:  # the result would have to come from a peer that is gone
             plan = Plan((Tier.DEVICE,) * (len(graph.vertices) - 1) + (Tier.EDGE,))
-            whole = program_for(graph, plan, Tier.DEVICE)
-            program = type(whole)(whole.tier, whole.receives, whole.steps, {})
+            whole = programs_for(graph, plan, STAND_INS)[DEVICE]
+            program = Program(DEVICE, whole.receives, whole.steps, {})
         calls = tuple(compile_step(self.model, step) for step in program.steps)
         nominal_s = nominal_times(None, program)
         keep = frozenset(graph.results)

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
 from d3bed.core.ids import TIERS, Tier
-from d3bed.core.plan import Plan, Program, hops, program_for
+from d3bed.core.plan import Plan
+from d3bed.core.program import STAND_INS, Program, hops, programs_for
 
 SPEC = TensorSpec((1, 4), "float32")
 
@@ -35,7 +36,7 @@ def planned_graphs(draw: st.DrawFn) -> tuple[Graph, Plan]:
 
 
 def programs(graph: Graph, plan: Plan) -> dict[Tier, Program]:
-    return {tier: program_for(graph, plan, tier) for tier in TIERS}
+    return dict(zip(TIERS, programs_for(graph, plan, STAND_INS).values(), strict=True))
 
 
 @given(planned_graphs())
@@ -61,7 +62,7 @@ def test_each_value_crosses_a_link_once_and_reaches_all_who_need_it(case: tuple[
         has = [plan.tiers[value.vertex]]
         arrivals: list[Tier] = []
         for here in has:  # grows while it is walked: what arrives is passed on
-            for there in made[here].forward.get(value, ()):
+            for there in map(Tier, made[here].forward.get(value, ())):
                 arrivals.append(there)
                 has.append(there)
         assert len(arrivals) == len(set(arrivals)), "a value arrives at a tier once"
@@ -119,11 +120,11 @@ def test_no_vertex_waits_for_a_received_value_that_it_does_not_need(case: tuple[
 def test_without_an_edge_agent_device_and_cloud_are_neighbours(case: tuple[Graph, Plan]) -> None:
     graph, plan = case
     two_tier = Plan(tuple(Tier.CLOUD if t is Tier.EDGE else t for t in plan.tiers))
-    relays = (Tier.DEVICE, Tier.CLOUD)
-    for tier in relays:
-        program = program_for(graph, two_tier, tier, relays)
-        assert all(set(ways) <= set(relays) for ways in program.forward.values())
-    assert program_for(graph, two_tier, Tier.EDGE, relays).forward == {}
+    route = {tier: STAND_INS[tier] for tier in (Tier.DEVICE, Tier.CLOUD)}
+    made = programs_for(graph, two_tier, route)
+    assert set(made) == set(route.values())
+    for program in made.values():
+        assert all(set(ways) <= set(route.values()) for ways in program.forward.values())
 
 
 def test_description_names_vertices_and_ranges() -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from d3bed.core.graph import Graph, Value
-from d3bed.core.ids import TIERS, Tier
+from d3bed.core.ids import TIERS, AgentId, Tier
 from d3bed.core.messages import ModelSpec
-from d3bed.core.plan import Plan, program_for
+from d3bed.core.plan import Plan
+from d3bed.core.program import STAND_INS, programs_for
 from d3bed.model import LoadedModel, compile_step, from_wire, load, to_wire
 
 Split = Callable[..., tuple[torch.Tensor, ...]]
@@ -56,26 +57,29 @@ def run_split(
     model: LoadedModel, plan: Plan, image: torch.Tensor, nudged: Collection[Value] = ()
 ) -> tuple[torch.Tensor, ...]:
     plan.check(model.graph)
-    programs = {tier: program_for(model.graph, plan, tier) for tier in TIERS}
-    have: dict[Tier, dict[Value, torch.Tensor]] = {tier: {} for tier in TIERS}
+    programs = programs_for(model.graph, plan, STAND_INS)
+    have: dict[AgentId, dict[Value, torch.Tensor]] = {agent: {} for agent in programs}
+    waiting = [(agent, step) for agent, program in programs.items() for step in program.steps]
 
-    def put(tier: Tier, value: Value, tensor: torch.Tensor) -> None:
+    def put(agent: AgentId, value: Value, tensor: torch.Tensor) -> None:
         spec = model.graph.spec(value)
         assert (tuple(tensor.shape), f"torch.{spec.dtype}") == (spec.shape, str(tensor.dtype))
-        have[tier][value] = tensor
-        for to in programs[tier].forward.get(value, ()):
+        have[agent][value] = tensor
+        for to in programs[agent].forward.get(value, ()):
             put(to, value, cross(tensor))
 
+    device = STAND_INS[Tier.DEVICE]
     with torch.inference_mode():
-        put(Tier.DEVICE, Value(0), image)
-        for tier in TIERS:
-            for step in programs[tier].steps:
-                made = compile_step(model, step)(*[have[tier][value] for value in step.takes])
-                for value, tensor in zip(step.makes, made, strict=True):
-                    if value in nudged:
-                        tensor = torch.nextafter(tensor, torch.full_like(tensor, torch.inf))
-                    put(tier, value, tensor)
-    return tuple(have[Tier.DEVICE][value] for value in model.graph.results)
+        put(device, Value(0), image)
+        while waiting:
+            agent, step = next(job for job in waiting if have[job[0]].keys() >= set(job[1].takes))
+            waiting.remove((agent, step))
+            made = compile_step(model, step)(*[have[agent][value] for value in step.takes])
+            for value, tensor in zip(step.makes, made, strict=True):
+                if value in nudged:
+                    tensor = torch.nextafter(tensor, torch.full_like(tensor, torch.inf))
+                put(agent, value, tensor)
+    return tuple(have[device][value] for value in model.graph.results)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ import torch
 from d3bed.core.errors import ModelError
 from d3bed.core.graph import Graph, Value, Window
 from d3bed.core.messages import ModelSpec
-from d3bed.core.plan import Plan, Step
+from d3bed.core.plan import Plan
+from d3bed.core.program import Step
 from d3bed.model import ZOO, LoadedModel, compile_step, fingerprint, load
 
 Loaded = Callable[..., LoadedModel]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 
 from d3bed.core.errors import PlanInfeasible
@@ -7,9 +9,28 @@ from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
 from d3bed.core.ids import TIERS, Tier
 from d3bed.core.measurements import LinkRate
 from d3bed.core.plan import Plan
-from d3bed.plan import StageSpan, timeline
+from d3bed.core.program import STAND_INS
+from d3bed.plan import StageSpan, Timeline
+from d3bed.plan import timeline as played
 
 DEVICE, EDGE, CLOUD = TIERS
+
+
+def timeline(
+    graph: Graph,
+    plan: Plan,
+    times_s: Mapping[Tier, Sequence[float]],
+    links: Mapping[tuple[Tier, Tier], LinkRate],
+    tiers: tuple[Tier, ...] = TIERS,
+) -> Timeline:
+    """With agents named after their tiers."""
+    return played(
+        graph,
+        plan,
+        {tier: STAND_INS[tier] for tier in tiers},
+        {STAND_INS[tier]: numbers for tier, numbers in times_s.items()},
+        {(STAND_INS[a], STAND_INS[b]): rate for (a, b), rate in links.items()},
+    )
 
 
 def graph(names: str, edges: list[tuple[int, int]], sizes: list[int], results: tuple[int, ...]) -> Graph:

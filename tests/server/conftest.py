@@ -224,8 +224,7 @@ class Stage:
         )  # fmt: skip
         self.say(DEVICE, FramesAnswered(PIPELINE, max(frames), reports))
         planned = self.coordinator.pipelines[PIPELINE].epochs[epoch]
-        for tier in planned.steps:
-            agent = planned.route[tier]
+        for agent in planned.steps:
             for frame in frames:
                 self.say(agent, self.scripts[agent].compute(frame, epoch, self.now - 0.3, self.now - 0.28))
 

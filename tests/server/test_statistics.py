@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DEMO = PipelineId("demo")
 DEVICE, EDGE_1, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm-1")
+TIERS_OF = {DEVICE: Tier.DEVICE, EDGE_1: Tier.EDGE, CLOUD: Tier.CLOUD}
 
 
 def moved(size: int, taken_s: float, target: float | None = 1e6) -> Transfer:
@@ -69,12 +70,12 @@ def test_unshaped_link_has_no_deviation() -> None:
 
 def test_frame_waits_for_the_spans_of_every_tier() -> None:
     counted: list[tuple[Tier, float]] = []
-    tracker = FrameTracker(DEMO, lambda _: {Tier.DEVICE: 1, Tier.CLOUD: 2}, lambda *c: counted.append(c))
+    tracker = FrameTracker(DEMO, TIERS_OF, lambda _: {DEVICE: 1, CLOUD: 2}, lambda *c: counted.append(c))
     tracker.add_report(report(1), now=100.0)
-    tracker.add_spans(DEVICE, Tier.DEVICE, [span(1, 0.1)])
-    tracker.add_spans(CLOUD, Tier.CLOUD, [span(1, 0.02)])
+    tracker.add_spans(DEVICE, [span(1, 0.1)])
+    tracker.add_spans(CLOUD, [span(1, 0.02)])
     assert tracker.take_ripe(100.1) == []
-    tracker.add_spans(CLOUD, Tier.CLOUD, [span(1, 0.03), span(1, 0.2, kind=SpanKind.TRANSFER)])
+    tracker.add_spans(CLOUD, [span(1, 0.03), span(1, 0.2, kind=SpanKind.TRANSFER)])
     (frame,) = tracker.take_ripe(100.2)
     assert len(frame.spans) == 4
     assert frame.compute_s == pytest.approx({Tier.DEVICE: 0.1, Tier.CLOUD: 0.05})
@@ -84,8 +85,8 @@ def test_frame_waits_for_the_spans_of_every_tier() -> None:
 
 def test_frame_waits_no_longer_than_half_a_second() -> None:
     counted: list[tuple[Tier, float]] = []
-    tracker = FrameTracker(DEMO, lambda _: {Tier.DEVICE: 2}, lambda *c: counted.append(c))
-    tracker.add_spans(DEVICE, Tier.DEVICE, [span(1, 0.1)])
+    tracker = FrameTracker(DEMO, TIERS_OF, lambda _: {DEVICE: 2}, lambda *c: counted.append(c))
+    tracker.add_spans(DEVICE, [span(1, 0.1)])
     tracker.add_report(report(1), now=100.0)
     assert tracker.take_ripe(100.4) == []
     assert [frame.frame for frame in tracker.take_ripe(100.5)] == [1]
@@ -94,12 +95,12 @@ def test_frame_waits_no_longer_than_half_a_second() -> None:
 
 def test_at_most_twenty_frames_a_second_are_shown_and_memory_is_bounded() -> None:
     counted: list[float] = []
-    tracker = FrameTracker(DEMO, lambda _: {Tier.DEVICE: 1}, lambda _, s: counted.append(s))
+    tracker = FrameTracker(DEMO, TIERS_OF, lambda _: {DEVICE: 1}, lambda _, s: counted.append(s))
     shown = 0
     for frame in range(1000):
         now = 100.0 + frame / 100
         tracker.add_report(report(frame), now)
-        tracker.add_spans(DEVICE, Tier.DEVICE, [span(frame, 0.1)])
+        tracker.add_spans(DEVICE, [span(frame, 0.1)])
         shown += len(tracker.take_ripe(now))
     assert 200 <= shown <= 215
     assert len(counted) == 1000
