@@ -79,6 +79,7 @@ class _PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frames: int | None = None
     autostart: bool = True
     adapt: bool = True
+    tiling: str = "vsm"
     pins: dict[str, list[_PinConfig]] = {}
 
 
@@ -121,7 +122,16 @@ class Config(msgspec.Struct, frozen=True):
         )
 
 
-_PAIRS = ("device-edge", "edge-cloud", "device-cloud", "edge-device", "cloud-edge", "cloud-device")
+#: Edge agents that `--edges` may start: each is a process with a model of its own.
+MOST_EDGES = 16
+
+#: How stacks of layers may be shared among edge agents; see `plan.vsm`.
+TILINGS = ("vsm", "aofl", "deepthings", "modnn", "none")
+
+_PAIRS = (
+    *("device-edge", "edge-cloud", "device-cloud", "edge-device", "cloud-edge", "cloud-device"),
+    "edge-edge",
+)
 
 
 def read_config(path: Path) -> Config:
@@ -190,6 +200,7 @@ def _pipeline(
         frames=pipeline.frames,
         autostart=pipeline.autostart,
         adapt=pipeline.adapt,
+        tiling=check_tiling(pipeline.tiling, where, f"{key}.tiling"),
     )
 
 
@@ -244,19 +255,28 @@ def override(
     input: str | None = None,
     network: str | None = None,
     strategy: str | None = None,
+    tiling: str | None = None,
+    edges: int | None = None,
     frames: int | None = None,
     port: int | None = None,
     host: str | None = None,
     idle: bool = False,
     fixed: bool = False,
 ) -> Config:
-    """The same configuration with what the command line says instead, in every pipeline."""
+    """The same configuration with what the command line says instead, in every pipeline.
+
+    `edges` equal agents, edge-1 and so on, take the place of the edge agents and share their speed.
+    """
+    if edges is not None:
+        config = _with_edges(config, edges)
     if model is not None:
         check_model(model, "--model", "")
     if weights is not None:
         check_weights(weights, "--weights", "")
     if strategy is not None:
         check_strategy(strategy, "--strategy", "")
+    if tiling is not None:
+        check_tiling(tiling, "--tiling", "")
     if frames is not None and frames < 1:
         raise ConfigError("--frames", "", f"{frames} is out of range", "use 1 or more")
     shapes = None if network is None else read_network(network, "--network", "")
@@ -272,6 +292,8 @@ def override(
             changes |= {"network": network, "shapes": shapes}
         if strategy is not None:
             changes["strategy"] = strategy
+        if tiling is not None:
+            changes["tiling"] = tiling
         if frames is not None:
             changes["frames"] = frames
         if idle:
@@ -285,6 +307,24 @@ def override(
         port=config.port if port is None else port,
         host=config.host if host is None else host,
     )
+
+
+def _with_edges(config: Config, count: int) -> Config:
+    if not 1 <= count <= MOST_EDGES:
+        raise ConfigError("--edges", "", f"{count} is out of range", f"use 1 to {MOST_EDGES}")
+    old = [agent for agent in config.agents if agent.tier is Tier.EDGE]
+    speed = sum(agent.speed for agent in old) / count
+    if not old or speed > 1:
+        raise ConfigError(
+            "--edges", "", "there is no edge agent's speed to share out", "use another --config"
+        )
+    names = [AgentId(f"edge-{number}") for number in range(1, count + 1)]
+    kept = [agent for agent in config.agents if agent.tier is not Tier.EDGE]
+    if taken := [agent.name for agent in kept if agent.name in names]:
+        raise ConfigError("--edges", "", f"another agent is named {taken[0]}", "use another --config")
+    agents = (*kept, *(AgentConfig(name, Tier.EDGE, speed) for name in names))
+    pipelines = tuple(msgspec.structs.replace(p, edges=tuple(names)) for p in config.pipelines)
+    return msgspec.structs.replace(config, agents=agents, pipelines=pipelines)
 
 
 # ── networks, strategies, sizes ───────────────────────────────────────────────────────────────────
@@ -363,6 +403,12 @@ def _spec_here(module: str) -> object:
 def check_strategy(name: str, where: str, key: str) -> None:
     if name not in STRATEGIES:
         raise ConfigError(where, key, f"no strategy named {name!r}", _near(name, list(STRATEGIES)))
+
+
+def check_tiling(name: str, where: str, key: str) -> str:
+    if name not in TILINGS:
+        raise ConfigError(where, key, f"no way of tiling named {name!r}", _near(name, list(TILINGS)))
+    return name
 
 
 def input_size(text: str | None, where: str, key: str) -> tuple[int, int, int] | None:

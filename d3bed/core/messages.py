@@ -143,12 +143,16 @@ class ModelFailed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Profiled(msgspec.Struct, frozen=True, tag=True):
-    """Seconds per vertex on this agent, its emulated speed included; 0 for the input vertex."""
+    """Seconds per vertex on this agent, its emulated speed included; 0 for the input vertex.
+
+    `fixed_s`: how much of that a tile of the vertex takes whatever its size; empty where it is not known.
+    """
 
     model: ModelSpec
     times_s: tuple[float, ...]
     from_cache: bool
     took_s: float
+    fixed_s: tuple[float, ...] = ()
 
 
 class LinkMeasured(msgspec.Struct, frozen=True, tag=True):

@@ -98,6 +98,11 @@ class Plan(msgspec.Struct, frozen=True):
             tiled |= mine
             each.check(graph)
 
+    @property
+    def tile_agents(self) -> tuple[AgentId, ...]:
+        """Who runs tiles, in order of their first one."""
+        return tuple(dict.fromkeys(agent for tiled in self.tiles for agent in tiled.agents))
+
     def moved(self, other: Plan) -> tuple[int, ...]:
         """Vertices whose tier differs in `other`."""
         return tuple(v for v, (a, b) in enumerate(zip(self.tiers, other.tiers, strict=True)) if a is not b)

@@ -53,6 +53,12 @@ class Choice(msgspec.Struct, frozen=True):
     kept_s: float | None = None
     adjustment: Adjustment | None = None
 
+    @property
+    def participants(self) -> dict[AgentId, Tier]:
+        """All that take part and their tiers: the route, and edge agents that help with tiles."""
+        found = {agent: tier for tier, agent in self.route.items()}
+        return {agent: Tier.EDGE for agent in self.plan.tile_agents} | found
+
 
 def pinned(graph: Graph, pins: Sequence[Pin]) -> dict[str, tuple[Tier, ...]]:
     """The tiers that pins leave to each vertex they match; pins on one vertex add up.

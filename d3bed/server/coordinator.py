@@ -169,7 +169,7 @@ class Coordinator:
         world.send(source, ShapeLink(target, shape))
         rate, latency = f"{shape.bytes_per_s * 8e-6:g} Mbit/s", f"{shape.latency_s * 1e3:g} ms"
         world.note(f"emulated link {source}→{target} set to {rate}, {latency}")
-        if not any(set(ends) <= set(p.active.route.values()) for p in self.pipelines.values() if p.active):
+        if not any(set(ends) <= p.active.agents.keys() for p in self.pipelines.values() if p.active):
             world.links.setdefault(ends, LinkRecord()).forget()
 
     def _set_speed(self, agent: AgentId, speed: float) -> None:
@@ -325,6 +325,8 @@ class Coordinator:
             self._said(record, ModelFailed(model, "its profile does not fit its graph"))
             return
         record.profiles[model] = message.times_s
+        if len(message.fixed_s) == len(message.times_s):
+            record.fixed[model] = message.fixed_s
         self._measurement("profile", f"{agent} {model.key}", message)
 
     def _measurement(self, kind: str, subject: str, message: object) -> None:

@@ -12,7 +12,7 @@ from d3bed.core.graph import Graph
 from d3bed.core.ids import TIERS, AgentId, CauseId, Epoch, PipelineId, Tier
 from d3bed.core.messages import ModelSpec
 from d3bed.core.plan import Plan
-from d3bed.core.program import Step, programs_for
+from d3bed.core.program import Program, Step, programs_for
 from d3bed.plan import Basis, Choice, Segment
 from d3bed.server.statistics import Recent
 from d3bed.server.views import EpochReport, EpochView
@@ -40,8 +40,8 @@ class PlannedEpoch:
     """A plan, who carries it out, and what came of it.
 
     `choice` is the planner's answer: the plan, its route, what is predicted. `moved` counts vertices
-    against the epoch before, if that had the same model. `connections` are those of the agents on the
-    route when it was decided: an agent that came back under another one knows nothing of this epoch.
+    against the epoch before, if that had the same model. `connections` are those of the agents that
+    take part when it was decided: an agent that came back under another one knows nothing of this epoch.
     """
 
     pipeline: PipelineId
@@ -84,16 +84,22 @@ class PlannedEpoch:
         """Equal for epochs that place frames alike."""
         return self.wish.model.key, self.plan, tuple(sorted(self.route.items()))
 
-    @cached_property
+    @property
     def agents(self) -> dict[AgentId, Tier]:
         """All that take part: those of the route, and edge agents that help with tiles."""
-        on_route = {agent: tier for tier, agent in self.route.items()}
-        return {agent: on_route.get(agent, Tier.EDGE) for agent in self._steps}
+        return self.choice.participants
+
+    @cached_property
+    def _programs(self) -> dict[AgentId, Program]:
+        return programs_for(self.graph, self.plan, self.route)
 
     @cached_property
     def _steps(self) -> dict[AgentId, list[Step]]:
-        programs = programs_for(self.graph, self.plan, self.route)
-        return {agent: [step for step in p.steps if step.vertices] for agent, p in programs.items()}
+        return {agent: [s for s in program.steps if s.vertices] for agent, program in self._programs.items()}
+
+    def receivers(self, agent: AgentId) -> list[AgentId]:
+        """Whom an agent sends values to."""
+        return sorted({to for ways in self._programs[agent].forward.values() for to in ways})
 
     @cached_property
     def steps(self) -> dict[AgentId, int]:
@@ -153,5 +159,8 @@ class PlannedEpoch:
             count = len(self.plan.segment(tier))
             if tier in self.route and count:
                 noun = "vertex" if count == 1 else "vertices"
-                parts.append(f"{count} {noun} {places[tier]} ({self.route[tier]})")
+                where = str(self.route[tier])
+                if tier is Tier.EDGE and (helpers := [a for a in self.plan.tile_agents if a != where]):
+                    where += f" with tiles on {', '.join(helpers)}"
+                parts.append(f"{count} {noun} {places[tier]} ({where})")
         return ", ".join(parts)

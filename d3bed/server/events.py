@@ -167,10 +167,12 @@ class ComputePlan(msgspec.Struct, frozen=True):
     device: AgentId
     graph: Graph
     profiles: Mapping[AgentId, tuple[float, ...]]
+    fixed_s: Mapping[AgentId, tuple[float, ...]]
     agents: Mapping[AgentId, Tier]
     rates: Mapping[tuple[AgentId, AgentId], LinkRate]
     pins: tuple[Pin, ...]
     strategy: str
+    tiling: str
     current: Choice | None
 
 

@@ -209,18 +209,21 @@ class Pipeline:
         return not link.known or (stale and not self.is_running)
 
     def _peers(self, agent: AgentId, members: dict[AgentId, Tier]) -> tuple[Peer, ...]:
-        """Who `agent` may send to: members on the next tiers, up and down, that have any."""
+        """Who `agent` may send to: members on the next tiers, up and down, that have any; between edge
+        agents for tiles; from device to cloud where the network says that there is such a link."""
         tier, present = members[agent], sorted({t.rank for t in members.values()})
         return tuple(
-            Peer(
-                other,
-                there,
-                self.world.agents[other].register.data_address,
-                self.world.shapes.get((agent, other)) or self.settings.shape(tier, there),
-            )
+            self._peer(agent, tier, other, there)
             for other, there in members.items()
             if abs(present.index(there.rank) - present.index(tier.rank)) == 1
+            or (tier is there is Tier.EDGE and other != agent and self.settings.tiling != "none")
+            or {tier, there} == {Tier.DEVICE, Tier.CLOUD}
+            and self.settings.shape(tier, there) is not None
         )
+
+    def _peer(self, agent: AgentId, tier: Tier, other: AgentId, there: Tier) -> Peer:
+        shape = self.world.shapes.get((agent, other)) or self.settings.shape(tier, there)
+        return Peer(other, there, self.world.agents[other].register.data_address, shape)
 
     def is_shaped(self, source: AgentId, target: AgentId) -> bool:
         """Whether the link is one of this pipeline's and held to an emulated rate."""
@@ -242,10 +245,14 @@ class Pipeline:
                 device=self.settings.device,
                 graph=graph,
                 profiles={a: self.world.agents[a].expected_s(wish.model, self.world.now) for a in members},
+                fixed_s={
+                    a: self.world.agents[a].expected_fixed_s(wish.model, self.world.now) for a in members
+                },
                 agents=members,
                 rates=self._basis.rates,
                 pins=self.settings.pins.get(wish.model.name, ()),
                 strategy=wish.strategy,
+                tiling=self.settings.tiling,
                 current=current.choice if current else None,
             )
         )
@@ -262,7 +269,7 @@ class Pipeline:
             return
         self._request = None
         route = choice.route
-        connections = {agent: self.world.agents[agent].connection for agent in route.values()}
+        connections = {agent: self.world.agents[agent].connection for agent in choice.participants}
         self._record_plan(wish, choice)
         active = self.active
         if active is not None and not wish.forced and active.is_same(wish.model, choice.plan, connections):
@@ -296,9 +303,8 @@ class Pipeline:
         self.preparing = epoch
         self._move(epoch, "prepare")
         self._stage = ("preparing", f"epoch {epoch.number}: {epoch.sentence()}")
-        on_route = {agent: tier for tier, agent in route.items()}
-        for agent in on_route:
-            peers = self._peers(agent, on_route)
+        for agent, tier in epoch.agents.items():
+            peers = tuple(self._peer(agent, tier, to, epoch.agents[to]) for to in epoch.receivers(agent))
             self.world.send(
                 agent,
                 Prepare(self.settings.id, epoch.number, wish.model, epoch.plan, Route(route), peers),

@@ -27,7 +27,8 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     `network` names the preset that `shapes` came from; `shapes` maps a directed pair of tiers, as in
     `"device-edge"`, to what such links are held to (absent: as fast as they are). `pins` go by the
     name of the model whose vertices they name. `threads` is the intra-op thread count of all agents.
-    With `adapt` the plan follows when agents or links change while frames flow.
+    With `adapt` the plan follows when agents or links change while frames flow. `tiling` is how stacks of
+    layers are shared among several edge agents: a method of `plan.vsm`, or `none`.
     With `autostart` the source starts at the first plan: `frames` of them (None: until stopped), at
     most `in_flight` unanswered.
     """
@@ -46,6 +47,7 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     frames: int | None = None
     autostart: bool = True
     adapt: bool = True
+    tiling: str = "vsm"
 
     @property
     def tiers(self) -> dict[AgentId, Tier]:

@@ -47,8 +47,8 @@ Order = tuple[Literal["load", "profile"], ModelSpec] | tuple[Literal["link"], Ag
 class AgentRecord:
     """One registered agent. `due`: when each open order counts as failed.
 
-    `profiles` are as the agent reported them; `correction` is what its live spans say about them. `speed`
-    is what it was told to emulate since it registered, if anything.
+    `profiles`, and the `fixed` part of them, are as the agent reported them; `correction` is what its live
+    spans say about them. `speed` is what it was told to emulate since it registered, if anything.
     """
 
     register: Register
@@ -60,6 +60,7 @@ class AgentRecord:
     rss_bytes: int = 0
     loaded: dict[ModelSpec, ModelLoaded] = field(default_factory=dict)
     profiles: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
+    fixed: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
     correction: ProfileCorrection = field(default_factory=ProfileCorrection)
     due: dict[Order, float] = field(default_factory=dict)
     speed: float | None = None
@@ -71,6 +72,11 @@ class AgentRecord:
     def expected_s(self, model: ModelSpec, now: float) -> tuple[float, ...]:
         """Seconds per vertex as they are to be expected now: the profile, corrected."""
         return self.correction.corrected(self.loaded[model].graph.digest, self.profiles[model], now)
+
+    def expected_fixed_s(self, model: ModelSpec, now: float) -> tuple[float, ...]:
+        """The size-independent part of that, for tiles; empty where it is not known."""
+        factor = self.correction.factor(now)
+        return tuple(s * (factor.value if factor else 1.0) for s in self.fixed.get(model, ()))
 
     def view(self, now: float) -> AgentView:
         register, loaded, factor = self.register, self.last_loaded, self.correction.factor(now)
@@ -213,6 +219,7 @@ class World:
         record.connected = False
         record.loaded.clear()
         record.profiles.clear()
+        record.fixed.clear()
         record.correction = ProfileCorrection()
         record.due.clear()
         for ends, link in self.links.items():

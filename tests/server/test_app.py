@@ -171,7 +171,7 @@ async def test_four_agents_come_to_a_running_plan(lab: Lab) -> None:
     assert all(agent["pid"] == 4711 and agent["data_address"] for agent in agents)
     links = await lab.get("api/links")
     assert {"from", "to", "bytes_per_s", "rtt_s"} <= set(links[0])
-    assert len(links) == 8
+    assert len(links) == 10
     assert scripts[0].count(StartSource) == 1
 
 
