@@ -54,6 +54,13 @@ NetworkOption = Annotated[
     str | None, typer.Option("--network", "-n", help="Network preset (configs/networks) or a .toml file.")
 ]
 StrategyOption = Annotated[str | None, typer.Option("--strategy", "-s", help="How plans are made.")]
+EdgesOption = Annotated[
+    int | None, typer.Option("--edges", help="As many equal edge agents, which share the configured speed.")
+]
+TilingOption = Annotated[
+    str | None,
+    typer.Option("--tiling", help="How edge agents share layers: vsm, aofl, deepthings, modnn or none."),
+]
 FramesOption = Annotated[int | None, typer.Option("--frames", "-f", help="Frames to answer.")]
 PortOption = Annotated[int | None, typer.Option("--port", "-p", help="Server port; 0 takes a free one.")]
 FixedOption = Annotated[
@@ -90,6 +97,8 @@ def demo(
     input: InputOption = None,
     network: NetworkOption = None,
     strategy: StrategyOption = None,
+    edges: EdgesOption = None,
+    tiling: TilingOption = None,
     frames: FramesOption = None,
     headless: Annotated[
         bool,
@@ -119,6 +128,8 @@ def demo(
         input=input,
         network=network,
         strategy=strategy,
+        edges=edges,
+        tiling=tiling,
         frames=frames,
         port=port,
     )
@@ -130,6 +141,8 @@ def demo(
         "--input": input,
         "--network": network,
         "--strategy": strategy,
+        "--edges": edges,
+        "--tiling": tiling,
         "--frames": frames,
         "--port": port,
     }
@@ -151,6 +164,8 @@ def server(
     input: InputOption = None,
     network: NetworkOption = None,
     strategy: StrategyOption = None,
+    edges: EdgesOption = None,
+    tiling: TilingOption = None,
     frames: FramesOption = None,
     token: TokenOption = None,
     idle: Annotated[bool, typer.Option("--idle", help="Start no frames until asked to.")] = False,
@@ -172,6 +187,8 @@ def server(
         input=input,
         network=network,
         strategy=strategy,
+        edges=edges,
+        tiling=tiling,
         frames=frames,
         port=port,
         host=host,

@@ -61,7 +61,10 @@ async def start_processes(
     base = address.read_text().strip().rstrip("/")
     shaped = ["--shaped"] if any(pipeline.shapes for pipeline in config.pipelines) else []
     for agent in config.agents:
-        arguments = ["agent", "--config", config.path, "--name", agent.name, "--server", base, *shaped]
+        arguments = ["agent", "--name", agent.name, "--tier", agent.tier, "--speed", str(agent.speed)]
+        arguments += ["--host", agent.host, "--port", str(agent.port), "--server", base, *shaped]
+        if agent.photos is not None:
+            arguments += ["--photos", str(Path(config.path).parent / agent.photos)]
         await children.start(agent.name, arguments)
     return base
 
