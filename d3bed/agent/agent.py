@@ -258,18 +258,32 @@ class Agent:
                 raise ModelError(
                     order.model.name, "", f"the plan needs a link to {', '.join(sorted(missing))}"
                 )
-            calls = await asyncio.to_thread(lambda: tuple(compile_step(model, s) for s in program.steps))
+            rescues = tuple(rescue.step for rescue in program.rescues)
+            calls, rescue_calls = await asyncio.to_thread(
+                lambda: tuple(
+                    tuple(compile_step(model, s) for s in steps) for steps in (program.steps, rescues)
+                )
+            )
         except (D3Error, OSError, TimeoutError, ValueError) as error:
             self._reporter.fact(
                 PrepareFailed(order.pipeline, order.epoch, str(error) or type(error).__name__)
             )
             return
         on_device = self.settings.tier is Tier.DEVICE
-        nominal_s = nominal_times(self._nominal_s.get(order.model.key), program)
-        keep = frozenset(model.graph.results) if on_device else frozenset()
-        self._executor.add(
-            EpochWork(order.pipeline, order.epoch, model, program, calls, nominal_s, senders, keep)
+        times_s = self._nominal_s.get(order.model.key)
+        work = EpochWork(
+            order.pipeline,
+            order.epoch,
+            model,
+            program,
+            calls,
+            nominal_times(times_s, program.steps),
+            senders,
+            frozenset(model.graph.results) if on_device else frozenset(),
+            rescue_calls,
+            nominal_times(times_s, rescues),
         )
+        self._executor.add(work)
         self._prepared[order.pipeline, order.epoch] = order.model
         self._reporter.fact(Ready(order.pipeline, order.epoch, time.monotonic() - started_s))
 

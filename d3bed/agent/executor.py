@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,13 +31,20 @@ __all__ = ["EpochWork", "Executor", "Observer", "nominal_times"]
 
 _log = logging.getLogger(__name__)
 
+#: How long the owner of tiles waits for them: this often what it would take alone for all frames under way
+#: (`UNKNOWN_S` where that is not known), and that many seconds.
+PATIENCE_FACTOR, PATIENCE_S, UNKNOWN_S = 1.5, 0.25, 10.0
+
 #: Frames of one epoch that may be under way on one agent before a peer is told off.
 MAX_FRAMES = 64
 
 
 @dataclass
 class EpochWork:
-    """What `Prepare` made ready: compiled steps, their nominal seconds, and the links to use."""
+    """What `Prepare` made ready: compiled steps, their nominal seconds, and the links to use.
+
+    `rescues` and `rescue_s` are the same for the program's rescues.
+    """
 
     pipeline: PipelineId
     epoch: Epoch
@@ -46,8 +54,12 @@ class EpochWork:
     nominal_s: tuple[float, ...]
     senders: Mapping[AgentId, Sender]
     keep: frozenset[Value]
+    rescues: tuple[Callable[..., tuple[torch.Tensor, ...]], ...] = ()
+    rescue_s: tuple[float, ...] = ()
+    rescued: deque[FrameId] = field(default_factory=lambda: deque(maxlen=MAX_FRAMES))
     frames: dict[FrameId, _FrameWork] = field(default_factory=dict)
     broken: bool = False
+    lost: set[AgentId] = field(default_factory=set)
 
 
 @dataclass
@@ -55,6 +67,7 @@ class _FrameWork:
     schedule: FrameSchedule
     values: dict[Value, torch.Tensor]
     idle_since_s: float | None = None
+    alarms: dict[int, asyncio.TimerHandle] = field(default_factory=dict)
     answer: asyncio.Future[tuple[torch.Tensor, ...]] | None = None
 
 
@@ -68,6 +81,8 @@ class Observer:
     def lost(self, pipeline: PipelineId, epoch: Epoch, peer: AgentId, problem: str) -> None: ...
 
     def failed(self, pipeline: PipelineId, epoch: Epoch, frame: FrameId, problem: str) -> None: ...
+
+    def rescued(self, pipeline: PipelineId, epoch: Epoch, frame: FrameId, problem: str) -> None: ...
 
 
 class Executor:
@@ -98,6 +113,7 @@ class Executor:
         work.broken = True
         for frame, run in work.frames.items():
             self._hold.forget((epoch, frame))
+            _silence(run)
             if run.answer is not None and not run.answer.done():
                 run.answer.set_exception(StaleEpoch(epoch))
 
@@ -140,11 +156,9 @@ class Executor:
                 f"value {value} is {message.dtype}{list(message.shape)}, "
                 f"the graph says {spec.dtype}{list(spec.shape)}"
             )
-        if message.frame not in work.frames and (work.keep or len(work.frames) >= MAX_FRAMES):
-            if work.keep:  # on the device: the frame was answered or given up already
-                self.stale += 1
-                return
-            raise RemoteProtocolError(f"more than {MAX_FRAMES} frames under way")
+        if message.frame not in work.frames and not self._welcome(work, message.frame):
+            self.stale += 1
+            return
         now = time.monotonic()
         run = self._frame(work, message.frame)
         if run.idle_since_s is not None and now > run.idle_since_s:
@@ -156,10 +170,22 @@ class Executor:
         self._obey(work, message.frame, run, orders, now)
         self._settle(work, message.frame, run)
 
+    def _welcome(self, work: EpochWork, frame: FrameId) -> bool:
+        """Whether a frame may begin here. Raises `RemoteProtocolError` if too many are under way."""
+        if work.keep or frame in work.rescued:
+            return False  # on the device: answered or given up already; elsewhere: its tiles come too late
+        if len(work.frames) >= MAX_FRAMES:
+            if not any(step.tile for step in work.program.steps):
+                raise RemoteProtocolError(f"more than {MAX_FRAMES} frames under way")
+            # The owner of the tiles has long done without these: a piece of them was lost.
+            _silence(work.frames.pop(next(iter(work.frames))))
+        return True
+
     def forget(self, pipeline: PipelineId, epoch: Epoch, frame: FrameId) -> None:
         """The device gave this try up; late values of it are dropped as stale."""
-        if (work := self._epochs.get((pipeline, epoch))) is not None:
-            work.frames.pop(frame, None)
+        work = self._epochs.get((pipeline, epoch))
+        if work is not None and (run := work.frames.pop(frame, None)) is not None:
+            _silence(run)
         self._hold.forget((epoch, frame))
 
     def _frame(self, work: EpochWork, frame: FrameId) -> _FrameWork:
@@ -174,6 +200,7 @@ class Executor:
         for order in orders:
             match order:
                 case Run(step):
+                    self._watch(work, frame, run, step)
                     self._spawn(self._run_step(work, frame, run, step, now))
                 case Send(value, to):
                     self._spawn(self._send(work, frame, run, value, to))
@@ -186,13 +213,32 @@ class Executor:
             run.answer.set_result(tuple(run.values[v] for v in work.model.graph.results))
         if run.schedule.over:
             work.frames.pop(frame, None)
+            _silence(run)
             self._hold.forget((work.epoch, frame))
 
     async def _run_step(
         self, work: EpochWork, frame: FrameId, run: _FrameWork, number: int, ready_s: float
     ) -> None:
-        step: Step = work.program.steps[number]
-        call, nominal_s = work.calls[number], work.nominal_s[number]
+        step = work.program.steps[number]
+        if await self._compute_step(
+            work, frame, run, step, work.calls[number], ready_s, work.nominal_s[number]
+        ):
+            self._obey(work, frame, run, run.schedule.ran(number), time.monotonic())
+            self._settle(work, frame, run)
+
+    async def _compute_step(
+        self,
+        work: EpochWork,
+        frame: FrameId,
+        run: _FrameWork,
+        step: Step,
+        call: Callable[..., tuple[torch.Tensor, ...]],
+        ready_s: float,
+        nominal_s: float,
+    ) -> bool:
+        """Compute a step into the frame's values; whether that worked, and is still wanted."""
+        if not run.values.keys() >= set(step.takes):
+            return False  # given up while it waited
         inputs = tuple(run.values[value] for value in step.takes)
         name = (work.epoch, frame)
         try:
@@ -200,10 +246,11 @@ class Executor:
                 lambda: run_held(lambda: call(*inputs), self._hold, name, ready_s, nominal_s)
             )
         except (RuntimeError, MemoryError) as error:  # what torch raises when an operator fails
-            self._observer.failed(work.pipeline, work.epoch, frame, f"step {number} failed: {error}")
-            return
+            where = f"vertices {step.vertices[0]}-{step.vertices[-1]}" if step.vertices else "joining tiles"
+            self._observer.failed(work.pipeline, work.epoch, frame, f"{where} failed: {error}")
+            return False
         if work.broken:
-            return
+            return False
         vertices = step.vertices or (step.makes[0].vertex,)
         place = (vertices[0], vertices[-1])
         tile = (step.tile.row, step.tile.column) if step.tile is not None else None
@@ -216,23 +263,53 @@ class Executor:
             self._span(work, frame, SpanKind.SERIALISE, done.start_s, done.end_s, place)
         run.values.update(zip(step.makes, done.outputs, strict=True))
         run.idle_since_s = done.end_s
-        self._obey(work, frame, run, run.schedule.ran(number), done.end_s)
-        self._settle(work, frame, run)
+        return True
+
+    # ── tiles that do not come ────────────────────────────────────────────────────────────────────
+
+    def _watch(self, work: EpochWork, frame: FrameId, run: _FrameWork, step: int) -> None:
+        """From the first step of a tiled part on, its owner waits no longer than it would take alone."""
+        for number, rescue in enumerate(work.program.rescues):
+            if step in rescue.instead and number not in run.alarms:
+                alone_s = work.rescue_s[number] / self._hold.speed or UNKNOWN_S
+                patience_s = PATIENCE_FACTOR * alone_s * len(work.frames) + PATIENCE_S
+                run.alarms[number] = asyncio.get_running_loop().call_later(
+                    patience_s, self._rescue, work, frame, run, number, f"no tiles for {patience_s:.2g} s"
+                )
+
+    def _rescue(self, work: EpochWork, frame: FrameId, run: _FrameWork, number: int, problem: str) -> None:
+        if work.broken or frame not in work.frames or not run.schedule.rescue(number):
+            return
+        work.rescued.append(frame)
+        self._observer.rescued(work.pipeline, work.epoch, frame, problem)
+        self._spawn(self._run_rescue(work, frame, run, number, time.monotonic()))
+
+    async def _run_rescue(
+        self, work: EpochWork, frame: FrameId, run: _FrameWork, number: int, ready_s: float
+    ) -> None:
+        step = work.program.rescues[number].step
+        if await self._compute_step(
+            work, frame, run, step, work.rescues[number], ready_s, work.rescue_s[number]
+        ):
+            self._obey(work, frame, run, run.schedule.rescued(number), time.monotonic())
+            self._settle(work, frame, run)
+
+    # ── links ─────────────────────────────────────────────────────────────────────────────────────
 
     async def _send(
         self, work: EpochWork, frame: FrameId, run: _FrameWork, value: Value, to: AgentId
     ) -> None:
         sender = work.senders[to]
         start_s = time.monotonic()
+        if value not in run.values:
+            return  # given up while it waited
         dtype, shape, strides, payload = to_wire(run.values[value])
         ready_s = time.monotonic()
         message = TensorMessage(frame, work.epoch, value, dtype, shape, strides, payload)
         try:
             sent = await sender.send(message)
         except D3Error as error:
-            if not work.broken:
-                work.broken = True
-                self._observer.lost(work.pipeline, work.epoch, sender.peer, str(error))
+            self._send_failed(work, frame, run, value, sender.peer, str(error))
             return
         if work.broken:
             return
@@ -244,6 +321,19 @@ class Executor:
         self._observer.transfer(work.pipeline, sent)
         run.schedule.sent(value)
         self._settle(work, frame, run)
+
+    def _send_failed(
+        self, work: EpochWork, frame: FrameId, run: _FrameWork, value: Value, peer: AgentId, problem: str
+    ) -> None:
+        """Without a piece of a tile the owner can go on; without a whole value nobody can."""
+        if not work.broken and peer not in work.lost:
+            work.lost.add(peer)
+            self._observer.lost(work.pipeline, work.epoch, peer, problem)
+        if value.whole == value:
+            work.broken = True
+        for number, rescue in enumerate(work.program.rescues):
+            if value in rescue.pieces:
+                self._rescue(work, frame, run, number, f"{peer} lost")
 
     def _span(
         self,
@@ -282,12 +372,17 @@ class Executor:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _silence(run: _FrameWork) -> None:
+    for alarm in run.alarms.values():
+        alarm.cancel()
+
+
 #: Shorter waits for the compute thread or for serialising are not worth a span.
 _QUEUE_NOISE_S = 0.0002
 
 
-def nominal_times(times_s: tuple[float, ...] | None, program: Program) -> tuple[float, ...]:
+def nominal_times(times_s: tuple[float, ...] | None, steps: Sequence[Step]) -> tuple[float, ...]:
     """Seconds per step on this machine, unheld; zeros without a profile (then raw time counts)."""
     if times_s is None:
-        return (0.0,) * len(program.steps)
-    return tuple(sum(times_s[v] for v in step.vertices) for step in program.steps)
+        return (0.0,) * len(steps)
+    return tuple(sum(times_s[v] for v in step.vertices) for step in steps)

@@ -16,7 +16,14 @@ from d3bed.agent.clock import ClockOffset
 from d3bed.agent.executor import Observer
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId
 from d3bed.core.measurements import FrameReport, Span, Transfer
-from d3bed.core.messages import FramesAnswered, FromAgent, LinkLost, SpansRecorded, Transferred
+from d3bed.core.messages import (
+    FrameRescued,
+    FramesAnswered,
+    FromAgent,
+    LinkLost,
+    SpansRecorded,
+    Transferred,
+)
 
 __all__ = ["BATCH_S", "Reporter"]
 
@@ -55,6 +62,9 @@ class Reporter(Observer):
 
     def failed(self, pipeline: PipelineId, epoch: Epoch, frame: FrameId, problem: str) -> None:
         self.fact(LinkLost(pipeline, epoch, AgentId(""), f"frame {frame}: {problem}"))
+
+    def rescued(self, pipeline: PipelineId, epoch: Epoch, frame: FrameId, problem: str) -> None:
+        self.fact(FrameRescued(pipeline, epoch, frame, problem))
 
     def fact(self, message: FromAgent) -> None:
         """Queue any other message; order among facts is kept, and they follow what came before."""

@@ -7,6 +7,7 @@ last send has ended, so that an agent holds no more than what is still needed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,7 +37,8 @@ class Send:
 class FrameSchedule:
     """Progress of one frame under one program.
 
-    `keep` are the values wanted here at the end (the results, on the device); they are never freed.
+    `keep` are the values wanted here at the end (the results, on the device); they are never freed. What
+    tiles are made from is kept until they are joined, so that `rescue` can always do without them.
     """
 
     def __init__(self, program: Program, keep: frozenset[Value] = frozenset()) -> None:
@@ -44,14 +46,16 @@ class FrameSchedule:
         self._keep = keep
         self._have: set[Value] = set()
         self._waiting = set(range(len(program.steps)))
-        self._unfinished = len(program.steps)
-        self._uses: dict[Value, int] = {}
+        self._unfinished = set(self._waiting)
+        self._given_up: set[Value] = set()
+        self._uses: Counter[Value] = Counter()
         for step in program.steps:
-            for value in step.takes:
-                self._uses[value] = self._uses.get(value, 0) + 1
+            self._uses.update(step.takes)
         for value, ways in program.forward.items():
-            self._uses[value] = self._uses.get(value, 0) + len(ways)
-        self._open_uses = sum(self._uses.values())
+            self._uses[value] += len(ways)
+        for rescue in program.rescues:
+            self._uses.update(rescue.step.takes)
+        self._open_uses = self._uses.total()
 
     def arrived(self, value: Value) -> list[Run | Send]:
         """A value came over a link. Raises `RemoteProtocolError` if it was not expected or came twice."""
@@ -59,6 +63,9 @@ class FrameSchedule:
             raise RemoteProtocolError(f"value {value} is not expected here")
         if value in self._have:
             raise RemoteProtocolError(f"value {value} came twice")
+        if value in self._given_up:
+            self._have.add(value)
+            return []
         return self._add((value,))
 
     def begin(self, value: Value) -> list[Run | Send]:
@@ -67,14 +74,40 @@ class FrameSchedule:
 
     def ran(self, step: int) -> list[Run | Send]:
         """A step has run and made its values."""
-        self._unfinished -= 1
+        if step not in self._unfinished:
+            return []  # what it was for has been rescued since
+        self._unfinished.discard(step)
         for value in self._program.steps[step].takes:
             self._use(value)
         return self._add(self._program.steps[step].makes)
 
+    def rescue(self, number: int) -> bool:
+        """Whether to run rescue number `number` now; its tiles are then given up, and may come too late."""
+        rescue = self._program.rescues[number]
+        if not self._have.issuperset(rescue.step.takes) or self._have.issuperset(rescue.step.makes):
+            return False
+        if not self._unfinished.issuperset(rescue.instead[-1:]):
+            return False  # under way already
+        for step in self._unfinished.intersection(rescue.instead):
+            for value in self._program.steps[step].takes:
+                self._use(value)
+        self._unfinished.difference_update(rescue.instead)
+        self._waiting.difference_update(rescue.instead)
+        self._given_up |= rescue.pieces
+        for value in rescue.pieces:
+            self._open_uses -= self._uses.pop(value, 0)
+        return True
+
+    def rescued(self, number: int) -> list[Run | Send]:
+        """A rescue has run."""
+        return self._add(self._program.rescues[number].step.makes)
+
     def sent(self, value: Value) -> None:
         """One send of a value has ended."""
         self._use(value)
+
+    def has(self, value: Value) -> bool:
+        return value in self._have
 
     def dead(self, value: Value) -> bool:
         """Nobody here needs the value any more."""
@@ -88,11 +121,12 @@ class FrameSchedule:
     @property
     def over(self) -> bool:
         """Nothing is left to run, to send or to wait for."""
-        return self.complete and self._unfinished == 0 and self._open_uses == 0
+        return self.complete and not self._unfinished and self._open_uses == 0
 
     def _use(self, value: Value) -> None:
-        self._uses[value] -= 1
-        self._open_uses -= 1
+        if value not in self._given_up:
+            self._uses[value] -= 1
+            self._open_uses -= 1
 
     def _add(self, values: Iterable[Value]) -> list[Run | Send]:
         orders: list[Run | Send] = []
@@ -100,6 +134,10 @@ class FrameSchedule:
             self._have.add(value)
             # Sends first: a tensor leaves as soon as it exists.
             orders += [Send(value, agent) for agent in self._program.forward.get(value, ())]
+            for rescue in self._program.rescues:
+                if value in rescue.step.makes:
+                    for kept in rescue.step.takes:
+                        self._use(kept)
         for number in sorted(self._waiting):
             if self._have.issuperset(self._program.steps[number].takes):
                 self._waiting.discard(number)

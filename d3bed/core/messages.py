@@ -13,7 +13,7 @@ import msgspec
 
 from d3bed.core.errors import RemoteProtocolError
 from d3bed.core.graph import Graph
-from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
+from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import FrameReport, LinkShape, Span, Transfer
 from d3bed.core.plan import Plan
 
@@ -23,6 +23,7 @@ __all__ = [
     "ClockPing",
     "ClockPong",
     "Drained",
+    "FrameRescued",
     "FramesAnswered",
     "FromAgent",
     "Heartbeat",
@@ -181,6 +182,15 @@ class LinkLost(msgspec.Struct, frozen=True, tag=True):
     problem: str
 
 
+class FrameRescued(msgspec.Struct, frozen=True, tag=True):
+    """Tiles of a frame did not come; their owner computed that part alone, and the frame goes on."""
+
+    pipeline: PipelineId
+    epoch: Epoch
+    frame: FrameId
+    problem: str
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """All that `Prepare` asked for is done: segments compiled, links up."""
 
@@ -243,6 +253,7 @@ FromAgent = (
     | LinkMeasured
     | LinkFailed
     | LinkLost
+    | FrameRescued
     | Ready
     | PrepareFailed
     | Drained

@@ -22,7 +22,7 @@ from d3bed.core.plan import Plan, TiledBlock
 from d3bed.core.regions import Region
 from d3bed.core.tiles import Tile, pieces, tiling
 
-__all__ = ["STAND_INS", "Program", "Step", "hops", "programs_for"]
+__all__ = ["STAND_INS", "Program", "Rescue", "Step", "hops", "programs_for"]
 
 #: A route for planning before there are agents.
 STAND_INS: dict[Tier, AgentId] = {tier: AgentId(tier.value) for tier in TIERS}
@@ -42,17 +42,29 @@ class Step(msgspec.Struct, frozen=True):
     tile: Tile | None = None
 
 
+class Rescue(msgspec.Struct, frozen=True):
+    """What the owner of tiled blocks does without any help: `step` instead of its steps numbered `instead`.
+
+    `pieces` are the rectangles that nobody needs any more then.
+    """
+
+    step: Step
+    instead: tuple[int, ...]
+    pieces: frozenset[Value]
+
+
 class Program(msgspec.Struct, frozen=True):
     """One agent's share of a plan.
 
     `receives` lists the values that come over links, in expected order of arrival; `forward` gives, for
-    a value received or made here, the agents that it is sent to.
+    a value received or made here, the agents that it is sent to. `rescues` are for when helpers fail.
     """
 
     agent: AgentId
     receives: tuple[Value, ...]
     steps: tuple[Step, ...]
     forward: dict[Value, tuple[AgentId, ...]]
+    rescues: tuple[Rescue, ...] = ()
 
     @property
     def vertices(self) -> tuple[int, ...]:
@@ -92,6 +104,10 @@ def programs_for(graph: Graph, plan: Plan, route: Mapping[Tier, AgentId]) -> dic
     }
     for chain in chains:
         chain.share(found, route[Tier.EDGE])
+    if chains:
+        owner = found[route[Tier.EDGE]]
+        rescues = tuple(chain.rescue(owner) for chain in chains)
+        found[owner.agent] = msgspec.structs.replace(owner, rescues=rescues)
     return found
 
 
@@ -242,6 +258,21 @@ class _Chain:
                     **{v: (*program.forward.get(v, ()), *to) for v, to in ways[agent].items()},
                 },
             )
+
+    def rescue(self, owner: Program) -> Rescue:
+        """How the owner alone makes the chain's sink."""
+        values = {self.source, *(Value(tiled.block.sink.vertex) for tiled in self.blocks)}
+        used = {value for step in owner.steps for value in (*step.takes, *step.makes)}
+        pieces = {
+            value for value in {*used, *owner.receives} if value.whole in values and value.whole != value
+        }
+        instead = [
+            number
+            for number, step in enumerate(owner.steps)
+            if (step.tile is not None and set(step.vertices) <= set(self.vertices))
+            or (not step.vertices and (self.source in step.takes or self.sink in step.makes))
+        ]
+        return Rescue(Step(self.vertices, (self.source,), (self.sink,)), tuple(instead), frozenset(pieces))
 
 
 def _held(program: Program | None) -> set[Value]:

@@ -20,6 +20,7 @@ from d3bed.core.messages import (
     ClockPing,
     ClockPong,
     Drained,
+    FrameRescued,
     FramesAnswered,
     Heartbeat,
     LinkFailed,
@@ -304,6 +305,8 @@ class Coordinator:
                 pipe.prepare_failed(agent, epoch, problem)
             case LinkLost(epoch=epoch, peer=peer, problem=problem):
                 pipe.link_lost(agent, epoch, peer, problem)
+            case FrameRescued(epoch=epoch, frame=frame, problem=problem):
+                pipe.frame_rescued(agent, epoch, frame, problem)
             case Drained(epoch=epoch):
                 pipe.drained(epoch)
             case FramesAnswered(sent=sent, frames=frames):

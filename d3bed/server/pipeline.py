@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 
 from d3bed.core.epochs import EpochLife, EpochState
-from d3bed.core.ids import AgentId, Epoch, Tier
+from d3bed.core.ids import AgentId, Epoch, FrameId, Tier
 from d3bed.core.messages import Activate, ModelSpec, Peer, Prepare, Retire, Route, StartSource, StopSource
 from d3bed.plan import Basis, Choice, Patience, changes, judge
 from d3bed.server.epochs import PlannedEpoch, Wish
@@ -34,6 +34,8 @@ __all__ = ["PREPARE_S", "SETTLE_S", "Pipeline", "Start"]
 #: How long agents may take to prepare an epoch.
 PREPARE_S = 120.0
 EPOCHS_KEPT = 100
+#: How long edge agents whose tiles did not come are planned without.
+SHUN_S = 30.0
 #: A run shows as running for this long after its end: then all agents' batches have come.
 SETTLE_S = 0.6
 
@@ -68,6 +70,7 @@ class Pipeline:
         self._runs = 0
         self._basis = Basis({}, {})
         self._patience = Patience()
+        self._shunned: dict[AgentId, float] = {}
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────────
 
@@ -237,6 +240,7 @@ class Pipeline:
         self._request = self._requests
         graph = self.world.agents[self.settings.device].loaded[wish.model].graph
         current = self.active if self.active is not None and self.active.wish.model == wish.model else None
+        members = {a: t for a, t in members.items() if self._shunned.get(a, 0.0) <= self.world.now}
         self._basis = Basis(self.world.factors(members), self.world.rates(members))
         self.world.command(
             ComputePlan(
@@ -377,11 +381,29 @@ class Pipeline:
         if not peer:
             self.world.note(f"{agent}: {problem}", "error", pipeline=self.settings.id)
             return
-        self.active.broken = True
+        if self._needs(self.active, agent, peer):
+            self.active.broken = True
         for ends in ((agent, peer), (peer, agent)):
             if ends in self.world.links:
                 self.world.links[ends].forget()
         self.want(f"link {agent}→{peer} lost ({problem})", forced=True)
+
+    def _needs(self, epoch: PlannedEpoch, *agents: AgentId) -> bool:
+        """Whether frames cannot be finished without these, or a link between them: not so for tiles."""
+        return set(agents) <= set(epoch.route.values())
+
+    def frame_rescued(self, agent: AgentId, number: Epoch, frame: FrameId, problem: str) -> None:
+        """Tiles did not come, and their owner did without. Where nobody is known to be lost, the helpers are
+        left out for a while."""
+        epoch = self.epochs.get(number)
+        if epoch is None:
+            return
+        cause = f"frame {frame}: {agent} computed all tiles alone ({problem})"
+        self.world.note(cause, "warn", pipeline=self.settings.id, cause_id=epoch.wish.cause_id)
+        if epoch is self.active and self.wish is None:
+            for helper in set(epoch.agents) - set(epoch.route.values()):
+                self._shunned[helper] = self.world.now + SHUN_S
+            self.want(cause, forced=True)
 
     def agent_joined(self, agent: AgentId) -> None:
         """One more to plan with. Before all were here once, `advance` waits for the others."""
@@ -391,7 +413,7 @@ class Pipeline:
     def agent_lost(self, agent: AgentId) -> None:
         """Plan without it. Without the device there is nothing to plan: its epochs are over."""
         for epoch in (self.active, *self.draining.values()):
-            if epoch is not None and agent in epoch.agents:
+            if epoch is not None and self._needs(epoch, agent):
                 epoch.broken = True
         if agent == self.settings.device:
             self._device_lost()

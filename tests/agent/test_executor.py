@@ -110,7 +110,7 @@ class Testbed:
             senders = {STAND_INS[there]: link for (here, there), link in self.links.items() if here is tier}
             calls = tuple(compile_step(model, step) for step in program.steps)
             keep = frozenset(model.graph.results) if tier is Tier.DEVICE else frozenset()
-            nominal_s = nominal_times(None, program)
+            nominal_s = nominal_times(None, program.steps)
             node.executor.add(
                 EpochWork(PIPELINE, Epoch(epoch), model, program, calls, nominal_s, senders, keep)
             )

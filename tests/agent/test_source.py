@@ -72,7 +72,7 @@ class Device:
             whole = programs_for(graph, plan, STAND_INS)[DEVICE]
             program = Program(DEVICE, whole.receives, whole.steps, {})
         calls = tuple(compile_step(self.model, step) for step in program.steps)
-        nominal_s = nominal_times(None, program)
+        nominal_s = nominal_times(None, program.steps)
         keep = frozenset(graph.results)
         self.executor.add(EpochWork(PIPELINE, Epoch(epoch), self.model, program, calls, nominal_s, {}, keep))
 
