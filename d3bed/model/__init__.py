@@ -8,8 +8,20 @@ strides. Knows torch; knows nothing of plans' making, links or servers.
 from __future__ import annotations
 
 from d3bed.core.models import ZOO
+from d3bed.model.exact import PreparedTile, prepare_tiles
 from d3bed.model.loading import ENGINE, LoadedModel, fingerprint, load
 from d3bed.model.segment import compile_step
 from d3bed.model.tensors import from_wire, to_wire
 
-__all__ = ["ENGINE", "ZOO", "LoadedModel", "compile_step", "fingerprint", "from_wire", "load", "to_wire"]
+__all__ = [
+    "ENGINE",
+    "ZOO",
+    "LoadedModel",
+    "PreparedTile",
+    "compile_step",
+    "fingerprint",
+    "from_wire",
+    "load",
+    "prepare_tiles",
+    "to_wire",
+]

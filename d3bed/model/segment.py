@@ -6,13 +6,14 @@ undivided module, and it forgets every tensor after its last use. Weights are sh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import fx
 
 from d3bed.core.program import Step
+from d3bed.model.tiles import Way, rectangles_graph, tile_graph
 
 if TYPE_CHECKING:
     from d3bed.model.loading import LoadedModel
@@ -20,11 +21,28 @@ if TYPE_CHECKING:
 __all__ = ["compile_step"]
 
 
-def compile_step(model: LoadedModel, step: Step) -> Callable[..., tuple[torch.Tensor, ...]]:
+def compile_step(
+    model: LoadedModel, step: Step, ways: Mapping[int, Way] | None = None
+) -> Callable[..., tuple[torch.Tensor, ...]]:
     """Positional: the tensors of `step.takes` in order → those of `step.makes` in order.
 
-    Call it under `inference_mode`. Takes some tens of milliseconds for a whole network.
+    Call it under `inference_mode`. Takes some tens of milliseconds for a whole network. `ways` say how
+    each vertex of a tile is kept exact, see `prepare_tiles`.
     """
+    constants = model.body.constants
+    if step.tile is not None:
+        graph, counts = tile_graph(model, step, ways or {})
+        constants = {**constants, **counts}
+    elif not step.vertices:
+        graph = rectangles_graph(model, step)
+    else:
+        graph = _vertices_graph(model, step)
+    read = {str(node.target): constants[str(node.target)] for node in graph.find_nodes(op="get_attr")}
+    forward: Callable[..., tuple[torch.Tensor, ...]] = fx.GraphModule(read, graph, "Step").forward
+    return forward
+
+
+def _vertices_graph(model: LoadedModel, step: Step) -> fx.Graph:
     body = model.body
     graph = fx.Graph()
     made: dict[fx.Node, fx.Node] = {}
@@ -40,8 +58,4 @@ def compile_step(model: LoadedModel, step: Step) -> Callable[..., tuple[torch.Te
         for node in body.nodes[vertex]:
             made[node] = graph.node_copy(node, here)
     graph.output(tuple(made[body.values[value]] for value in step.makes))
-    constants = {
-        str(node.target): body.constants[str(node.target)] for node in graph.find_nodes(op="get_attr")
-    }
-    forward: Callable[..., tuple[torch.Tensor, ...]] = fx.GraphModule(constants, graph, "Step").forward
-    return forward
+    return graph

@@ -1,0 +1,269 @@
+"""A tile of a block as one function: its patches in order, each on a rectangle of the map.
+
+Every vertex crops its inputs to what its patch reads; a convolution or pool sees explicit padding where
+its window really leaves the map, and runs without padding. What rounds differently on a small map is
+made to round as on the whole one, in one of these ways:
+- `FORCED`: a convolution runs the kernel that torch would choose for the whole map, not the tile's.
+- `FULL`: the operator runs on a map of the whole size that is zero around what the patch reads; its
+  result is cropped. Always right, and as slow as the whole.
+Which way a patch needs is not known here: `probe` finds it out.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+from torch.nn import functional
+
+from d3bed.core.graph import Value, Window
+from d3bed.core.program import Step
+from d3bed.core.regions import WHOLE, Padding, Region, Span, divisors
+from d3bed.core.tiles import Patch, Tile, map_size
+from d3bed.model.export import arguments, operator_name
+
+if TYPE_CHECKING:
+    from d3bed.model.loading import LoadedModel
+
+__all__ = ["Way", "rectangles_graph", "tile_graph"]
+
+aten = torch.ops.aten
+
+
+class Way(enum.Enum):
+    """How a patch is computed so that it rounds as the whole map does."""
+
+    FORCED = "forced"
+    FULL = "full"
+
+
+# ── operators of the generated code: their numbers are plain tuples, which it spells out ────────────
+
+#: A rectangle in a tensor's own coordinates: top, bottom, left, right, half open.
+_Box = tuple[int, int, int, int]
+
+
+def _box(region: Region) -> _Box:
+    return (*region.rows, *region.columns)
+
+
+def _crop(tensor: torch.Tensor, box: _Box) -> torch.Tensor:
+    top, bottom, left, right = box
+    return tensor[:, :, top:bottom, left:right]
+
+
+def _join(size: tuple[int, int], boxes: tuple[_Box, ...], *parts: torch.Tensor) -> torch.Tensor:
+    """A contiguous map of `size` from parts that do not overlap and leave nothing out."""
+    whole = parts[0].new_empty((*parts[0].shape[:2], *size))
+    for box, part in zip(boxes, parts, strict=True):
+        _crop(whole, box).copy_(part)
+    return whole
+
+
+def _frame(tensor: torch.Tensor, box: _Box, padding: tuple[int, ...], fill: float) -> torch.Tensor:
+    """A rectangle with padding around it, contiguous; copied once, or not at all where it is all there."""
+    part = _crop(tensor, box)
+    if not any(padding):
+        return part.contiguous()
+    top, bottom, left, right = padding
+    return functional.pad(part, (left, right, top, bottom), value=fill)
+
+
+def _canvas(tensor: torch.Tensor, size: tuple[int, int], box: _Box) -> torch.Tensor:
+    """A map of `size` that is zero outside `box`."""
+    canvas = tensor.new_zeros((*tensor.shape[:2], *size))
+    _crop(canvas, box).copy_(tensor)
+    return canvas
+
+
+# ── graphs ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rectangles_graph(model: LoadedModel, step: Step) -> fx.Graph:
+    """A step without vertices: cut rectangles out of a whole value, or join rectangles to the whole."""
+    graph = fx.Graph()
+    given = [graph.placeholder(f"part_{number}") for number in range(len(step.takes))]
+    whole = step.makes[0].whole
+    if step.makes == (whole,):
+        boxes = tuple(_box(value.region) for value in step.takes)
+        made = [graph.call_function(_join, (map_size(model.graph, whole), boxes, *given))]
+    else:
+        made = [graph.call_function(_crop, (given[0], _box(value.region))) for value in step.makes]
+    graph.output(tuple(made))
+    return graph
+
+
+def tile_graph(
+    model: LoadedModel, step: Step, ways: Mapping[int, Way]
+) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
+    """The patches of `step.tile`, and what divides the sums of average pools, by name.
+
+    `ways`: per vertex; `FORCED` where it is not given.
+    """
+    assert step.tile is not None
+    builder = _Builder(model, step, step.tile)
+    for patch in step.tile.patches:
+        builder.add(patch, ways.get(patch.vertex, Way.FORCED))
+    return builder.finish(), builder.counts
+
+
+class _Builder:
+    def __init__(self, model: LoadedModel, step: Step, tile: Tile) -> None:
+        self._model, self._step = model, step
+        self._graph = fx.Graph()
+        self._value_of = {node: value for value, node in model.body.values.items()}
+        self._constants: dict[fx.Node, fx.Node] = {}
+        #: Of every value that is at hand: the rectangle, and its node.
+        self._held: dict[Value, tuple[Region, fx.Node]] = {}
+        #: Crops that several vertices read, made once.
+        self._made: dict[tuple[Any, ...], fx.Node] = {}
+        self.counts: dict[str, torch.Tensor] = {}
+        self._take(tile)
+
+    def finish(self) -> fx.Graph:
+        makes = [self._crop(value.whole, value.region) for value in self._step.makes]
+        self._graph.output(tuple(makes))
+        return self._graph
+
+    def _take(self, tile: Tile) -> None:
+        takes = self._step.takes
+        given = [self._graph.placeholder(f"part_{number}") for number in range(len(takes))]
+        source = takes[0].whole
+        if takes[0].region == WHOLE:
+            self._held[source] = (self._whole(source), given[0])
+        elif len(takes) == 1:
+            self._held[source] = (takes[0].region, given[0])
+        else:
+            boxes = tuple(_box(value.region.within(tile.takes)) for value in takes)
+            size = (tile.takes.rows.length, tile.takes.columns.length)
+            self._held[source] = (tile.takes, self._call(_join, size, boxes, *given))
+
+    def add(self, patch: Patch, way: Way) -> None:
+        body = self._model.body.nodes[patch.vertex]
+        made: dict[fx.Node, fx.Node] = {}
+        head = body[0]
+        window = self._model.graph.vertices[patch.vertex].window
+
+        def here(node: fx.Node) -> fx.Node:
+            if node.op == "get_attr":
+                return self._constant(node)
+            return made[node] if node in made else self._crop(self._value_of[node], patch.reads)
+
+        rest = body
+        if window is not None:
+            source = self._value_of[next(n for n in head.all_input_nodes if n.op != "get_attr")]
+            made[head] = (
+                self._full(head, source, patch)
+                if way is Way.FULL
+                else self._windowed(head, source, window, patch)
+            )
+            rest = body[1:]
+        for node in rest:
+            made[node] = self._graph.node_copy(node, here)
+        self._held[Value(patch.vertex)] = (patch.makes, made[body[-1]])
+
+    def _full(self, head: fx.Node, source: Value, patch: Patch) -> fx.Node:
+        """The whole map's operator on a map of the whole size."""
+        size = map_size(self._model.graph, source)
+        canvas = self._call(_canvas, self._crop(source, patch.reads), size, _box(patch.reads))
+        whole = self._graph.node_copy(
+            head, lambda node: self._constant(node) if node.op == "get_attr" else canvas
+        )
+        return self._call(_crop, whole, _box(patch.makes))
+
+    def _windowed(self, head: fx.Node, source: Value, window: Window, patch: Patch) -> fx.Node:
+        name, given = operator_name(head), arguments(head)
+        kernel, stride = list(window.kernel), list(window.stride)
+        fill = -math.inf if name.startswith("max_pool2d") else 0.0
+        read = self._frame(source, patch.reads, patch.padding, fill)
+        if name == "conv2d":
+            weight = self._constant(given["weight"])
+            bias = self._constant(given["bias"]) if given["bias"] is not None else None
+            return self._convolution(head, source, window, (read, weight, bias))
+        if name.startswith("max_pool2d"):
+            target: Any = head.target
+            return self._call(target, read, kernel, stride, [0, 0], list(window.dilation), window.ceil_mode)
+        sizes = map_size(self._model.graph, source)
+        rows, columns = (
+            divisors(window, axis, span, size)
+            for axis, (span, size) in enumerate(zip(patch.makes, sizes, strict=True))
+        )
+        if {a * b for a in rows for b in columns} == {math.prod(kernel)}:
+            return self._call(aten.avg_pool2d.default, read, kernel, stride, [0, 0], window.ceil_mode)
+        sums = self._call(aten.avg_pool2d.default, read, kernel, stride, [0, 0], window.ceil_mode, True, 1)
+        counts = f"counts_{patch.vertex}"
+        dtype: torch.dtype = head.meta["val"].dtype
+        self.counts[counts] = torch.tensor(rows, dtype=dtype)[:, None] * torch.tensor(columns, dtype=dtype)
+        return self._call(aten.div.Tensor, sums, self._graph.get_attr(counts))
+
+    def _convolution(
+        self, head: fx.Node, source: Value, window: Window, operands: tuple[fx.Node, fx.Node, fx.Node | None]
+    ) -> fx.Node:
+        read, weight, bias = operands
+        stride, dilation, groups = list(window.stride), list(window.dilation), window.groups
+        backend = _backend(self._model, head, source, window)
+        if backend == "Mkldnn":
+            return self._call(
+                aten.mkldnn_convolution.default, read, weight, bias, [0, 0], stride, dilation, groups
+            )
+        if backend == "Slow2d" and groups == 1:
+            return self._call(
+                aten._slow_conv2d_forward.default, read, weight, list(window.kernel), bias, stride, [0, 0]
+            )
+        return self._call(aten.conv2d.default, read, weight, bias, stride, [0, 0], dilation, groups)
+
+    # ── nodes ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _call(self, target: Callable[..., Any], *args: Any) -> fx.Node:
+        return self._graph.call_function(target, args)
+
+    def _constant(self, node: fx.Node) -> fx.Node:
+        if node not in self._constants:
+            self._constants[node] = self._graph.get_attr(str(node.target))
+        return self._constants[node]
+
+    def _crop(self, value: Value, region: Region) -> fx.Node:
+        held, node = self._held[value]
+        if held == region:
+            return node
+        key = (value, region)
+        if key not in self._made:
+            self._made[key] = self._call(_crop, node, _box(region.within(held)))
+        return self._made[key]
+
+    def _frame(self, value: Value, region: Region, padding: Padding, fill: float) -> fx.Node:
+        held, node = self._held[value]
+        key = (value, region, padding, fill)
+        if key not in self._made:
+            self._made[key] = self._call(_frame, node, _box(region.within(held)), tuple(padding), fill)
+        return self._made[key]
+
+    def _whole(self, value: Value) -> Region:
+        height, width = map_size(self._model.graph, value)
+        return Region(Span(0, height), Span(0, width))
+
+
+def _backend(model: LoadedModel, head: fx.Node, source: Value, window: Window) -> str:
+    """The kernel family that torch runs for the whole map under the current thread count."""
+    given = arguments(head)
+    constants = model.body.constants
+    weight = constants[str(given["weight"].target)]
+    bias = constants[str(given["bias"].target)] if given["bias"] is not None else None
+    spec = model.graph.spec(source)
+    chosen: Any = torch._C._select_conv_backend(
+        torch.empty(spec.shape, dtype=getattr(torch, spec.dtype)),
+        weight,
+        bias,
+        list(window.stride),
+        list(window.padding),
+        list(window.dilation),
+        False,
+        [0, 0],
+        window.groups,
+        None,
+    )
+    return str(chosen.name)
