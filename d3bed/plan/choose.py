@@ -20,6 +20,7 @@ from d3bed.core.ids import TIERS, AgentId, Tier
 from d3bed.core.measurements import LinkRate
 from d3bed.core.plan import Plan
 from d3bed.plan.adjust import Adjustment, adjust
+from d3bed.plan.direct import direct_values
 from d3bed.plan.problem import Problem, link_bytes
 from d3bed.plan.problem_file import near
 from d3bed.plan.solve import Solution, solve
@@ -155,6 +156,9 @@ def _plan(
     """The plan for one choice of agents. HPA adjusts the one in force, if these agents carry it out."""
     times_s = {tier: profiles[agent] for tier, agent in route.items()}
     hops = list(zip(route, list(route)[1:], strict=False))
+    ends = (route[Tier.DEVICE], route.get(Tier.CLOUD))
+    if len(route) == 3 and ends in rates and ends[::-1] in rates:
+        hops.append((Tier.DEVICE, Tier.CLOUD))
     problem = Problem.from_graph(
         graph,
         times_s,
@@ -169,7 +173,7 @@ def _plan(
         solution, adjustment = _adjusted(problem, in_force)
     else:
         solution, adjustment = solve(problem, strategy), None
-    plan = Plan(solution.tiers)
+    plan = Plan(solution.tiers, direct=direct_values(graph, solution.tiers, route, rates))
     last = max(tier.rank for tier in plan.tiers)
     needed = {tier: agent for tier, agent in route.items() if tier.rank <= last}
     seen = timeline(graph, plan, route, profiles, rates)

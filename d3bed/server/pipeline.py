@@ -213,15 +213,19 @@ class Pipeline:
 
     def _peers(self, agent: AgentId, members: dict[AgentId, Tier]) -> tuple[Peer, ...]:
         """Who `agent` may send to: members on the next tiers, up and down, that have any; between edge
-        agents for tiles; from device to cloud where the network says that there is such a link."""
+        agents for tiles; past the edge, unless links are emulated and the network has no such link."""
         tier, present = members[agent], sorted({t.rank for t in members.values()})
+
+        def may_send(other: AgentId, there: Tier) -> bool:
+            if tier is there:
+                return tier is Tier.EDGE and other != agent and self.settings.tiling != "none"
+            far = abs(present.index(there.rank) - present.index(tier.rank)) > 1
+            return not far or not self.settings.shapes or self.settings.shape(tier, there) is not None
+
         return tuple(
             self._peer(agent, tier, other, there)
             for other, there in members.items()
-            if abs(present.index(there.rank) - present.index(tier.rank)) == 1
-            or (tier is there is Tier.EDGE and other != agent and self.settings.tiling != "none")
-            or {tier, there} == {Tier.DEVICE, Tier.CLOUD}
-            and self.settings.shape(tier, there) is not None
+            if may_send(other, there)
         )
 
     def _peer(self, agent: AgentId, tier: Tier, other: AgentId, there: Tier) -> Peer:

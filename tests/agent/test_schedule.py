@@ -170,6 +170,20 @@ def test_an_owner_that_gives_tiles_up_ends_with_the_same_values(
     assert owner.over and world.schedules[DEVICE].complete
 
 
+def test_direct_values_pass_the_edge_by() -> None:
+    graph = make_graph([(0, 1), (1, 2), (1, 3), (2, 4), (3, 4)], [4])
+    tiers = (Tier.DEVICE, Tier.DEVICE, Tier.EDGE, Tier.CLOUD, Tier.CLOUD)
+    plan = Plan(tiers, direct=(Value(1), Value(4)))
+    assert Plan.parse(plan.describe(graph)) == plan
+    made = programs_for(graph, plan, STAND_INS)
+    assert made[DEVICE].forward == {Value(1): (EDGE, CLOUD)}
+    assert made[EDGE].forward == {Value(2): (CLOUD,)}
+    assert made[CLOUD].forward == {Value(4): (DEVICE,)}
+    world = World(graph, plan, random.Random(1))
+    world.run()
+    assert all(schedule.over for schedule in world.schedules.values())
+
+
 def test_between_tiled_blocks_only_halos_cross() -> None:
     """Two strips of two 3×3 convolutions: one row each way between the blocks, and no whole map."""
     spec = TensorSpec((1, 1, 8, 8), "float32")

@@ -7,7 +7,7 @@ from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
 from d3bed.core.ids import TIERS, AgentId
 from d3bed.core.measurements import LinkRate
 from d3bed.core.plan import Plan
-from d3bed.plan import Pin, choose, pinned
+from d3bed.plan import STRATEGIES, Pin, choose, pinned
 
 DEVICE, EDGE, CLOUD = TIERS
 NAMES = ("input", "normalise", "features.0", "features.3", "classifier")
@@ -55,6 +55,26 @@ def test_equal_edges_are_told_apart_by_name() -> None:
     rates = both_ways((PI, FAST), (PI, AgentId("a-edge")))
     profiles = {PI: PROFILES[PI], FAST: PROFILES[FAST], AgentId("a-edge"): PROFILES[FAST]}
     assert choose(GRAPH, profiles, renamed, rates, PI).route[EDGE] == "a-edge"
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_values_go_past_the_edge_where_that_is_cheaper(strategy: str) -> None:
+    """The device's link to the cloud is fast upward and slow back: only what goes up takes it."""
+    agents = {agent: tier for agent, tier in AGENTS.items() if agent != SLOW}
+    up = {(PI, VM): LinkRate(1e6, 0.0005), (VM, PI): LinkRate(1e2, 0.0005)}
+    allowed = [Pin("classifier", (CLOUD,))] if strategy not in ("device", "edge") else []
+    choice = choose(GRAPH, PROFILES, agents, RATES | up, PI, strategy=strategy, pins=allowed)
+    goes_up = {
+        Value(edge.producer)
+        for edge in GRAPH.edges
+        if (choice.plan.tiers[edge.producer], choice.plan.tiers[edge.consumer]) == (DEVICE, CLOUD)
+    }
+    assert set(choice.plan.direct) == goes_up
+    relayed = choose(GRAPH, PROFILES, agents, RATES, PI, strategy=strategy, pins=allowed)
+    assert relayed.plan.direct == ()
+    if strategy == "cloud":
+        saved_s = 2 * (0.001 + 1000 / 1e4) - (0.0005 + 1000 / 1e6)
+        assert relayed.timeline.latency_s - choice.timeline.latency_s == pytest.approx(saved_s)
 
 
 def test_the_relaying_edge_is_on_the_route() -> None:
