@@ -130,9 +130,8 @@ class _Parts:
         self.successors = problem.successors
         self.sinks = list(problem.sinks)
         self.back = np.zeros((2 * rows, 1))
-        if problem.result_bytes:
-            # The last arcs into the sink.
-            self.back[[0, rows], 0] = metrics[0, np.flatnonzero(network.head == network.sink)[-2:]]
+        if network.back:
+            self.back[[0, rows], 0] = metrics[0, network.back]
 
     def of(self, local: list[int], member: Bools) -> Floats:
         """Sums over the vertices `local`, members of sets as in `member` [local vertices, sets]; of others

@@ -26,6 +26,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components, maxi
 
 from d3bed.core.ids import TIERS, Tier
 from d3bed.plan.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, Problem, cost_s, result_way, tensor_ways
+from d3bed.plan.waists import Waists
 
 __all__ = ["Cut", "Network", "applies", "minimum_cut", "relayed"]
 
@@ -41,6 +42,8 @@ _DEARER = 1.01
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+_NONE = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
 
 def applies(problem: Problem) -> bool:
@@ -65,8 +68,14 @@ def minimum_cut(problem: Problem, plans: Iterable[tuple[Tier, ...]]) -> tuple[tu
         for tiers in plans
         for rank in (np.array([tier.rank for tier in tiers]),)
     )
+    waists = Waists(problem, network, bound_s)
+    rank = waists.cheapest()
+    by_waists_s = float(network.capacity_s[network.cut_by(rank)].sum())
+    if by_waists_s < bound_s:
+        bound_s, known = by_waists_s, _tiers(rank)
+    bonds = waists.bonds(bound_s)
     while bound_s > 0:
-        cut = network.cut(network.capacity_s, bound_s)
+        cut = network.cut(network.capacity_s, bound_s, bonds)
         found_s = cost_s(problem, cut.tiers)
         if found_s >= bound_s:
             break
@@ -87,14 +96,19 @@ class Cut(NamedTuple):
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
-        return tuple(TIERS[rank] for rank in self.rank.tolist())
+        return _tiers(self.rank)
+
+
+def _tiers(rank: Ints) -> tuple[Tier, ...]:
+    return tuple(TIERS[r] for r in rank.tolist())
 
 
 class Network:
     """The flow network of a problem: arcs, and what each costs in seconds if it is cut.
 
     The first arcs are, vertex by vertex, the times on the device, then those on the edge, then those in
-    the cloud. `crossed` has the arcs that pay a tensor: link, arcs, and the vertices that make it.
+    the cloud. `crossed` has the arcs that pay a tensor: link, arcs, and the vertices that make it; `back`
+    those that pay the result's way back, beyond the device and in the cloud.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -110,6 +124,7 @@ class Network:
         self.capacities: list[Floats] = [*_unary(problem).T, np.full(count, np.inf)]
         self._joins: list[tuple[Ints, Ints]] = []
         self.crossed: list[tuple[str, Ints, Ints]] = []
+        self.back: list[int] = []
 
         if problem.edges:
             edges: Ints = np.array(problem.edges)
@@ -172,7 +187,7 @@ class Network:
         for offset, paid in ((0, first), (self.count, back.get(Tier.CLOUD, first) - first)):
             joint = self._new_nodes(1)
             self._join(sinks + offset, np.repeat(joint, len(sinks)))
-            self._add(joint, np.array([self.sink]), np.array([paid]))
+            self.back += self._add(joint, np.array([self.sink]), np.array([paid])).tolist()
 
     @cached_property
     def _all_joins(self) -> tuple[Ints, Ints]:
@@ -191,8 +206,11 @@ class Network:
         found: Bools = beyond[self.tail] & ~beyond[self.head]
         return found
 
-    def cut(self, capacity_s: Floats, bound_s: float) -> Cut:
-        """The cheapest cut, in arithmetic scaled to a plan that is known to cost `bound_s`."""
+    def cut(self, capacity_s: Floats, bound_s: float, bonds: tuple[Ints, Ints] = _NONE) -> Cut:
+        """The cheapest cut, in arithmetic scaled to a plan that is known to cost `bound_s`.
+
+        `bonds`, tails and heads, are arcs that no plan that matters cuts.
+        """
         # What a vertex pays in any case is no matter of choice, and would only coarsen the scale.
         capacity_s = capacity_s.copy()
         unary = capacity_s[: 3 * self.count].reshape(3, self.count)
@@ -207,10 +225,12 @@ class Network:
 
         # Nodes in a circle of infinite arcs are on one side, and one node: over a slow link, most are.
         nodes = self.nodes
-        bonds = csr_array(
-            (infinite[infinite], (self.tail[infinite], self.head[infinite])), shape=(nodes, nodes)
+        tail, head = (
+            np.concatenate([ends[infinite], more])
+            for ends, more in zip((self.tail, self.head), bonds, strict=True)
         )
-        nodes, node = connected_components(bonds, connection="strong")
+        uncut = csr_array((np.ones(len(tail), dtype=bool), (tail, head)), shape=(nodes, nodes))
+        nodes, node = connected_components(uncut, connection="strong")
         tail, head = node[self.tail], node[self.head]
         kept = (tail != head) & (units > 0)
         network = csr_array((units[kept], (tail[kept], head[kept])), shape=(nodes, nodes))

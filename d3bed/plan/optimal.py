@@ -52,13 +52,15 @@ def proven(problem: Problem, gap: float = 0.0) -> Proven:
         tiers, found_s = mincut.minimum_cut(problem, [all_on(problem, tier) for tier in problem.tiers])
         return Proven(tiers, found_s, found_s)
 
-    from d3bed.plan import milp
+    from d3bed.plan import bypass, milp
 
     best = _best_single(problem)
     if mincut.relayed(problem):
         from d3bed.plan.limits import within_limits
 
         quick = within_limits(problem, gap)
+    elif bypass.applies(problem):
+        quick = bypass.with_direct_link(problem, gap)
     else:
         quick = milp.relaxed(problem, best.cost_s if best is not None else None)
     if quick is not None:

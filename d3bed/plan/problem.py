@@ -162,7 +162,7 @@ class Problem(msgspec.Struct, frozen=True, dict=True):
         """The tiers that exist."""
         return tuple(tier for tier in TIERS if tier in self.times_s)
 
-    @property
+    @cached_property
     def weights(self) -> tuple[float, ...]:
         """Weight bytes per vertex."""
         return self.weight_bytes or (0,) * len(self.names)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from d3bed.core.errors import ProblemError
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
@@ -148,6 +149,20 @@ def test_a_bad_file_is_refused_with_place_and_key(path: str, value: Any, named: 
 def test_what_is_not_a_problem_at_all_is_refused(text: str) -> None:
     with pytest.raises(ProblemError, match=r"^p\.json: "):
         Problem.parse(text, "p.json")
+
+
+def test_a_hundred_thousand_vertices_in_one_chain_are_checked_without_recursion() -> None:
+    count = 100_000
+    chain = tuple((v, v + 1) for v in range(count - 1))
+    times_s = {DEVICE: (0.5,) * count, EDGE: (0.25,) * count}
+    links = {"device-edge": LinkRate(1e6, 0.0)}
+    problem = Problem(tuple(f"v{v}" for v in range(count)), times_s, (1,) * count, chain, links)
+    problem.check("chain")
+    assert cost_s(problem, (DEVICE,) * count) == pytest.approx(0.5 * count)
+    with pytest.raises(ProblemError, match="cycle in or before v5, v6, v7, v8, v9, …"):
+        replace(problem, edges=(*chain, (count - 1, 5))).check("chain")
+    with pytest.raises(ProblemError, match=r"vertices\[70000\] \(v70000\): is a second source"):
+        replace(problem, edges=(*chain[:69_999], *chain[70_000:])).check("chain")
 
 
 def test_a_key_given_twice_is_refused() -> None:
