@@ -320,6 +320,10 @@ def plan(
     strategy: Annotated[
         str | None, typer.Option("--strategy", "-s", help="How to plan; all: side by side.")
     ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(help="latency: a frame's, at --rate if given. throughput: the most frames a second."),
+    ] = "latency",
     problem: Annotated[Path | None, typer.Option(help="Solve a d3bed.problem/1 file instead.")] = None,
     save_problem: Annotated[Path | None, typer.Option(help="Write the problem that was solved.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -360,6 +364,7 @@ def plan(
         input=input,
         network=network,
         strategy=strategy,
+        objective=objective,
         pins=tuple(pin or ()),
         memory=tuple(memory or ()),
         rate_per_s=rate,

@@ -33,11 +33,12 @@ def show(request: Request, answers: Sequence[Answer]) -> RenderableType:
     """Everything that was asked for, in words and tables."""
     parts: list[RenderableType] = []
     if request.network == ALL:
-        parts.append(_grid(answers))
+        parts.append(_grid(answers, request.fastest))
     for answer in answers:
         if request.network != ALL:
             parts.append(Text(answer.case.about))
-            parts.append(_SideBySide(answer) if request.side_by_side else _alone(answer.plans[0]))
+            plan = answer.plans[0]
+            parts.append(_SideBySide(answer, request.fastest) if request.side_by_side else _alone(plan))
         elif answer.explanation or answer.what_if or answer.sweep or answer.mix:
             parts.append(Text(f"\n{answer.case.about}", style="bold"))
         problem = answer.case.problem
@@ -90,7 +91,7 @@ def _alone(plan: Plan) -> RenderableType:
         Text(f"bytes a frame over links: {links}"),
         Text(
             f"strategy {_name(plan)}: predicted cost {milliseconds(solution.cost_s)} ms a frame, "
-            f"at most {plan.highest_rate_per_s:.4g} frames/s, "
+            f"at most {plan.highest_rate_per_s:.4g} frames/s ({plan.slowest[0]} busiest), "
             f"planned in {milliseconds(solution.plan_time_s)} ms",
             style="bold",
         ),
@@ -107,7 +108,7 @@ def _name(plan: Plan) -> str:
 class _SideBySide:
     """A row per strategy; in a narrow terminal the columns stand in two tables, one below the other."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, fastest: bool) -> None:
         problem = answer.case.problem
         planned = [(plan, plan.solution) for plan in answer.plans if plan.solution is not None]
         self.names = [_marked(plan) for plan, _ in planned]
@@ -115,6 +116,7 @@ class _SideBySide:
             "cost\nms": [milliseconds(solution.cost_s) for _, solution in planned],
             "regret": ["–" if plan.regret is None else f"{plan.regret:.3f}" for plan, _ in planned],
             "frames\n/s": [f"{plan.highest_rate_per_s:.3g}" for plan, _ in planned],
+            "slowest\nstage": [plan.slowest[0] for plan, _ in planned],
             "plan\nms": [f"{solution.plan_time_s * 1e3:.2f}" for _, solution in planned],
             "vertices": [_numbers(problem, solution.tiers) for _, solution in planned],
         }
@@ -128,8 +130,9 @@ class _SideBySide:
         self.refused = [
             Text(f"{_name(plan)} has no plan: {plan.refused}") for plan in answer.plans if not plan.solution
         ]
+        over = "the optimal plan's frames/s over its own" if fastest else "cost over the optimal plan's"
         notes = [
-            "regret: cost over the optimal plan's. frames/s: what the slowest tier or link lets through.",
+            f"regret: {over}. frames/s: what the slowest tier or link lets through.",
             f"vertices: {' · '.join(problem.tiers)}. plan ms: median of some runs.",
         ]
         if EDGE_CLOUD in problem.links:
@@ -137,6 +140,9 @@ class _SideBySide:
         self.notes = _footnotes(answer.plans, notes)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self.names:
+            yield from self.refused
+            return
         whole = self._columns(self.costs | self.work)
         if Measurement.get(console, options.update(width=1000), whole).maximum <= options.max_width:
             yield whole
@@ -180,18 +186,24 @@ def _numbers(problem: Problem, tiers: Sequence[Tier]) -> str:
     return " · ".join(str(sum(t is tier for t in tiers)) for tier in problem.tiers)
 
 
-def _grid(answers: Sequence[Answer]) -> RenderableType:
-    """Strategy by network: cost in ms, and regret where there is an optimum beside it."""
+def _grid(answers: Sequence[Answer], fastest: bool) -> RenderableType:
+    """Strategy by network: what was asked for, and regret where there is an optimum beside it."""
     about, _, _ = answers[0].case.about.partition(", network")
     several = len(answers[0].plans) > 1
-    table = _table("strategy", f"{about}: cost ms" + (" (regret)" if several else ""))
+    figure = "highest rate, frames/s" if fastest else "cost ms"
+    table = _table("strategy", f"{about}: {figure}" + (" (regret)" if several else ""))
     for answer in answers:
         table.add_column(answer.case.network, justify="right")
     for row in zip(*(answer.plans for answer in answers), strict=True):
         cells = []
         for plan in row:
             regret = "" if plan.regret is None else f" ({plan.regret:.2f})"
-            cells.append("–" if plan.solution is None else milliseconds(plan.solution.cost_s) + regret)
+            if plan.solution is None:
+                cells.append("–")
+            elif fastest:
+                cells.append(f"{plan.highest_rate_per_s:.3g}{regret}")
+            else:
+                cells.append(milliseconds(plan.solution.cost_s) + regret)
         table.add_row(_marked(row[0]), *cells)
     firsts = [(answer.case.problem, answer.plans[0].solution) for answer in answers]
     counts = ["–" if first is None else _numbers(problem, first.tiers) for problem, first in firsts]

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
@@ -21,9 +21,10 @@ from d3bed.core.ids import TIERS, Tier
 from d3bed.core.measurements import LinkRate, LinkShape
 from d3bed.lab import plan_svg
 from d3bed.lab.plan_options import limited, rate_range, read_supposition, vertex_named, with_pins
-from d3bed.plan import STRATEGIES, Pin, Problem, Solution, loads_s, pinned, solve
+from d3bed.plan import STRATEGIES, Objective, Pin, Problem, Solution, loads_s, pinned, solve
 from d3bed.plan.explain import Explanation, explain
 from d3bed.plan.placements import as_published
+from d3bed.plan.problem import DEVICE_CLOUD
 from d3bed.plan.sweep import Sweep, sweep
 from d3bed.plan.whatif import WhatIf, what_if
 
@@ -59,6 +60,7 @@ class Request:
     input: str | None = None
     network: str | None = None
     strategy: str | None = None
+    objective: str = "latency"
     pins: tuple[str, ...] = ()
     memory: tuple[str, ...] = ()
     rate_per_s: float | None = None
@@ -73,6 +75,11 @@ class Request:
     def side_by_side(self) -> bool:
         """Whether every strategy is to be compared."""
         return self.strategy == ALL
+
+    @property
+    def fastest(self) -> bool:
+        """Whether the most frames a second are asked for, and not the least latency of one."""
+        return self.objective == "throughput"
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,8 @@ class Plan:
     """What one strategy makes of a case, or why it has no plan.
 
     `problem` is what it was solved and judged on: the case's, unless the strategy ships the input `as
-    published`. `regret` is its cost over the optimal plan's of the case.
+    published`. `regret` is its cost over the optimal plan's of the case; if the objective is throughput, the
+    optimal plan's highest rate over its own.
     """
 
     strategy: str
@@ -108,11 +116,18 @@ class Plan:
         return {tier.value: loads[tier] for tier in self.problem.tiers}
 
     @property
+    def slowest(self) -> tuple[str, float]:
+        """The tier or link that is busy longest with one frame, and how long in seconds."""
+        if self.solution is None:
+            return "", 0.0
+        loads = loads_s(self.problem, self.solution.tiers)
+        stage = max(loads, key=lambda name: loads[name])
+        return stage, loads[stage]
+
+    @property
     def highest_rate_per_s(self) -> float:
         """Frames per second that its slowest stage lets through; infinite if nothing takes time."""
-        slowest_s = 0.0
-        if self.solution is not None:
-            slowest_s = max(loads_s(self.problem, self.solution.tiers).values())
+        _, slowest_s = self.slowest
         return 1 / slowest_s if slowest_s > 0 else float("inf")
 
     def report(self) -> dict[str, Any]:
@@ -124,6 +139,7 @@ class Plan:
             "regret": self.regret,
             "compute_s": self.compute_s,
             "highest_rate_per_s": rate if rate < float("inf") else None,
+            "slowest_stage": self.slowest[0],
             "input": "float32, as published" if self.published else "uint8",
         }
 
@@ -132,7 +148,7 @@ class Plan:
 class Answer:
     """All that was asked about one case. `plans` has one entry unless all strategies were asked for.
 
-    Where a frame rate was asked for, `mix` says what the fastest mix of plans sustains.
+    Where a frame rate or throughput was asked for, `mix` says what the fastest mix of plans sustains.
     """
 
     case: Case
@@ -142,13 +158,14 @@ class Answer:
     sweep: Sweep | None = None
     mix: Mix | None = None
 
-    def report(self, side_by_side: bool) -> dict[str, Any]:
+    def report(self, request: Request) -> dict[str, Any]:
         """The JSON form: the plan, or all of them; other keys only where they were asked for."""
-        if side_by_side:
+        if request.side_by_side:
             found: dict[str, Any] = {"plans": [plan.report() for plan in self.plans]}
         else:
             (plan,) = self.plans
-            found = plan.solution.report(plan.problem) if plan.solution is not None else plan.report()
+            brief = plan.solution is not None and not request.fastest
+            found = plan.solution.report(plan.problem) if brief and plan.solution else plan.report()
         parts = {
             "explanation": self.explanation,
             "what_if": self.what_if,
@@ -166,8 +183,8 @@ class Answer:
 def report(request: Request, answers: Sequence[Answer]) -> dict[str, Any]:
     """What `d3bed plan --json` prints: an answer, or one by network."""
     if request.network == ALL:
-        return {"networks": {a.case.network: a.report(request.side_by_side) for a in answers}}
-    return answers[0].report(request.side_by_side)
+        return {"networks": {a.case.network: a.report(request) for a in answers}}
+    return answers[0].report(request)
 
 
 def answer(request: Request, say: _Say) -> list[Answer]:
@@ -196,6 +213,19 @@ def _check(request: Request) -> None:
     """Refuse options that do not go together before anything is loaded."""
     if request.strategy not in (None, ALL):
         check_strategy(request.strategy, "--strategy", "")
+    if request.objective not in get_args(Objective):
+        known = " or ".join(get_args(Objective))
+        raise ConfigError("--objective", request.objective, "there is no such objective", f"use {known}")
+    if request.fastest:
+        for option, given in (
+            ("--rate", request.rate_per_s),
+            ("--explain", request.explain),
+            ("--what-if", request.what_if),
+            ("--sweep", request.sweep),
+        ):
+            if given is not None:
+                remedy = "leave one of them out"
+                raise ConfigError(option, f"{given}", "is about latency, and not throughput", remedy)
     if request.published and request.strategy not in (*RIVALS, ALL):
         known = " or ".join((*RIVALS, ALL))
         raise ConfigError("--as-published", "", "only rivals ship another input", f"use --strategy {known}")
@@ -226,11 +256,11 @@ def _question(request: Request, case: Case) -> Callable[[], Answer]:
     def ask() -> Answer:
         return Answer(
             case,
-            _plans(problem, strategy, request.published),
+            _plans(problem, strategy, request),
             None if vertex is None else explain(problem, vertex),
             None if change is None else what_if(problem, change, "optimal" if strategy == ALL else strategy),
             None if span is None else sweep(problem, *span, _swept(problem, strategy)),
-            _best_mix(problem) if request.rate_per_s is not None else None,
+            _best_mix(problem) if request.fastest or request.rate_per_s is not None else None,
         )
 
     return ask
@@ -265,37 +295,46 @@ def _swept(problem: Problem, strategy: str) -> list[str]:
     return list(dict.fromkeys(["optimal", strategy, *problem.tiers]))
 
 
-def _plans(problem: Problem, strategy: str, published: bool) -> tuple[Plan, ...]:
+def _plans(problem: Problem, strategy: str, request: Request) -> tuple[Plan, ...]:
+    objective: Objective = "throughput" if request.fastest else "latency"
     if strategy != ALL:
-        its = as_published(problem) if published else problem
-        return (Plan(strategy, its, solve(its, strategy), published=published),)
-    least_s = None
-    found = []
+        its = as_published(problem) if request.published else problem
+        return (Plan(strategy, its, solve(its, strategy, objective), published=request.published),)
+    best = None
+    found = list[Plan]()
     for name in STRATEGIES:
-        for changed in (False, True) if published and name in RIVALS else (False,):
+        for changed in (False, True) if request.published and name in RIVALS else (False,):
             its = as_published(problem) if changed else problem
             try:
-                solution = _timed(its, name)
+                plan = Plan(name, its, _timed(its, name, objective), published=changed)
             except PlanInfeasible as refusal:
                 reason = f"{refusal.binding}: {refusal.problem}"
                 found.append(Plan(name, its, None, refused=reason, published=changed))
                 continue
-            if name == "optimal":
-                least_s = solution.cost_s
-            regret = solution.cost_s / least_s if least_s else None
-            found.append(Plan(name, its, solution, regret, published=changed))
+            best = best or (plan if name == "optimal" else None)
+            found.append(replace(plan, regret=_regret(plan, best, objective)))
     return tuple(found)
 
 
-def _timed(problem: Problem, strategy: str) -> Solution:
+def _regret(plan: Plan, best: Plan | None, objective: Objective) -> float | None:
+    """How many times worse than the optimal plan; None where that costs nothing, or is not known."""
+    if best is None or best.solution is None or plan.solution is None:
+        return None
+    if objective == "throughput":
+        _, least_s = best.slowest
+        return plan.slowest[1] / least_s if least_s else None
+    return plan.solution.cost_s / best.solution.cost_s if best.solution.cost_s else None
+
+
+def _timed(problem: Problem, strategy: str, objective: Objective) -> Solution:
     """The solution with the median time to plan of a few runs, the first one, which warms up, left out.
 
     Every run gets a fresh copy, so that none finds what another one has derived from the problem.
     """
-    solution = solve(msgspec.structs.replace(problem), strategy)
+    solution = solve(msgspec.structs.replace(problem), strategy, objective)
     times_s: list[float] = []
     while len(times_s) < _MOST_RUNS and sum(times_s) < _BUDGET_S:
-        times_s.append(solve(msgspec.structs.replace(problem), strategy).plan_time_s)
+        times_s.append(solve(msgspec.structs.replace(problem), strategy, objective).plan_time_s)
     return msgspec.structs.replace(solution, plan_time_s=statistics.median(times_s))
 
 
@@ -328,7 +367,7 @@ def _from_file(path: Path, network: str | None) -> list[Case]:
     for name in _presets(network):
         shapes = read_network(name, "--network", "")
         links = dict(problem.links)
-        for pair in links:
+        for pair in (*links, *([DEVICE_CLOUD] if len(problem.tiers) == len(TIERS) else [])):
             if pair in shapes:
                 links[pair] = LinkRate(shapes[pair].bytes_per_s, shapes[pair].latency_s)
         about = f"problem {path.name}, network {name}"
@@ -394,4 +433,7 @@ def _links(speeds: Mapping[Tier, float], shapes: Mapping[str, LinkShape]) -> dic
     for here, there in zip(present, present[1:], strict=False):
         shape = shapes.get(f"{here}-{there}")
         links[f"{here}-{there}"] = LinkRate(shape.bytes_per_s, shape.latency_s) if shape else _UNSHAPED
+    direct = shapes.get(DEVICE_CLOUD)
+    if direct is not None and len(present) == len(TIERS):
+        links[DEVICE_CLOUD] = LinkRate(direct.bytes_per_s, direct.latency_s)
     return links

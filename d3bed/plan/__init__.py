@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from d3bed.plan.adapt import Basis, Change, Patience, Verdict, changes, judge
+from d3bed.plan.adjust import Adjustment, Standing, adjust
 from d3bed.plan.choose import Choice, Pin, choose, pinned
 from d3bed.plan.estimate import Factor, LinkEstimate, LinkEstimator, ProfileCorrection, Segment
 from d3bed.plan.optimal import Proven, proven
 from d3bed.plan.predictor import Predictor, Sample, Work, samples_of, works
 from d3bed.plan.problem import Problem, check_limits, cost_s, link_bytes, loads_s
-from d3bed.plan.solve import STRATEGIES, Solution, Strategy, solve
+from d3bed.plan.solve import STRATEGIES, Objective, Solution, Strategy, solve
 from d3bed.plan.timeline import StageSpan, Timeline, timeline
 
 __all__ = [
     "STRATEGIES",
+    "Adjustment",
     "Basis",
     "Change",
     "Choice",
     "Factor",
     "LinkEstimate",
     "LinkEstimator",
+    "Objective",
     "Patience",
     "Pin",
     "Predictor",
@@ -29,10 +32,12 @@ __all__ = [
     "Segment",
     "Solution",
     "StageSpan",
+    "Standing",
     "Strategy",
     "Timeline",
     "Verdict",
     "Work",
+    "adjust",
     "changes",
     "check_limits",
     "choose",

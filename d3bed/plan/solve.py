@@ -1,17 +1,22 @@
-"""The strategies by name, and what comes of one: a new strategy is one module and one line here."""
+"""The strategies by name, and what comes of one: a new strategy is one module and one line here.
+
+Objectives: `latency`, the least cost of one frame (at the problem's frame rate, if it has one), is what
+every strategy plans for. For `throughput`, the most frames per second, two have a plan of their own; of
+the others, what their plan sustains can be compared.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from d3bed.core.errors import ConfigError
 from d3bed.core.ids import Tier
 from d3bed.plan import baselines
-from d3bed.plan.dads import dads
+from d3bed.plan.dads import dads, heavy
 from d3bed.plan.greedy import hpa_greedy
 from d3bed.plan.hpa import hpa
 from d3bed.plan.layers import layers
@@ -19,7 +24,9 @@ from d3bed.plan.neurosurgeon import neurosurgeon
 from d3bed.plan.optimal import optimal
 from d3bed.plan.problem import Problem, cost_s, link_bytes
 
-__all__ = ["STRATEGIES", "Solution", "Strategy", "solve"]
+__all__ = ["STRATEGIES", "Objective", "Solution", "Strategy", "solve"]
+
+Objective = Literal["latency", "throughput"]
 
 #: A strategy: a problem in, the tier of every vertex out. Raises `PlanInfeasible`.
 Strategy = Callable[[Problem], tuple[Tier, ...]]
@@ -35,6 +42,17 @@ STRATEGIES: dict[str, Strategy] = {
     "edge": baselines.edge,
     "cloud": baselines.cloud,
 }
+
+
+def _fastest(problem: Problem) -> tuple[Tier, ...]:
+    """The plan that sustains the most frames per second."""
+    from d3bed.plan.mix import highest_rate
+
+    return highest_rate(problem)[0]
+
+
+#: Strategies that plan for throughput in another way.
+_THROUGHPUT: dict[str, Strategy] = {"optimal": _fastest, "dads": heavy}
 
 
 class Solution(msgspec.Struct, frozen=True):
@@ -60,12 +78,18 @@ class Solution(msgspec.Struct, frozen=True):
         }
 
 
-def solve(problem: Problem, strategy: str = "optimal") -> Solution:
-    """Plan by the named strategy. Raises `ConfigError` for an unknown one, and `PlanInfeasible`."""
+def solve(problem: Problem, strategy: str = "optimal", objective: Objective = "latency") -> Solution:
+    """Plan by the named strategy. Raises `ConfigError` for an unknown one, and `PlanInfeasible`.
+
+    For `throughput` the rate that a problem asks for plays no part.
+    """
     plan = STRATEGIES.get(strategy)
     if plan is None:
         known = ", ".join(STRATEGIES)
         raise ConfigError("strategy", strategy, "there is no such strategy", f"known: {known}")
+    if objective == "throughput":
+        plan = _THROUGHPUT.get(strategy, plan)
+        problem = msgspec.structs.replace(problem, rate_per_s=None)
     start_s = time.perf_counter()
     tiers = plan(problem)
     taken_s = time.perf_counter() - start_s

@@ -182,6 +182,46 @@ def test_a_rate_comes_with_what_a_mix_of_plans_sustains() -> None:
     assert "one plan sustains at most" in plan("--rate", "5")
 
 
+def test_throughput_is_planned_for_by_optimal_and_dads_and_told_of_the_others() -> None:
+    asked = ("--strategy", "all", "--objective", "throughput")
+    found = plan_json(*asked)
+    plans = {p["strategy"]: p for p in found["plans"]}
+    best = plans["optimal"]["highest_rate_per_s"]
+    for p in plans.values():
+        assert p["regret"] == pytest.approx(best / p["highest_rate_per_s"])
+        assert p["regret"] >= 1 - 1e-9
+        assert p["slowest_stage"] in {"device", "edge", "cloud", "device-edge", "edge-cloud"}
+    latency = {p["strategy"]: p for p in plan_json("--strategy", "all")["plans"]}
+    for strategy in ("optimal", "dads"):
+        assert plans[strategy]["highest_rate_per_s"] > latency[strategy]["highest_rate_per_s"] * 1.01
+    assert plans["hpa"]["assignment"] == latency["hpa"]["assignment"]
+    assert found["mix"]["rate_per_s"] >= found["mix"]["single_per_s"] == pytest.approx(best)
+    assert "slowest" in plan(*asked) and "a mix of plans" in plan(*asked)
+    alone = plan("--objective", "throughput")
+    assert f"at most {best:.4g} frames/s (" in alone and "busiest" in alone
+    # That rate can be asked for, and no higher one.
+    kept = plan_json("--rate", f"{best * 0.9999:.6f}")
+    assert kept["cost_s"] <= plans["optimal"]["cost_s"] * (1 + 1e-9)
+    assert d3bed("plan", "--problem", str(VGG), "--rate", f"{best * 1.001:.6f}").returncode == 1
+    grid = plan("--network", "all", *asked)
+    assert "highest rate, frames/s (regret)" in grid
+
+
+def test_at_a_rate_that_no_strategy_keeps_there_is_no_empty_table() -> None:
+    shown = plan("--strategy", "all", "--rate", "1000")
+    assert shown.count(" has no plan: ") == len(STRATEGIES)
+    assert "regret" not in shown
+
+
+def test_a_network_with_a_direct_link_is_planned_with_it(tmp_path: Path) -> None:
+    preset = tmp_path / "reach.toml"
+    links = {"device-edge": 20, "edge-cloud": 10, "device-cloud": 400}
+    lines = [f"{name} = {{ mbit_per_s = {rate}, latency_ms = 1 }}" for name, rate in links.items()]
+    preset.write_text("\n".join(['description = "the device reaches the cloud"', "[links]", *lines]))
+    found = plan_json("--network", str(preset))
+    assert found["link_bytes"]["device-cloud"] > 0 == found["link_bytes"]["edge-cloud"]
+
+
 def test_a_saved_problem_has_the_limits(tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
     first = plan_json("--pin", "input..features.9=device", "--memory", "edge=200MB", "--save-problem", kept)
@@ -323,6 +363,9 @@ def test_the_sweep_is_drawn_with_a_line_per_strategy(tmp_path: Path) -> None:
         (("--memory", "fog=1GB"), "there is no 'fog' here"),
         (("--rate", "0"), "above 0"),
         (("--rate", "nan"), "above 0"),
+        (("--objective", "fast"), "use latency or throughput"),
+        (("--objective", "throughput", "--rate", "3"), "about latency"),
+        (("--objective", "throughput", "--sweep", "edge-cloud=1..5Mbit"), "about latency"),
         (("--strategy", "optimol"), "did you mean optimal"),
         (("--strategy", "optimal", "--as-published"), "only rivals ship another input"),
         (("--network", "wfi"), "did you mean wifi"),

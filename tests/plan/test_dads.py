@@ -61,6 +61,7 @@ def test_heavy_load_has_the_fastest_slowest_stage(
         assert 1 / slowest_s == pytest.approx(best, rel=1e-5)
         assert heavy.cost_s == cost_s(problem, heavy.tiers)
         assert light.cost_s <= heavy.cost_s * (1 + 1e-9)
+        assert solve(problem, "dads", "throughput").tiers == heavy.tiers
         differs += light.tiers != heavy.tiers
         with pytest.raises(PlanInfeasible, match="highest rate that would do"):
             solve(msgspec.structs.replace(problem, rate_per_s=1.01 * best), "dads")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -45,12 +46,15 @@ def test_optimal_equals_all_plans_of_1000_random_graphs_with_every_option(
 ) -> None:
     rng = random.Random(11)
     options = list(itertools.product([False, True], repeat=4))  # direct link, pins, memory, rate
-    used, infeasible, both = set[frozenset[Tier]](), 0, 0
+    used, infeasible, counts = set[frozenset[Tier]](), 0, Counter[str]()
     for number in range(1008):
         direct, pins, memory, rate = options[number % len(options)]
-        count = 10 if number % 12 == 0 else rng.randint(2, 8)
+        count = 10 if number % 11 == 0 else rng.randint(2, 8)
         shape = rng.choice(["any", "residual", "inception"])
         problem = random_problem(rng, count, shape=shape, direct=direct, pins=pins)
+        # Of those with pins, most have tiers forbidden and a plan in force as well.
+        while pins and number % 3 and not (problem.allowed and problem.current):
+            problem = random_problem(rng, count, shape=shape, direct=direct, pins=pins)
         plans = everything(problem)
         longest_s = np.max(list(plans.loads_s.values()), axis=0).min()
         problem = limited(rng, problem, 1 / longest_s, memory, rate)
@@ -68,10 +72,31 @@ def test_optimal_equals_all_plans_of_1000_random_graphs_with_every_option(
         (found,) = np.flatnonzero((plans.ranks == [tier.rank for tier in tiers]).all(axis=1))
         assert plans.cost_s[found] == pytest.approx(best_s, rel=1e-8)
         used.add(frozenset(tiers[1:]))
-        both += bool(problem.memory_bytes and problem.rate_per_s)
+        counts.update(options_of(problem))
+        counts["a limit binds"] += plans.cost_s.min() < best_s * (1 - 1e-9)
     assert len(used) == 7, "optima of every kind"
     assert 30 < infeasible < 400
-    assert both > 100
+    assert min(counts[option] for option in OPTIONS) > 150, counts
+    assert counts["a limit binds"] > 100
+    assert counts["everything"] > 5, "all of it in one problem"
+
+
+OPTIONS = ("result", "latency", "direct link pays", "migration", "allowed tiers", "memory", "rate")
+
+
+def options_of(problem: Problem) -> list[str]:
+    """What of the problem's options is used by this one, and says something."""
+    used = (
+        problem.result_bytes > 0,
+        any(rate.latency_s > 0 for rate in problem.links.values()),
+        not relayed(problem),
+        bool(problem.current) and problem.migration_cost_s > 0,
+        bool(problem.allowed),
+        bool(problem.memory_bytes),
+        problem.rate_per_s is not None,
+    )
+    found = [option for option, here in zip(OPTIONS, used, strict=True) if here]
+    return found + (["everything"] if all(used) else []) + (["both limits"] if all(used[-2:]) else [])
 
 
 def test_a_gap_asked_for_is_kept_and_honest(random_problem: MakeProblem, everything: Judge) -> None:

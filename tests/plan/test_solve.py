@@ -3,12 +3,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
-from d3bed.core.errors import ConfigError
+from d3bed.core.errors import ConfigError, PlanInfeasible
 from d3bed.core.ids import TIERS, Tier
 from d3bed.core.measurements import LinkRate
-from d3bed.plan import STRATEGIES, Problem, cost_s, solve
+from d3bed.plan import STRATEGIES, Problem, cost_s, loads_s, solve
 
 PROBLEM = Problem(
     ("input", "a", "b"),
@@ -39,6 +40,22 @@ def test_every_solution_is_judged_by_definition() -> None:
         solution = solve(PROBLEM, strategy)
         assert solution.strategy == strategy
         assert solution.cost_s == cost_s(PROBLEM, solution.tiers)
+
+
+def test_throughput_is_the_highest_rate_whatever_rate_is_asked_for() -> None:
+    """One heavy vertex: the edge alone answers 5 frames in a second, the device less."""
+    asked = msgspec.structs.replace(PROBLEM, rate_per_s=1e9)
+    with pytest.raises(PlanInfeasible):
+        solve(asked)
+    fastest = solve(asked, "optimal", "throughput")
+    rates = {
+        strategy: 1 / max(loads_s(PROBLEM, solve(PROBLEM, strategy, "throughput").tiers).values())
+        for strategy in STRATEGIES
+        if strategy != "cloud"  # There is none.
+    }
+    assert 1 / max(loads_s(PROBLEM, fastest.tiers).values()) == max(rates.values())
+    assert rates["device"] < rates["optimal"]
+    assert solve(PROBLEM, "hpa", "throughput").tiers == solve(PROBLEM, "hpa").tiers
 
 
 def test_an_unknown_strategy_is_refused_with_the_known_ones() -> None:
