@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from d3bed import __version__
+from d3bed.plan import STRATEGIES
 
 pytestmark = pytest.mark.processes
 
@@ -51,7 +52,7 @@ def test_version() -> None:
     [
         ((), ("demo", "plan", "server", "agent", "strategy", "bench")),
         (("demo",), ("--model", "--network", "--strategy", "--frames", "--headless", "--report", "--port")),
-        (("plan",), ("--problem", "--save-problem", "--json")),
+        (("plan",), ("--problem", "--save-problem", "--json", "--objective", "throughput", *STRATEGIES)),
         (("bench",), ("wire", "plan", "adapt", "predict", "predictor")),
         (("link",), ("--rate", "--delay", "--both")),
     ],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -228,23 +229,31 @@ def _mixed(problem: Problem, mix: Mix) -> Text:
 
 def _explained(problem: Problem, found: Explanation) -> RenderableType:
     name = problem.names[found.vertex]
-    lines = [
+    lines: list[RenderableType] = [
         Text(
-            f"{name} is on the {found.tier} in the optimal plan ({milliseconds(found.cost_s)} ms a frame)",
+            f"{name} is {_at(found.tier)} in the optimal plan ({milliseconds(found.cost_s)} ms a frame)",
             style="bold",
         )
     ]
-    lines += [Text(f"  {_elsewhere(problem, found, other)}") for other in found.elsewhere]
+    lines += [_indented(_elsewhere(problem, found, other)) for other in found.elsewhere]
     if found.triggers:
         lines.append(Text("it would move, if nothing else changed,"))
-        lines += [Text(f"  {_trigger(problem, trigger)}") for trigger in found.triggers]
+        lines += [_indented(_trigger(problem, trigger)) for trigger in found.triggers]
     else:
         lines.append(Text("no speed of a single link or tier, up to a factor of 4096, would move it"))
     return Group(*lines)
 
 
+def _indented(words: str) -> Padding:
+    return Padding(Text(words), (0, 0, 0, 2), expand=False)
+
+
+def _at(tier: Tier) -> str:
+    return "in the cloud" if tier is Tier.CLOUD else f"on the {tier}"
+
+
 def _elsewhere(problem: Problem, found: Explanation, other: Elsewhere) -> str:
-    start = f"on the {other.tier}: "
+    start = f"{_at(other.tier)}: "
     if other.cost_s is None:
         return f"{start}not possible: {other.refused}"
     company = [problem.names[v] for v in other.moved if v != found.vertex]

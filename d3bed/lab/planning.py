@@ -361,7 +361,8 @@ def _from_file(path: Path, network: str | None) -> list[Case]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), "", f"cannot be read: {error}", "check the path") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(str(path), "", f"cannot be read: {reason}", "check the path") from error
     problem = Problem.parse(text, str(path))
     cases = []
     for name in _presets(network):
