@@ -5,7 +5,7 @@ decides, on random inputs and weights: the operator on the whole map, cropped, a
 Then the tile runs on what the undivided network really makes of a photo, and must give the very bits
 that it makes there. Both verdicts are kept on disk, one file per tile and fingerprint.
 
-Call everything here on the compute thread, under `inference_mode`.
+Call everything here on the compute thread: other threads may run other kernels.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ from d3bed.core.tiles import Patch, Tile
 from d3bed.model import images
 from d3bed.model.loading import LoadedModel
 from d3bed.model.segment import compile_step
-from d3bed.model.tiles import Way
 from d3bed.model.vertices import Body
 
 __all__ = ["PreparedTile", "prepare_tiles"]
 
 _FORMAT = "d3bed.tile/1"
+
+#: The probe compares a position in so many channels, and on so many more random images if there are fewer
+#: channels: few numbers may be equal by luck.
+_CHANNELS, _MOST_IMAGES = 64, 16
 
 #: Timed runs of a tile, after the one that checks it.
 _RUNS = 3
@@ -59,9 +62,9 @@ class PreparedTile:
 
 
 class _Verdict(msgspec.Struct, frozen=True):
-    """What is kept of a tile: patches' ways by vertex, where they are not `FORCED`."""
+    """What is kept of a tile; `full`: vertices whose convolution runs on a map of the whole size."""
 
-    ways: dict[int, Way]
+    full: tuple[int, ...]
     identical: bool
     nominal_s: float
 
@@ -73,33 +76,29 @@ def prepare_tiles(
     fingerprint: str,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[PreparedTile]:
-    """Choose each patch's way, compile and check the tiles of these steps, in their order.
+    """Choose each patch's kernels, compile and check the tiles of these steps, in their order.
 
     What was prepared before, for the same network and fingerprint, is read from `folder`. Else it takes
     about two passes through the network and four runs of each tile; `progress` is told of each tile.
     """
     cache = _Cache(folder, model, fingerprint)
-    kept = {step: cache.get(step) for step in steps}
-    new = [step for step, verdict in kept.items() if verdict is None]
-    ways = _ways(model, [step.tile for step in new if step.tile is not None])
-    truth = _truth(model, {v.whole for step in new for v in (*step.takes, *step.makes)})
+    verdicts = {step: cache.get(step) for step in steps}
+    new = [step for step, verdict in verdicts.items() if verdict is None]
     prepared = []
-    for number, step in enumerate(steps):
-        verdict = kept[step]
-        if verdict is None:
-            mine = {p.vertex: ways[p] for p in _patches(step) if ways[p] is not Way.FORCED}
-            identical, nominal_s = _check(step, compile_step(model, step, mine), truth)
-            kept[step] = verdict = _Verdict(mine, identical, nominal_s)
-            cache.put(step, verdict)
-        prepared.append(
-            PreparedTile(
-                compile_step(model, step, verdict.ways),
-                verdict.identical,
-                sum(way is Way.FULL for way in verdict.ways.values()),
-                verdict.nominal_s,
-            )
-        )
-        progress(number + 1, len(steps))
+    with torch.inference_mode():
+        unequal = _unequal(model, [patch for step in new for patch in _patches(step)])
+        truth = _truth(model, {value.whole for step in new for value in (*step.takes, *step.makes)})
+        for number, step in enumerate(steps):
+            verdict = verdicts[step]
+            if verdict is None:
+                full = tuple(patch.vertex for patch in _patches(step) if patch in unequal)
+                call = compile_step(model, step, full)
+                verdicts[step] = verdict = _Verdict(full, *_check(step, call, truth))
+                cache.put(step, verdict)
+            else:
+                call = compile_step(model, step, verdict.full)
+            prepared.append(PreparedTile(call, verdict.identical, len(verdict.full), verdict.nominal_s))
+            progress(number + 1, len(steps))
     return prepared
 
 
@@ -110,27 +109,30 @@ def _patches(step: Step) -> tuple[Patch, ...]:
 # ── the probe ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _ways(model: LoadedModel, tiles: Iterable[Tile]) -> dict[Patch, Way]:
-    """The fastest way for every patch that equals the whole."""
-    patches = dict.fromkeys(patch for tile in tiles for patch in tile.patches)
-    found = dict.fromkeys(patches, Way.FORCED)
+def _unequal(model: LoadedModel, patches: Iterable[Patch]) -> set[Patch]:
+    """The patches of convolutions that are not what the whole map has in their place."""
     by_vertex: dict[int, list[Patch]] = {}
-    for patch in patches:
+    for patch in dict.fromkeys(patches):
         if model.graph.vertices[patch.vertex].kind == "conv2d":
             by_vertex.setdefault(patch.vertex, []).append(patch)
+    found = set[Patch]()
     for vertex, mine in by_vertex.items():
         alone = _alone(model, vertex)
-        (source,) = (v for v, readers in model.graph.consumers.items() if vertex in readers)
-        generator = torch.Generator().manual_seed(vertex)
-        image = torch.randn(model.graph.spec(source).shape, generator=generator)
+        (source,) = (value for value, readers in model.graph.consumers.items() if vertex in readers)
         sink = Value(vertex)
-        (whole,) = compile_step(alone, Step((vertex,), (source,), (sink,)))(image)
+        undivided = compile_step(alone, Step((vertex,), (source,), (sink,)))
+        calls = {}
         for patch in mine:
-            tile = Tile(0, 0, patch.reads, (patch,), 0)
-            step = Step((vertex,), (source,), (Value(vertex, 0, patch.makes),), tile)
-            (part,) = compile_step(alone, step)(image)
-            if not torch.equal(part, _crop(whole, step.makes[0])):
-                found[patch] = Way.FULL
+            made, tile = Value(vertex, 0, patch.makes), Tile(0, 0, patch.reads, (patch,), 0)
+            calls[patch] = made, compile_step(alone, Step((vertex,), (source,), (made,), tile))
+        generator = torch.Generator().manual_seed(vertex)
+        channels = model.graph.spec(sink).shape[1]
+        for _ in range(min(_MOST_IMAGES, -(-_CHANNELS // channels))):
+            image = torch.randn(model.graph.spec(source).shape, generator=generator)
+            (whole,) = undivided(image)
+            for patch, (made, call) in calls.items():
+                if patch not in found and not torch.equal(call(image)[0], _crop(whole, made)):
+                    found.add(patch)
     return found
 
 
@@ -149,9 +151,8 @@ def _alone(model: LoadedModel, vertex: int) -> LoadedModel:
             constants[str(node.target)] = torch.randn(real.shape, generator=generator).mul_(scale)
     nodes = list(model.body.nodes)
     nodes[vertex] = (head,)
-    return dataclasses.replace(
-        model, body=Body(tuple(nodes), {**model.body.values, Value(vertex): head}, constants)
-    )
+    values = {**model.body.values, Value(vertex): head}
+    return dataclasses.replace(model, body=Body(tuple(nodes), values, constants))
 
 
 # ── the check ────────────────────────────────────────────────────────────────────────────────────────
@@ -159,6 +160,8 @@ def _alone(model: LoadedModel, vertex: int) -> LoadedModel:
 
 def _truth(model: LoadedModel, values: set[Value]) -> dict[Value, torch.Tensor]:
     """What the undivided network makes of a photo (of noise, where no photo is installed)."""
+    if not values:
+        return {}
     _, _, height, width = model.input.shape
     try:
         photo = images.decode(images.shipped()[0], height, width)

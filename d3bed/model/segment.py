@@ -6,14 +6,14 @@ undivided module, and it forgets every tensor after its last use. Weights are sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import torch
 from torch import fx
 
 from d3bed.core.program import Step
-from d3bed.model.tiles import Way, rectangles_graph, tile_graph
+from d3bed.model.tiles import rectangles_graph, tile_graph
 
 if TYPE_CHECKING:
     from d3bed.model.loading import LoadedModel
@@ -22,16 +22,16 @@ __all__ = ["compile_step"]
 
 
 def compile_step(
-    model: LoadedModel, step: Step, ways: Mapping[int, Way] | None = None
+    model: LoadedModel, step: Step, full: Collection[int] = ()
 ) -> Callable[..., tuple[torch.Tensor, ...]]:
     """Positional: the tensors of `step.takes` in order → those of `step.makes` in order.
 
-    Call it under `inference_mode`. Takes some tens of milliseconds for a whole network. `ways` say how
-    each vertex of a tile is kept exact, see `prepare_tiles`.
+    Call it under `inference_mode`. Takes some tens of milliseconds for a whole network. `full`: vertices
+    of a tile whose convolution runs on a map of the whole size; `prepare_tiles` knows which must.
     """
     constants = model.body.constants
     if step.tile is not None:
-        graph, counts = tile_graph(model, step, ways or {})
+        graph, counts = tile_graph(model, step, full)
         constants = {**constants, **counts}
     elif not step.vertices:
         graph = rectangles_graph(model, step)

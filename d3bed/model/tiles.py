@@ -1,19 +1,19 @@
 """A tile of a block as one function: its patches in order, each on a rectangle of the map.
 
 Every vertex crops its inputs to what its patch reads; a convolution or pool sees explicit padding where
-its window really leaves the map, and runs without padding. What rounds differently on a small map is
-made to round as on the whole one, in one of these ways:
-- `FORCED`: a convolution runs the kernel that torch would choose for the whole map, not the tile's.
-- `FULL`: the operator runs on a map of the whole size that is zero around what the patch reads; its
-  result is cropped. Always right, and as slow as the whole.
-Which way a patch needs is not known here: `probe` finds it out.
+its window really leaves the map, and runs without padding. What would round differently on a small map is
+made to round as on the whole one:
+- a convolution runs the kernel that torch would choose for the whole map, not the tile's;
+- where that is not enough, it runs on a map of the whole size that is zero around what the patch reads.
+  That is always right, and as slow as the whole; `exact` finds out which patches need it;
+- so does any other operator that may round the last few positions of a map differently: vector code
+  computes what fills its registers, other code the rest.
 """
 
 from __future__ import annotations
 
-import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,16 +29,23 @@ from d3bed.model.export import arguments, operator_name
 if TYPE_CHECKING:
     from d3bed.model.loading import LoadedModel
 
-__all__ = ["Way", "rectangles_graph", "tile_graph"]
+__all__ = ["rectangles_graph", "tile_graph"]
 
 aten = torch.ops.aten
 
+_UNPADDED = Padding()
 
-class Way(enum.Enum):
-    """How a patch is computed so that it rounds as the whole map does."""
 
-    FORCED = "forced"
-    FULL = "full"
+#: Operators that give the same bits wherever a position lies: they compute nothing, or a single rounding.
+_STEADY = frozenset(
+    {
+        *("abs", "add", "clamp", "clamp_max", "clamp_min", "div", "hardtanh", "leaky_relu", "maximum"),
+        *("minimum", "mul", "neg", "prelu", "relu", "relu6", "rrelu", "sqrt", "square", "sub", "threshold"),
+        *("_native_batch_norm_legit_no_training", "batch_norm"),
+        *("alias", "alpha_dropout", "cat", "clone", "concat", "contiguous", "detach", "dropout"),
+        *("feature_dropout", "getitem", "to", "_to_copy", "type_as"),
+    }
+)
 
 
 # ── operators of the generated code: their numbers are plain tuples, which it spells out ────────────
@@ -98,16 +105,16 @@ def rectangles_graph(model: LoadedModel, step: Step) -> fx.Graph:
 
 
 def tile_graph(
-    model: LoadedModel, step: Step, ways: Mapping[int, Way]
+    model: LoadedModel, step: Step, full: Collection[int]
 ) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
     """The patches of `step.tile`, and what divides the sums of average pools, by name.
 
-    `ways`: per vertex; `FORCED` where it is not given.
+    `full`: vertices whose convolution runs on a map of the whole size.
     """
     assert step.tile is not None
     builder = _Builder(model, step, step.tile)
     for patch in step.tile.patches:
-        builder.add(patch, ways.get(patch.vertex, Way.FORCED))
+        builder.add(patch, patch.vertex in full)
     return builder.finish(), builder.counts
 
 
@@ -132,48 +139,54 @@ class _Builder:
     def _take(self, tile: Tile) -> None:
         takes = self._step.takes
         given = [self._graph.placeholder(f"part_{number}") for number in range(len(takes))]
-        source = takes[0].whole
         if takes[0].region == WHOLE:
-            self._held[source] = (self._whole(source), given[0])
+            self._held |= {v: (self._whole(v), node) for v, node in zip(takes, given, strict=True)}
         elif len(takes) == 1:
-            self._held[source] = (takes[0].region, given[0])
+            self._held[takes[0].whole] = (takes[0].region, given[0])
         else:
             boxes = tuple(_box(value.region.within(tile.takes)) for value in takes)
             size = (tile.takes.rows.length, tile.takes.columns.length)
-            self._held[source] = (tile.takes, self._call(_join, size, boxes, *given))
+            self._held[takes[0].whole] = (tile.takes, self._call(_join, size, boxes, *given))
 
-    def add(self, patch: Patch, way: Way) -> None:
+    def add(self, patch: Patch, full: bool) -> None:
+        vertex = self._model.graph.vertices[patch.vertex]
         body = self._model.body.nodes[patch.vertex]
+        sink = Value(patch.vertex)
         made: dict[fx.Node, fx.Node] = {}
-        head = body[0]
-        window = self._model.graph.vertices[patch.vertex].window
-
-        def here(node: fx.Node) -> fx.Node:
-            if node.op == "get_attr":
-                return self._constant(node)
-            return made[node] if node in made else self._crop(self._value_of[node], patch.reads)
-
-        rest = body
-        if window is not None:
+        if vertex.window is not None:
+            head, *behind = body
             source = self._value_of[next(n for n in head.all_input_nodes if n.op != "get_attr")]
             made[head] = (
-                self._full(head, source, patch)
-                if way is Way.FULL
-                else self._windowed(head, source, window, patch)
+                self._on_whole(head, source, patch)
+                if full
+                else self._windowed(head, source, vertex.window, patch)
             )
-            rest = body[1:]
-        for node in rest:
-            made[node] = self._graph.node_copy(node, here)
-        self._held[Value(patch.vertex)] = (patch.makes, made[body[-1]])
+        else:
+            behind = list(body)
+            # Batch norm rounds differently on a map with holes; a sum or a concatenation does not.
+            take = self._frame if len(self._model.graph.predecessors[patch.vertex]) == 1 else self._crop
+            for node in dict.fromkeys(n for b in body for n in b.all_input_nodes if n in self._value_of):
+                if node not in body:
+                    made[node] = take(self._value_of[node], patch.reads)
+        steady = all(map(_steady, behind))
+        if not steady:
+            size = map_size(self._model.graph, sink)
+            made = {node: self._call(_canvas, new, size, _box(patch.makes)) for node, new in made.items()}
+        for node in behind:
+            made[node] = self._graph.node_copy(
+                node, lambda n: self._constant(n) if n.op == "get_attr" else made[n]
+            )
+        last = made[self._model.body.values[sink]]
+        self._held[sink] = (patch.makes if steady else self._whole(sink), last)
 
-    def _full(self, head: fx.Node, source: Value, patch: Patch) -> fx.Node:
+    def _on_whole(self, head: fx.Node, source: Value, patch: Patch) -> fx.Node:
         """The whole map's operator on a map of the whole size."""
         size = map_size(self._model.graph, source)
         canvas = self._call(_canvas, self._crop(source, patch.reads), size, _box(patch.reads))
         whole = self._graph.node_copy(
             head, lambda node: self._constant(node) if node.op == "get_attr" else canvas
         )
-        return self._call(_crop, whole, _box(patch.makes))
+        return self._call(_frame, whole, _box(patch.makes), tuple(_UNPADDED), 0.0)
 
     def _windowed(self, head: fx.Node, source: Value, window: Window, patch: Patch) -> fx.Node:
         name, given = operator_name(head), arguments(head)
@@ -235,7 +248,10 @@ class _Builder:
             self._made[key] = self._call(_crop, node, _box(region.within(held)))
         return self._made[key]
 
-    def _frame(self, value: Value, region: Region, padding: Padding, fill: float) -> fx.Node:
+    def _frame(
+        self, value: Value, region: Region, padding: Padding = _UNPADDED, fill: float = 0.0
+    ) -> fx.Node:
+        """A contiguous copy, unless it is all there."""
         held, node = self._held[value]
         key = (value, region, padding, fill)
         if key not in self._made:
@@ -245,6 +261,10 @@ class _Builder:
     def _whole(self, value: Value) -> Region:
         height, width = map_size(self._model.graph, value)
         return Region(Span(0, height), Span(0, width))
+
+
+def _steady(node: fx.Node) -> bool:
+    return operator_name(node) in _STEADY and arguments(node).get("alpha", 1) == 1
 
 
 def _backend(model: LoadedModel, head: fx.Node, source: Value, window: Window) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from d3bed.core.ids import TIERS, AgentId, Tier
 from d3bed.core.messages import ModelSpec
 from d3bed.core.plan import Plan
 from d3bed.core.program import STAND_INS, programs_for
-from d3bed.model import LoadedModel, compile_step, from_wire, load, to_wire
+from d3bed.model import LoadedModel, compile_step, fingerprint, from_wire, load, prepare_tiles, to_wire
 
 Split = Callable[..., tuple[torch.Tensor, ...]]
 
@@ -54,12 +55,14 @@ def cross(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def run_split(
-    model: LoadedModel, plan: Plan, image: torch.Tensor, nudged: Collection[Value] = ()
+    folder: Path, model: LoadedModel, plan: Plan, image: torch.Tensor, nudged: Collection[Value] = ()
 ) -> tuple[torch.Tensor, ...]:
     plan.check(model.graph)
     programs = programs_for(model.graph, plan, STAND_INS)
     have: dict[AgentId, dict[Value, torch.Tensor]] = {agent: {} for agent in programs}
     waiting = [(agent, step) for agent, program in programs.items() for step in program.steps]
+    tiled = [step for _, step in waiting if step.tile is not None]
+    tiles = dict(zip(tiled, prepare_tiles(model, tiled, folder, fingerprint(1)), strict=True))
 
     def put(agent: AgentId, value: Value, tensor: torch.Tensor) -> None:
         spec = model.graph.spec(value)
@@ -74,7 +77,8 @@ def run_split(
         while waiting:
             agent, step = next(job for job in waiting if have[job[0]].keys() >= set(job[1].takes))
             waiting.remove((agent, step))
-            made = compile_step(model, step)(*[have[agent][value] for value in step.takes])
+            call = tiles[step].call if step in tiles else compile_step(model, step)
+            made = call(*[have[agent][value] for value in step.takes])
             for value, tensor in zip(step.makes, made, strict=True):
                 if value in nudged:
                     tensor = torch.nextafter(tensor, torch.full_like(tensor, torch.inf))
@@ -83,9 +87,9 @@ def run_split(
 
 
 @pytest.fixture(scope="session")
-def split() -> Split:
+def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     """Run a frame (uint8 image) under a plan; `nudged` values are moved up by one ulp."""
-    return run_split
+    return partial(run_split, tmp_path_factory.mktemp("tiles"))
 
 
 def random_monotone(graph: Graph, count: int, seed: int) -> list[Plan]:
