@@ -82,7 +82,7 @@ class _Stretches:
     def __init__(self, problem: Problem, relayed: Problem, known_s: float) -> None:
         self.problem, self.relayed = problem, relayed
         network = Network(relayed)
-        self.waists = Waists(relayed, network, known_s)
+        self.waists = Waists(relayed, network, network.capacity_s, known_s)
         count = network.count
         unary = network.capacity_s[: 3 * count].reshape(3, count)[:, self.waists.order]
         self.unary = np.minimum(unary, known_s * 2)

@@ -17,6 +17,7 @@ import numpy as np
 
 from d3bed.plan.mincut import Bools, Floats, Ints, Network
 from d3bed.plan.problem import EDGE_CLOUD, Problem
+from d3bed.plan.waists import Waists
 
 __all__ = ["MOST", "Ideals", "layered"]
 
@@ -43,15 +44,36 @@ class Ideals:
     second: Floats
 
     @classmethod
-    def all(cls, problem: Problem, network: Network, metrics: Floats) -> Ideals | None:
-        """Every set; None if there are too many. `metrics` [metrics, arcs] are those of cut arcs."""
-        blocks = _enumerate(problem)
+    def all(
+        cls,
+        problem: Problem,
+        network: Network,
+        metrics: Floats,
+        prices: Floats | None = None,
+        ceiling: float = np.inf,
+    ) -> Ideals | None:
+        """Every set; None if there are too many. `metrics` [metrics, arcs] are those of cut arcs.
+
+        Where `prices` are given, only those of stretches in which a plan may change tier whose metrics at
+        these add up to `ceiling` at most.
+        """
+        wanted = None
+        if prices is not None and 0 < ceiling < np.inf:
+            leave, enter = Waists(problem, network, prices @ metrics, ceiling).open(ceiling)
+            # Sets that end in a block, or are all up to its end, the waist where the next stretch begins.
+            ends = leave | enter
+            ends[0] |= not ends.any()
+            wanted = np.concatenate([ends[:1], ends[:-1] | ends[1:], ends[-1:]])
+        blocks = _enumerate(problem, wanted)
         if blocks is None:
             return None
         parts = _Parts(problem, network, metrics)
         before: list[int] = []
         members, sums, numbers = list[Bools](), list[Floats](), list[Ints]()
         for number, (block, sets) in enumerate(blocks):
+            if not sets.shape[1]:
+                before += block
+                continue
             whole = np.zeros((network.count, sets.shape[1]), dtype=bool)
             whole[before] = True
             whole[block] = sets
@@ -164,9 +186,10 @@ def layered(problem: Problem) -> list[int]:
     return sorted(problem.order, key=lambda v: layer[v])
 
 
-def _enumerate(problem: Problem) -> list[tuple[list[int], Bools]] | None:
+def _enumerate(problem: Problem, wanted: Bools | None) -> list[tuple[list[int], Bools]] | None:
     """Every set closed under predecessors and with the input, by the block of vertices it ends in: all
-    blocks before are in it, and of the block what the columns [vertices of the block, sets] tell.
+    blocks before are in it, and of the block what the columns [vertices of the block, sets] tell. Of blocks
+    that are not `wanted`, none.
     """
     most = min(MOST, _CELLS // len(problem.names))
     if len(problem.names) > most:
@@ -184,7 +207,10 @@ def _enumerate(problem: Problem) -> list[tuple[list[int], Bools]] | None:
         loose = loose or not problem.successors[v]
     found: list[tuple[list[int], Bools]] = []
     total = 0
-    for block in blocks:
+    for number, block in enumerate(blocks):
+        if wanted is not None and not wanted[number]:
+            found.append((block, np.zeros((len(block), 0), dtype=bool)))
+            continue
         local = {v: number for number, v in enumerate(block)}
         sets = np.zeros((len(block), 1), dtype=bool)
         for v in block:

@@ -48,18 +48,19 @@ def _look_through(problem: Problem, search: Search, gap: float) -> None:
     """Find the best plan among all that the bound does not exclude, unless they are too many."""
     rows = search.rows
     metrics = np.vstack([search.cost_s, rows.loads])
-    ideals = Ideals.all(problem, search.network, metrics)
-    if ideals is None:
-        return
     enough_s = search.best_s * (1 - gap)
     margin_s = SLACK * search.best_s
+    ceiling = enough_s + float(search.at @ rows.limits) * (1 + SLACK) + margin_s
+    prices = np.array([1.0, *search.at])
+    ideals = Ideals.all(problem, search.network, metrics, prices, ceiling)
+    if ideals is None:
+        return
     # Sums lose what is small beside their largest part: then they prove nothing.
     scales = np.array([search.best_s, *np.maximum(rows.limits, 1.0)])
     largest = np.abs(ideals.first).max(axis=1) + np.abs(ideals.second).max(axis=1)
     if np.any(largest * _EPSILON > scales * SLACK):
         return
-    ceiling = enough_s + float(search.at @ rows.limits) * (1 + SLACK) + margin_s
-    pairs = ideals.below(np.array([1.0, *search.at]), ceiling)
+    pairs = ideals.below(prices, ceiling)
     if pairs is None:
         return
     smaller, larger = pairs

@@ -28,7 +28,7 @@ from d3bed.core.ids import TIERS, Tier
 from d3bed.plan.problem import DEVICE_CLOUD, DEVICE_EDGE, EDGE_CLOUD, Problem, cost_s, result_way, tensor_ways
 from d3bed.plan.waists import Waists
 
-__all__ = ["Cut", "Network", "applies", "minimum_cut", "relayed"]
+__all__ = ["NO_BONDS", "Cut", "Network", "applies", "minimum_cut", "relayed"]
 
 _FINITE = 2**29
 _INFINITE = 2**30
@@ -43,7 +43,8 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_NONE = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+#: For cuts that may be anywhere.
+NO_BONDS = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
 
 def applies(problem: Problem) -> bool:
@@ -68,7 +69,7 @@ def minimum_cut(problem: Problem, plans: Iterable[tuple[Tier, ...]]) -> tuple[tu
         for tiers in plans
         for rank in (np.array([tier.rank for tier in tiers]),)
     )
-    waists = Waists(problem, network, bound_s)
+    waists = Waists(problem, network, network.capacity_s, bound_s)
     rank = waists.cheapest()
     by_waists_s = float(network.capacity_s[network.cut_by(rank)].sum())
     if by_waists_s < bound_s:
@@ -206,7 +207,7 @@ class Network:
         found: Bools = beyond[self.tail] & ~beyond[self.head]
         return found
 
-    def cut(self, capacity_s: Floats, bound_s: float, bonds: tuple[Ints, Ints] = _NONE) -> Cut:
+    def cut(self, capacity_s: Floats, bound_s: float, bonds: tuple[Ints, Ints] = NO_BONDS) -> Cut:
         """The cheapest cut, in arithmetic scaled to a plan that is known to cost `bound_s`.
 
         `bonds`, tails and heads, are arcs that no plan that matters cuts.

@@ -219,11 +219,11 @@ class _Stream:
         network, rows = self.network, self.rows
         if network is None or rows is None:
             return None
-        ideals = Ideals.all(self.problem, network, rows.metrics(network))
-        if ideals is None:
-            return None
         prices = np.zeros(len(rows.stages) + 1)
         prices[: len(self.stages) + 1] = [1.0, *self.prices]
+        ideals = Ideals.all(self.problem, network, rows.metrics(network), prices, period_s)
+        if ideals is None:
+            return None
         pairs = ideals.below(prices, period_s)
         if pairs is None:
             return None

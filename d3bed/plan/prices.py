@@ -17,8 +17,9 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from d3bed.plan.baselines import all_on
 from d3bed.plan.ideals import Ideals
-from d3bed.plan.mincut import Bools, Floats, Ints, Network
+from d3bed.plan.mincut import NO_BONDS, Bools, Floats, Ints, Network
 from d3bed.plan.problem import Problem
+from d3bed.plan.waists import Waists
 
 __all__ = ["SLACK", "Priced", "Rows", "Search"]
 
@@ -135,7 +136,8 @@ class Search(Priced):
             capacity = self.cost_s + prices @ self.rows.loads
             credit = float(prices @ self.rows.limits)
             known = min(c + float(prices @ load) for c, load in zip(self.costs, self.loads, strict=True))
-            cut = self.network.cut(capacity, known)
+            bonds = Waists(problem, self.network, capacity, known).bonds(known) if known > 0 else NO_BONDS
+            cut = self.network.cut(capacity, known, bonds)
             new = self.add(cut.rank)
             at_prices = float(capacity[self.network.cut_by(cut.rank)].sum())
             bound_s = min(at_prices, known) - cut.slack_s - credit

@@ -21,7 +21,7 @@ import numpy as np
 from d3bed.plan.problem import EDGE_CLOUD, Problem
 
 if TYPE_CHECKING:
-    from d3bed.plan.mincut import Floats, Ints, Network
+    from d3bed.plan.mincut import Bools, Floats, Ints, Network
 
 __all__ = ["Waists", "waists_of"]
 
@@ -51,25 +51,25 @@ def waists_of(problem: Problem) -> tuple[Ints, Ints]:
 class Waists:
     """The stretches of a problem's graph, each from a waist up to the next; the last one to the end.
 
-    `network` has the costs; `known_s` is what some plan costs.
+    `capacity_s` are the costs of the arcs of `network`; `known_s` is what some plan costs.
     """
 
-    def __init__(self, problem: Problem, network: Network, known_s: float) -> None:
+    def __init__(self, problem: Problem, network: Network, capacity_s: Floats, known_s: float) -> None:
         count = network.count
         self.order, self.places = waists_of(problem)
         self.count = count
         dearest = known_s * _DEARER
-        unary = np.minimum(network.capacity_s[: 3 * count].reshape(3, count), dearest)[:, self.order]
+        unary = np.minimum(capacity_s[: 3 * count].reshape(3, count), dearest)[:, self.order]
         device, edge, cloud = unary
         self.certain_s = float(cloud.sum())
         near, far = np.zeros(count), np.zeros(count)
         for link, arcs, makers in network.crossed:
-            (far if link == EDGE_CLOUD else near)[makers] = network.capacity_s[arcs]
+            (far if link == EDGE_CLOUD else near)[makers] = capacity_s[arcs]
             #: Per boundary: what is paid for vertices up to a place, at a crossing, and for the result.
         self.sums = [np.cumsum(device - edge), np.cumsum(edge - cloud)]
         self.least = [np.minimum(device - edge, 0.0), np.minimum(edge - cloud, 0.0)]
         self.paid = [np.minimum(near, dearest)[self.order], np.minimum(far, dearest)[self.order]]
-        self.back = [float(network.capacity_s[arc]) for arc in network.back] or [0.0, 0.0]
+        self.back = [float(capacity_s[arc]) for arc in network.back] or [0.0, 0.0]
         largest = max(float(np.abs(sums).max()) for sums in self.sums) + self.certain_s
         self.margin_s = _SLACK * known_s + _EPSILON * count * largest
 
@@ -108,13 +108,18 @@ class Waists:
         found[:-1] += np.minimum.reduceat(paid, self.places)[:-1] + self.back[number]
         return found
 
+    def open(self, bound_s: float) -> tuple[Bools, Bools]:
+        """In which stretches a plan of `bound_s` or less may leave the device, and enter the cloud."""
+        leave, enter = (bounds_s <= bound_s + self.margin_s for bounds_s in self.bounds_s())
+        return leave, enter
+
     def bonds(self, bound_s: float) -> tuple[Ints, Ints]:
         """Arcs that forbid to change tier in stretches where no plan that does so costs `bound_s` or less."""
         waist = self.order[self.places]
         arcs = [
             (waist[closed + 1] + offset, waist[closed] + offset)
-            for bounds_s, offset in zip(self.bounds_s(), (0, self.count), strict=True)
-            for closed in (np.flatnonzero(bounds_s[:-1] > bound_s + self.margin_s),)
+            for still_open, offset in zip(self.open(bound_s), (0, self.count), strict=True)
+            for closed in (np.flatnonzero(~still_open[:-1]),)
         ]
         tails, heads = (np.concatenate(ends) for ends in zip(*arcs, strict=True))
         return tails, heads

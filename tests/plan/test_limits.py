@@ -206,6 +206,28 @@ def test_sets_are_all_plans_and_add_up_to_their_cost(random_problem: MakeProblem
         assert allowed == len(plans.ranks), "what may not be costs far more"
 
 
+def test_sets_of_stretches_that_are_out_of_question_are_left_out_and_no_others(
+    random_problem: MakeProblem, everything: Judge
+) -> None:
+    rng = random.Random(19)
+    every = fewer = 0
+    for number in range(60):
+        problem = random_problem(rng, rng.randint(8, 11), shape="residual")
+        network = Network(problem)
+        metrics = network.capacity_s[None, :]
+        plans = everything(problem)
+        ceiling = float(plans.cost_s.min()) * rng.uniform(1.0, 1.2)
+        whole = Ideals.all(problem, network, metrics)
+        some = Ideals.all(problem, network, metrics, np.ones(1), ceiling)
+        assert whole is not None and some is not None
+        every, fewer = every + len(whole.block), fewer + len(some.block)
+        pairs = some.below(np.ones(1), ceiling * (1 + 1e-12))
+        assert pairs is not None
+        found = {tuple(some.rank(a, b).tolist()) for a, b in zip(*pairs, strict=True) if some.nested(a, b)}
+        assert found >= set(map(tuple, plans.ranks[plans.cost_s <= ceiling].tolist())), number
+    assert fewer < 0.8 * every
+
+
 def test_a_graph_with_too_many_sets_is_refused(random_problem: MakeProblem) -> None:
     problem = random_problem(random.Random(17), 40, shape="any", pins=False)
     fan = tuple((0, v) for v in range(1, 40))

@@ -55,7 +55,7 @@ def test_no_plan_goes_below_the_bound_of_the_stretches_where_it_changes_tier(
         assert relayed(problem)
         network = Network(problem)
         plans = everything(problem)
-        waists = Waists(problem, network, plans.cost_s.max())
+        waists = Waists(problem, network, network.capacity_s, plans.cost_s.max())
         leave_s, enter_s = waists.bounds_s()
         along = plans.ranks[:, waists.order[waists.places]]
         for bounds_s, later in ((leave_s, along > 0), (enter_s, along > 1)):
@@ -80,7 +80,7 @@ def test_closed_stretches_leave_the_optimum_and_a_small_cut(random_problem: Make
         whole = network.cut(network.capacity_s, single_s)
         _, found_s = minimum_cut(problem, singles)
         assert found_s == pytest.approx(cost_s(problem, whole.tiers), rel=1e-7)
-        waists = Waists(problem, network, single_s)
+        waists = Waists(problem, network, network.capacity_s, single_s)
         closed += len(waists.bonds(found_s)[0])
         total += 2 * (len(waists.places) - 1)
     assert closed > 0.5 * total
