@@ -121,7 +121,7 @@ _GROWTH_KEYS = ("vertices", "edges", "fastest_median_s", "median_s", "slowest_me
 
 def _repeats(size: int) -> int:
     """Fewer runs of what takes long."""
-    return max(1, min(REPEATS, 10_000 // size))
+    return max(5, min(REPEATS, 10_000 // size))
 
 
 def _inception() -> tuple[str, Graph]:

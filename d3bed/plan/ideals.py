@@ -110,25 +110,35 @@ class Ideals:
     def nested(self, smaller: int, larger: int) -> bool:
         return not (self.member[:, smaller] & ~self.member[:, larger]).any()
 
-    def below(self, prices: Floats, ceiling: float) -> tuple[Ints, Ints] | None:
+    def below(self, prices: Floats, ceiling: float, limits: Floats) -> tuple[Ints, Ints] | None:
         """Every nested pair (and some that are not) whose metrics at `prices` add up to `ceiling` at
-        most, as two columns of set numbers; None if they are too many to look at.
+        most, as two columns of set numbers; None if they are too many to look at. Sets that are in no
+        pair with every metric within `limits` are left out.
         """
         first, second = prices @ self.first, prices @ self.second
-        blocks = int(self.block[-1]) + 1
-        best_first, best_second = np.full(blocks, np.inf), np.full(blocks, np.inf)
-        np.minimum.at(best_first, self.block, first)
-        np.minimum.at(best_second, self.block, second)
-        before = np.minimum.accumulate(best_first)
-        after = np.minimum.accumulate(best_second[::-1])[::-1]
-        smaller = np.flatnonzero(first + after[self.block] <= ceiling)
-        larger = np.flatnonzero(second + before[self.block] <= ceiling)
+        small, large = self._fit(first, second, ceiling)
+        for row, limit in enumerate(limits):
+            if limit < np.inf:
+                one, other = self._fit(self.first[row], self.second[row], limit)
+                small &= one
+                large &= other
+        smaller, larger = np.flatnonzero(small), np.flatnonzero(large)
         if len(smaller) * len(larger) > _PAIRS:
             return None
         low = first[smaller][:, None] + second[larger][None, :] <= ceiling
         low &= self.block[smaller][:, None] <= self.block[larger][None, :]
         rows, columns = np.nonzero(low)
         return smaller[rows], larger[columns]
+
+    def _fit(self, first: Floats, second: Floats, ceiling: float) -> tuple[Bools, Bools]:
+        """Which sets are the smaller one, and the larger, of any pair whose two parts add up to no more."""
+        blocks = int(self.block[-1]) + 1
+        best_first, best_second = np.full(blocks, np.inf), np.full(blocks, np.inf)
+        np.minimum.at(best_first, self.block, first)
+        np.minimum.at(best_second, self.block, second)
+        before = np.minimum.accumulate(best_first)
+        after = np.minimum.accumulate(best_second[::-1])[::-1]
+        return first + after[self.block] <= ceiling, second + before[self.block] <= ceiling
 
 
 class _Parts:

@@ -60,7 +60,7 @@ def _look_through(problem: Problem, search: Search, gap: float) -> None:
     largest = np.abs(ideals.first).max(axis=1) + np.abs(ideals.second).max(axis=1)
     if np.any(largest * _EPSILON > scales * SLACK):
         return
-    pairs = ideals.below(prices, ceiling)
+    pairs = ideals.below(prices, ceiling, np.array([np.inf, *rows.limits * (1 + SLACK)]))
     if pairs is None:
         return
     smaller, larger = pairs

@@ -224,7 +224,9 @@ class _Stream:
         ideals = Ideals.all(self.problem, network, rows.metrics(network), prices, period_s)
         if ideals is None:
             return None
-        pairs = ideals.below(prices, period_s)
+        limits = np.full(len(prices), period_s)
+        limits[0], limits[len(self.stages) + 1 :] = np.inf, rows.limits[len(self.stages) :] * (1 + SLACK)
+        pairs = ideals.below(prices, period_s, limits)
         if pairs is None:
             return None
         smaller, larger = pairs

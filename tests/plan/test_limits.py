@@ -221,7 +221,7 @@ def test_sets_of_stretches_that_are_out_of_question_are_left_out_and_no_others(
         some = Ideals.all(problem, network, metrics, np.ones(1), ceiling)
         assert whole is not None and some is not None
         every, fewer = every + len(whole.block), fewer + len(some.block)
-        pairs = some.below(np.ones(1), ceiling * (1 + 1e-12))
+        pairs = some.below(np.ones(1), ceiling * (1 + 1e-12), np.full(1, np.inf))
         assert pairs is not None
         found = {tuple(some.rank(a, b).tolist()) for a, b in zip(*pairs, strict=True) if some.nested(a, b)}
         assert found >= set(map(tuple, plans.ranks[plans.cost_s <= ceiling].tolist())), number
