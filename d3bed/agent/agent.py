@@ -21,8 +21,9 @@ from d3bed import __version__
 from d3bed.agent.clock import ClockOffset
 from d3bed.agent.compute import ComputeThread
 from d3bed.agent.control import resident_bytes, run_control
-from d3bed.agent.executor import EpochWork, Executor, nominal_times
+from d3bed.agent.executor import Executor
 from d3bed.agent.links import Links
+from d3bed.agent.prepare import epoch_work
 from d3bed.agent.profiler import ProfileCache
 from d3bed.agent.reporter import Reporter
 from d3bed.agent.settings import AgentSettings
@@ -59,7 +60,7 @@ from d3bed.core.messages import (
     Welcome,
 )
 from d3bed.core.program import programs_for
-from d3bed.model import ENGINE, LoadedModel, compile_step, fingerprint, load
+from d3bed.model import ENGINE, LoadedModel, fingerprint, load
 from d3bed.model.images import folder, shipped
 from d3bed.net import Listener
 
@@ -253,39 +254,26 @@ class Agent:
             if program is None:
                 raise ModelError(order.model.name, "", "the plan has no work for this agent")
             senders = {peer.agent: await self._links.to(order.pipeline, peer) for peer in order.peers}
-            missing = {agent for ways in program.forward.values() for agent in ways} - set(senders)
-            if missing:
-                raise ModelError(
-                    order.model.name, "", f"the plan needs a link to {', '.join(sorted(missing))}"
-                )
-            rescues = tuple(rescue.step for rescue in program.rescues)
-            calls, rescue_calls = await asyncio.to_thread(
-                lambda: tuple(
-                    tuple(compile_step(model, s) for s in steps) for steps in (program.steps, rescues)
-                )
+            on_device = self.settings.tier is Tier.DEVICE
+            work, tiles = await epoch_work(
+                order,
+                model,
+                program,
+                senders,
+                keep=frozenset(model.graph.results) if on_device else frozenset(),
+                compute=self._compute,
+                times_s=self._nominal_s.get(order.model.key),
+                fingerprint=fingerprint(self._threads),
+                cache_dir=self.settings.cache_dir,
             )
         except (D3Error, OSError, TimeoutError, ValueError) as error:
             self._reporter.fact(
                 PrepareFailed(order.pipeline, order.epoch, str(error) or type(error).__name__)
             )
             return
-        on_device = self.settings.tier is Tier.DEVICE
-        times_s = self._nominal_s.get(order.model.key)
-        work = EpochWork(
-            order.pipeline,
-            order.epoch,
-            model,
-            program,
-            calls,
-            nominal_times(times_s, program.steps),
-            senders,
-            frozenset(model.graph.results) if on_device else frozenset(),
-            rescue_calls,
-            nominal_times(times_s, rescues),
-        )
         self._executor.add(work)
         self._prepared[order.pipeline, order.epoch] = order.model
-        self._reporter.fact(Ready(order.pipeline, order.epoch, time.monotonic() - started_s))
+        self._reporter.fact(Ready(order.pipeline, order.epoch, time.monotonic() - started_s, tiles))
 
     def _activate(self, order: Activate) -> None:
         spec = self._prepared.get((order.pipeline, order.epoch))

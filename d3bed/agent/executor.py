@@ -381,7 +381,7 @@ def _silence(run: _FrameWork) -> None:
 _QUEUE_NOISE_S = 0.0002
 
 
-def nominal_times(times_s: tuple[float, ...] | None, steps: Sequence[Step]) -> tuple[float, ...]:
+def nominal_times(times_s: Sequence[float] | None, steps: Sequence[Step]) -> tuple[float, ...]:
     """Seconds per step on this machine, unheld; zeros without a profile (then raw time counts)."""
     if times_s is None:
         return (0.0,) * len(steps)

@@ -51,6 +51,7 @@ __all__ = [
     "StartSource",
     "Stop",
     "StopSource",
+    "TileReady",
     "ToAgent",
     "Transferred",
     "Welcome",
@@ -191,12 +192,26 @@ class FrameRescued(msgspec.Struct, frozen=True, tag=True):
     problem: str
 
 
+class TileReady(msgspec.Struct, frozen=True):
+    """A tile (row, column) of the block from the first to the last of `vertices` was checked.
+
+    `identical`: it makes the bits that the undivided network makes of a photo; `fallbacks` of its vertices
+    are computed on maps of the whole size for that.
+    """
+
+    vertices: tuple[int, int]
+    tile: tuple[int, int]
+    identical: bool
+    fallbacks: int
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """All that `Prepare` asked for is done: segments compiled, links up."""
+    """All that `Prepare` asked for is done: segments compiled, tiles checked, links up."""
 
     pipeline: PipelineId
     epoch: Epoch
     took_s: float
+    tiles: tuple[TileReady, ...] = ()
 
 
 class PrepareFailed(msgspec.Struct, frozen=True, tag=True):

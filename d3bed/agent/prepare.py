@@ -1,0 +1,77 @@
+"""Everything that an epoch needs on this agent, made ready before it is activated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from d3bed.agent.compute import ComputeThread
+from d3bed.agent.executor import EpochWork, nominal_times
+from d3bed.core.errors import ModelError
+from d3bed.core.graph import Value
+from d3bed.core.ids import AgentId
+from d3bed.core.messages import Prepare, TileReady
+from d3bed.core.program import Program
+from d3bed.model import LoadedModel, compile_step, prepare_tiles
+from d3bed.net import Sender
+
+__all__ = ["epoch_work"]
+
+
+async def epoch_work(
+    order: Prepare,
+    model: LoadedModel,
+    program: Program,
+    senders: Mapping[AgentId, Sender],
+    *,
+    keep: frozenset[Value],
+    compute: ComputeThread,
+    times_s: Sequence[float] | None,
+    fingerprint: str,
+    cache_dir: Path,
+) -> tuple[EpochWork, tuple[TileReady, ...]]:
+    """Compile the steps and check the tiles; the latter runs on the compute thread and takes seconds the
+    first time. `times_s` is the profile of this machine, unheld.
+
+    Raises `ModelError` if a link is missing.
+    """
+    missing = {agent for ways in program.forward.values() for agent in ways} - set(senders)
+    if missing:
+        raise ModelError(order.model.name, "", f"the plan needs a link to {', '.join(sorted(missing))}")
+    tiled = [step for step in program.steps if step.tile is not None]
+    tiles = dict(
+        zip(
+            tiled,
+            await compute.run(lambda: prepare_tiles(model, tiled, cache_dir, fingerprint)) if tiled else (),
+            strict=True,
+        )
+    )
+    plain = [step for step in program.steps if step.tile is None]
+    rescues = [rescue.step for rescue in program.rescues]
+    compiled = dict(
+        zip(plain, await asyncio.to_thread(lambda: [compile_step(model, s) for s in plain]), strict=True)
+    )
+    rescue_calls = await asyncio.to_thread(lambda: [compile_step(model, step) for step in rescues])
+    work = EpochWork(
+        order.pipeline,
+        order.epoch,
+        model,
+        program,
+        tuple(tiles[s].call if s in tiles else compiled[s] for s in program.steps),
+        tuple(tiles[s].nominal_s if s in tiles else nominal_times(times_s, (s,))[0] for s in program.steps),
+        senders,
+        keep,
+        tuple(rescue_calls),
+        nominal_times(times_s, rescues),
+    )
+    return work, tuple(
+        TileReady(
+            vertices=(step.vertices[0], step.vertices[-1]),
+            tile=(step.tile.row, step.tile.column),
+            identical=tile.identical,
+            fallbacks=tile.fallbacks,
+        )
+        for step, tile in tiles.items()
+        if step.tile is not None
+    )
