@@ -67,7 +67,8 @@ class _FrameWork:
     schedule: FrameSchedule
     values: dict[Value, torch.Tensor]
     idle_since_s: float | None = None
-    alarms: dict[int, asyncio.TimerHandle] = field(default_factory=dict)
+    #: Per rescue: since when its tiles are under way, and when they are given up.
+    alarms: dict[int, tuple[float, asyncio.TimerHandle]] = field(default_factory=dict)
     answer: asyncio.Future[tuple[torch.Tensor, ...]] | None = None
 
 
@@ -200,7 +201,7 @@ class Executor:
         for order in orders:
             match order:
                 case Run(step):
-                    self._watch(work, frame, run, step)
+                    self._watch(work, frame, run, step, now)
                     self._spawn(self._run_step(work, frame, run, step, now))
                 case Send(value, to):
                     self._spawn(self._send(work, frame, run, value, to))
@@ -223,7 +224,13 @@ class Executor:
         if await self._compute_step(
             work, frame, run, step, work.calls[number], ready_s, work.nominal_s[number]
         ):
-            self._obey(work, frame, run, run.schedule.ran(number), time.monotonic())
+            now = time.monotonic()
+            for which, (since_s, alarm) in run.alarms.items():
+                rescue = work.program.rescues[which]
+                if number == rescue.instead[-1]:
+                    alarm.cancel()
+                    self._span(work, frame, SpanKind.TILED, since_s, now, rescue.place)
+            self._obey(work, frame, run, run.schedule.ran(number), now)
             self._settle(work, frame, run)
 
     async def _compute_step(
@@ -267,15 +274,16 @@ class Executor:
 
     # ── tiles that do not come ────────────────────────────────────────────────────────────────────
 
-    def _watch(self, work: EpochWork, frame: FrameId, run: _FrameWork, step: int) -> None:
+    def _watch(self, work: EpochWork, frame: FrameId, run: _FrameWork, step: int, now: float) -> None:
         """From the first step of a tiled part on, its owner waits no longer than it would take alone."""
         for number, rescue in enumerate(work.program.rescues):
             if step in rescue.instead and number not in run.alarms:
                 alone_s = work.rescue_s[number] / self._hold.speed or UNKNOWN_S
                 patience_s = PATIENCE_FACTOR * alone_s * len(work.frames) + PATIENCE_S
-                run.alarms[number] = asyncio.get_running_loop().call_later(
+                alarm = asyncio.get_running_loop().call_later(
                     patience_s, self._rescue, work, frame, run, number, f"no tiles for {patience_s:.2g} s"
                 )
+                run.alarms[number] = now, alarm
 
     def _rescue(self, work: EpochWork, frame: FrameId, run: _FrameWork, number: int, problem: str) -> None:
         if work.broken or frame not in work.frames or not run.schedule.rescue(number):
@@ -373,7 +381,7 @@ class Executor:
 
 
 def _silence(run: _FrameWork) -> None:
-    for alarm in run.alarms.values():
+    for _, alarm in run.alarms.values():
         alarm.cancel()
 
 

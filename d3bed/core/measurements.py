@@ -35,6 +35,7 @@ class SpanKind(StrEnum):
     WAIT = "wait"  # a tier had nothing to do for this frame until an input came
     QUEUE = "queue"  # inputs were there, the compute thread was busy
     SERIALISE = "serialise"  # making a tensor ready to send, or joining it from tiles
+    TILED = "tiled"  # tiled blocks in a row, from cutting up their source to joining the tiles
     TRANSFER = "transfer"  # from handing it to the link until the peer had all of it
 
 

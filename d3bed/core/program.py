@@ -52,6 +52,11 @@ class Rescue(msgspec.Struct, frozen=True):
     instead: tuple[int, ...]
     pieces: frozenset[Value]
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """The first and last vertex that are tiled."""
+        return self.step.vertices[0], self.step.vertices[-1]
+
 
 class Program(msgspec.Struct, frozen=True):
     """One agent's share of a plan.

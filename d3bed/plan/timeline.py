@@ -43,12 +43,14 @@ class Timeline(msgspec.Struct, frozen=True):
     """One frame's way. `busy_s` counts seconds of work per stage; the busiest bounds the rate.
 
     `compute_s` is per tier; where several agents share the edge's work, of the one that computes longest.
+    `tiled_s`: how long each tiled part takes, by its first and last vertex, from cutting to joining.
     """
 
     latency_s: float
     spans: tuple[StageSpan, ...]
     compute_s: dict[Tier, float]
     busy_s: dict[str, float]
+    tiled_s: dict[tuple[int, int], float] = {}
 
     @property
     def busiest(self) -> str:
@@ -81,7 +83,7 @@ def timeline(
     if edge_s:
         compute_s[Tier.EDGE] = max(compute_s[Tier.EDGE], *edge_s)
     spans = tuple(sorted(frame.spans, key=lambda span: (span.start_s, span.end_s)))
-    return Timeline(frame.answered_s, spans, compute_s, frame.busy_s)
+    return Timeline(frame.answered_s, spans, compute_s, frame.busy_s, frame.tiled_s)
 
 
 class _Frame:
@@ -109,6 +111,7 @@ class _Frame:
         self.sending: set[tuple[AgentId, AgentId]] = set()
         self.missing = set(graph.results)
         self.answered_s = 0.0
+        self.tiled_s: dict[tuple[int, int], float] = {}
         self.spans: list[StageSpan] = []
         self.busy_s: dict[str, float] = dict.fromkeys(programs, 0.0)
         #: What happens when: (time, sequence number, what, where, link, values).
@@ -150,6 +153,11 @@ class _Frame:
     def _have(self, now_s: float, agent: AgentId, value: Value) -> None:
         """An agent has made a value, or it has arrived there."""
         self.here[agent].add(value)
+        for rescue in self.programs[agent].rescues:
+            # From having its source to having its sink: less the one, more the other.
+            if value in (*rescue.step.takes, *rescue.step.makes):
+                sign = 1 if value in rescue.step.makes else -1
+                self.tiled_s[rescue.place] = self.tiled_s.get(rescue.place, 0.0) + sign * now_s
         for there in self.programs[agent].forward.get(value, ()):
             self.queues.setdefault((agent, there), deque()).append(value)
         if agent == self.device and value in self.missing:

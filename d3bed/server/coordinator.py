@@ -299,8 +299,8 @@ class Coordinator:
             return
         traffic = self._traffic[pipe.settings.id]
         match message:
-            case Ready(epoch=epoch):
-                pipe.ready(agent, epoch)
+            case Ready(epoch=epoch, tiles=tiles):
+                pipe.ready(agent, epoch, tiles)
             case PrepareFailed(epoch=epoch, problem=problem):
                 pipe.prepare_failed(agent, epoch, problem)
             case LinkLost(epoch=epoch, peer=peer, problem=problem):

@@ -10,9 +10,9 @@ import msgspec
 from d3bed.core.epochs import EpochLife
 from d3bed.core.graph import Graph
 from d3bed.core.ids import TIERS, AgentId, CauseId, Epoch, PipelineId, Tier
-from d3bed.core.messages import ModelSpec
+from d3bed.core.messages import ModelSpec, TileReady
 from d3bed.core.plan import Plan
-from d3bed.core.program import Program, Step, programs_for
+from d3bed.core.program import Program, Rescue, Step, programs_for
 from d3bed.plan import Basis, Choice, Segment
 from d3bed.server.statistics import Recent
 from d3bed.server.views import EpochReport, EpochView
@@ -61,6 +61,9 @@ class PlannedEpoch:
     #: Whether one of its answers differed from the undivided model.
     differed: bool = False
     latency_s: Recent = field(default_factory=lambda: Recent(256))
+    #: What agents found when they checked their tiles, and how long tiled parts take.
+    tiles: list[TileReady] = field(default_factory=list)
+    tiled_s: dict[tuple[int, int], Recent] = field(default_factory=dict)
 
     @property
     def number(self) -> Epoch:
@@ -96,6 +99,16 @@ class PlannedEpoch:
     @cached_property
     def _steps(self) -> dict[AgentId, list[Step]]:
         return {agent: [s for s in program.steps if s.vertices] for agent, program in self._programs.items()}
+
+    @property
+    def tiled_parts(self) -> tuple[Rescue, ...]:
+        """Runs of tiled blocks between which nothing is gathered, as their owner would do them alone."""
+        return self._programs[self.route[Tier.EDGE]].rescues if self.plan.tiles else ()
+
+    def tiled(self, place: tuple[int, int], taken_s: float) -> None:
+        """A tiled part, by its first and last vertex, took so long for a frame."""
+        if place in self.choice.timeline.tiled_s:
+            self.tiled_s.setdefault(place, Recent(256)).add(taken_s)
 
     def receivers(self, agent: AgentId) -> list[AgentId]:
         """Whom an agent sends values to."""

@@ -173,6 +173,7 @@ class ComputePlan(msgspec.Struct, frozen=True):
     pins: tuple[Pin, ...]
     strategy: str
     tiling: str
+    untiled: frozenset[int]
     current: Choice | None
 
 

@@ -20,7 +20,17 @@ import msgspec
 
 from d3bed.core.epochs import EpochLife, EpochState
 from d3bed.core.ids import AgentId, Epoch, FrameId, Tier
-from d3bed.core.messages import Activate, ModelSpec, Peer, Prepare, Retire, Route, StartSource, StopSource
+from d3bed.core.messages import (
+    Activate,
+    ModelSpec,
+    Peer,
+    Prepare,
+    Retire,
+    Route,
+    StartSource,
+    StopSource,
+    TileReady,
+)
 from d3bed.plan import Basis, Choice, Patience, changes, judge
 from d3bed.server.epochs import PlannedEpoch, Wish
 from d3bed.server.events import ComputePlan
@@ -71,6 +81,7 @@ class Pipeline:
         self._basis = Basis({}, {})
         self._patience = Patience()
         self._shunned: dict[AgentId, float] = {}
+        self._untiled: dict[ModelSpec, set[int]] = {}
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────────
 
@@ -261,6 +272,7 @@ class Pipeline:
                 pins=self.settings.pins.get(wish.model.name, ()),
                 strategy=wish.strategy,
                 tiling=self.settings.tiling,
+                untiled=frozenset(self._untiled.get(wish.model, ())),
                 current=current.choice if current else None,
             )
         )
@@ -335,10 +347,14 @@ class Pipeline:
 
     # ── from epoch to epoch ───────────────────────────────────────────────────────────────────────
 
-    def ready(self, agent: AgentId, number: Epoch) -> None:
+    def ready(self, agent: AgentId, number: Epoch, tiles: tuple[TileReady, ...] = ()) -> None:
         epoch = self.preparing
         if epoch is None or epoch.number != number:
             return
+        if inexact := [tile for tile in tiles if not tile.identical]:
+            self._tiles_differ(agent, epoch, inexact)
+            return
+        epoch.tiles += tiles
         epoch.ready.add(agent)
         if not epoch.ready >= set(epoch.agents):
             return
@@ -359,6 +375,16 @@ class Pipeline:
             self.run.epochs.append(epoch)
         elif self.start is not None:
             self.begin_run(self.start)
+
+    def _tiles_differ(self, agent: AgentId, epoch: PlannedEpoch, inexact: list[TileReady]) -> None:
+        """Plan again, and never tile these blocks' vertices."""
+        graph, tiled = epoch.graph, self._untiled.setdefault(epoch.wish.model, set())
+        for tile in inexact:
+            first, last = tile.vertices
+            tiled |= {v for each in epoch.plan.tiles for v in each.block.vertices if first <= v <= last}
+        first, last = inexact[0].vertices
+        names = f"{graph.vertices[first].name} … {graph.vertices[last].name}"
+        self.want(f"{epoch.wish.cause} (tiles of {names} on {agent} differ from the undivided network)")
 
     def prepare_failed(self, agent: AgentId, number: Epoch, problem: str) -> None:
         if self.preparing is not None and self.preparing.number == number:

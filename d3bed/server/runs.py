@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from d3bed.core.ids import PipelineId, Tier
 from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.statistics import RunStatistics
+from d3bed.server.tiles import tile_reports
 from d3bed.server.views import (
     AgentReport,
     ExactView,
@@ -107,6 +108,7 @@ class Run:
             plan={v.name: t for v, t in zip(last.graph.vertices, last.plan.tiers, strict=True)}
             if last
             else {},
+            tiles=tile_reports(last) if last else (),
         )
 
 

@@ -73,6 +73,8 @@ class Traffic:
         record = self._world.agents[agent]
         for span in spans:
             epoch = self._pipeline.epochs.get(span.epoch)
+            if span.kind is SpanKind.TILED and epoch is not None:
+                epoch.tiled(span.vertices, span.end_s - span.start_s)
             if span.kind is not SpanKind.COMPUTE or span.tile or epoch is None or agent not in epoch.agents:
                 continue
             segment = epoch.segments.get(span.vertices)

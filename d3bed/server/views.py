@@ -36,6 +36,7 @@ __all__ = [
     "RunView",
     "SpanView",
     "StateView",
+    "TileReport",
     "VertexView",
     "graph_view",
 ]
@@ -257,6 +258,26 @@ class EpochReport(msgspec.Struct, frozen=True):
     moved: int
 
 
+class TileReport(msgspec.Struct, frozen=True):
+    """A tiled block: tile number i of the `grid` (rows, columns) is run by `agents[i]`.
+
+    `redundancy` is FLOPs of all tiles over the block's; `exchanged_bytes` cross links for its inputs, per
+    frame; `fallbacks` vertices of tiles are computed on whole maps to stay exact. `predicted_s` and
+    `measured_s` are of the whole run of blocks `part` that it belongs to, cutting up and joining included.
+    """
+
+    part: str
+    block: str
+    grid: tuple[int, int]
+    agents: tuple[AgentId, ...]
+    redundancy: float
+    exchanged_bytes: int
+    fallbacks: int
+    identical: bool
+    predicted_s: float
+    measured_s: float | None
+
+
 class RunReport(msgspec.Struct, frozen=True):
     """`compute_s`: median over frames of the compute time on each tier, held time included."""
 
@@ -272,6 +293,7 @@ class RunReport(msgspec.Struct, frozen=True):
     links: tuple[LinkReport, ...]
     epochs: tuple[EpochReport, ...]
     plan: dict[str, Tier]
+    tiles: tuple[TileReport, ...] = ()
 
 
 class RunView(msgspec.Struct, frozen=True):
