@@ -263,6 +263,7 @@ def agent(
 @app.command()
 def strategy(
     name: Annotated[str, typer.Argument(help="The strategy to plan with from now on.")],
+    tiling: TilingOption = None,
     pipeline: Annotated[str, typer.Option(help="Which pipeline.")] = "main",
     server: ServerOption = "http://127.0.0.1:8333",
     token: TokenOption = None,
@@ -270,7 +271,9 @@ def strategy(
     """Switch a running pipeline to another strategy while frames flow."""
     from d3bed.lab.client import post
 
-    answer = _run(post(server, f"/api/pipelines/{pipeline}/strategy", {"strategy": name}, token))
+    answer = _run(
+        post(server, f"/api/pipelines/{pipeline}/strategy", {"strategy": name, "tiling": tiling}, token)
+    )
     console.print(answer.get("message") or json.dumps(answer), highlight=False)
 
 

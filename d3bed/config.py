@@ -27,7 +27,7 @@ from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import ModelSpec
 from d3bed.core.models import ZOO
 from d3bed.plan import STRATEGIES, Pin
-from d3bed.server.settings import PipelineSettings
+from d3bed.server.settings import TILINGS, PipelineSettings
 
 __all__ = [
     "AgentConfig",
@@ -124,9 +124,6 @@ class Config(msgspec.Struct, frozen=True):
 
 #: Edge agents that `--edges` may start: each is a process with a model of its own.
 MOST_EDGES = 16
-
-#: How stacks of layers may be shared among edge agents; see `plan.vsm`.
-TILINGS = ("vsm", "aofl", "deepthings", "modnn", "none")
 
 _PAIRS = (
     *("device-edge", "edge-cloud", "device-cloud", "edge-device", "cloud-edge", "cloud-device"),

@@ -77,8 +77,10 @@ class Testbed:
     def __init__(self, base: str, pipeline: str, children: Children) -> None:
         self.base, self.pipeline, self._children = base, pipeline, children
 
-    async def switch(self, *, model: str | None = None, strategy: str | None = None) -> dict[str, Any]:
-        """Switch model or strategy and wait for it to be in force; returns the pipeline's view.
+    async def switch(
+        self, *, model: str | None = None, strategy: str | None = None, tiling: str | None = None
+    ) -> dict[str, Any]:
+        """Switch model or strategy (and tiling) and wait for it to be in force; returns the pipeline's view.
 
         Raises `SwitchFailed` with the server's reason.
         """
@@ -86,7 +88,7 @@ class Testbed:
             await self._post("model", {"model": model})
             await self._settled()
         if strategy is not None:
-            await self._post("strategy", {"strategy": strategy})
+            await self._post("strategy", {"strategy": strategy, "tiling": tiling})
         view = await self._settled()
         if (model or view["model"]) != view["model"] or (strategy or view["strategy"]) != view["strategy"]:
             raise SwitchFailed(await self._last_problem())

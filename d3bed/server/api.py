@@ -27,6 +27,7 @@ from d3bed.server.events import (
     StopRun,
 )
 from d3bed.server.runner import Runner
+from d3bed.server.settings import TILINGS
 from d3bed.server.views import AgentView, LinkView, PipelineView, RunReport, RunView, StateView
 
 __all__ = ["MAX_BODY_BYTES", "ROUTES", "Api", "ApiError", "Route", "json_response", "openapi"]
@@ -53,7 +54,10 @@ class ApiError(Exception):
 
 
 class StrategyOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`tiling`: how edge agents share stacks of layers; null leaves it as it is."""
+
     strategy: _Text
+    tiling: _Text | None = None
 
 
 class ModelOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -181,7 +185,9 @@ class Api:
         if body.strategy not in self._coordinator.strategies:
             known = ", ".join(self._coordinator.strategies)
             raise ApiError(400, f"strategy: unknown strategy {body.strategy!r}; known: {known}")
-        return self._order(ChangeStrategy(name, body.strategy))
+        if body.tiling not in (None, *TILINGS):
+            raise ApiError(400, f"tiling: unknown tiling {body.tiling!r}; known: {', '.join(TILINGS)}")
+        return self._order(ChangeStrategy(name, body.strategy, body.tiling))
 
     async def model(self, id: str, body: ModelOrder) -> Accepted:
         name, models = self._known(id), self._coordinator.settings.models

@@ -128,8 +128,9 @@ class Coordinator:
                 self.pipelines[pipeline].plan_computed(request, choice)
             case PlanFailed(pipeline, request, problem):
                 self.pipelines[pipeline].plan_failed(request, problem)
-            case ChangeStrategy(pipeline, strategy):
-                self.pipelines[pipeline].want(f"strategy {strategy} chosen", strategy=strategy)
+            case ChangeStrategy(pipeline, strategy, tiling):
+                cause = f"strategy {strategy} chosen" + (f" with tiling {tiling}" if tiling else "")
+                self.pipelines[pipeline].want(cause, strategy=strategy, tiling=tiling)
             case ChangeModel(pipeline, model):
                 self.pipelines[pipeline].want(f"model {model.name} chosen", model=model)
             case StartRun(pipeline, frames, in_flight):

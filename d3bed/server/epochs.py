@@ -31,6 +31,7 @@ class Wish(msgspec.Struct, frozen=True):
     cause_id: CauseId
     model: ModelSpec
     strategy: str
+    tiling: str
     forced: bool = False
     reconsider: bool = False
 

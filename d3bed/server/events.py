@@ -77,8 +77,11 @@ class PlanFailed(msgspec.Struct, frozen=True):
 
 
 class ChangeStrategy(msgspec.Struct, frozen=True):
+    """`tiling` None: as it is."""
+
     pipeline: PipelineId
     strategy: str
+    tiling: str | None = None
 
 
 class ChangeModel(msgspec.Struct, frozen=True):

@@ -63,7 +63,9 @@ class Pipeline:
     def __init__(self, settings: PipelineSettings, world: World) -> None:
         self.settings = settings
         self.world = world
-        self.wish: Wish | None = Wish("start", world.new_cause(), settings.model, settings.strategy)
+        self.wish: Wish | None = Wish(
+            "start", world.new_cause(), settings.model, settings.strategy, settings.tiling
+        )
         self.active: PlannedEpoch | None = None
         self.preparing: PlannedEpoch | None = None
         self.draining: dict[Epoch, PlannedEpoch] = {}
@@ -122,6 +124,7 @@ class Pipeline:
         *,
         model: ModelSpec | None = None,
         strategy: str | None = None,
+        tiling: str | None = None,
         forced: bool = False,
     ) -> None:
         """Ask for a new plan; replaces the wish under way, keeping what this one leaves open."""
@@ -133,6 +136,7 @@ class Pipeline:
             self.world.new_cause(),
             model or (base.model if base else self.settings.model),
             strategy or (base.strategy if base else self.settings.strategy),
+            tiling or (base.tiling if base else self.settings.tiling),
             forced,
         )
 
@@ -229,7 +233,7 @@ class Pipeline:
 
         def may_send(other: AgentId, there: Tier) -> bool:
             if tier is there:
-                return tier is Tier.EDGE and other != agent and self.settings.tiling != "none"
+                return tier is Tier.EDGE and other != agent
             far = abs(present.index(there.rank) - present.index(tier.rank)) > 1
             return not far or not self.settings.shapes or self.settings.shape(tier, there) is not None
 
@@ -271,7 +275,7 @@ class Pipeline:
                 rates=self._basis.rates,
                 pins=self.settings.pins.get(wish.model.name, ()),
                 strategy=wish.strategy,
-                tiling=self.settings.tiling,
+                tiling=wish.tiling,
                 untiled=frozenset(self._untiled.get(wish.model, ())),
                 current=current.choice if current else None,
             )
@@ -293,7 +297,7 @@ class Pipeline:
         self._record_plan(wish, choice)
         active = self.active
         if active is not None and not wish.forced and active.is_same(wish.model, choice.plan, connections):
-            active.wish = msgspec.structs.replace(active.wish, strategy=wish.strategy)
+            active.wish = msgspec.structs.replace(active.wish, strategy=wish.strategy, tiling=wish.tiling)
             self._keep(active, wish, "the plan is the same")
             return
         if active is not None and wish.reconsider and choice.kept_s is not None:
@@ -471,7 +475,11 @@ class Pipeline:
             self.end_run()
         if base is not None:
             self.wish = Wish(
-                f"{self.settings.device} is back", self.world.new_cause(), base.model, base.strategy
+                f"{self.settings.device} is back",
+                self.world.new_cause(),
+                base.model,
+                base.strategy,
+                base.tiling,
             )
 
     def watch(self) -> None:
@@ -482,8 +490,9 @@ class Pipeline:
         found = changes(self.active.basis, self.world.factors(members), self.world.rates(members))
         if found and self._patience.ready(self.world.now):
             cause = "; ".join(change.text for change in found[:3])
-            wanted = self.active.wish
-            self.wish = Wish(cause, self.world.new_cause(), wanted.model, wanted.strategy, reconsider=True)
+            self.wish = msgspec.structs.replace(
+                self.active.wish, cause=cause, cause_id=self.world.new_cause(), forced=False, reconsider=True
+            )
             return
         for agent in members:
             peers = [p for p in self._peers(agent, members) if self._is_out_of_sight(agent, p.agent)]

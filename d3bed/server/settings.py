@@ -18,7 +18,10 @@ from d3bed.core.messages import ModelSpec
 from d3bed.core.models import PAPER_MODELS
 from d3bed.plan import Pin
 
-__all__ = ["PipelineSettings", "ServerSettings"]
+__all__ = ["TILINGS", "PipelineSettings", "ServerSettings"]
+
+#: How stacks of layers may be shared among edge agents; see `plan.vsm`.
+TILINGS = ("vsm", "aofl", "deepthings", "modnn", "none")
 
 
 class PipelineSettings(msgspec.Struct, frozen=True):
