@@ -468,6 +468,33 @@ def bench_predict(
     )
 
 
+@bench.command("tiles")
+def bench_tiles(
+    json_file: JsonOption = None,
+    models: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(PAPER_MODELS),
+    nodes: Annotated[str, typer.Option(help="Numbers of edge agents, comma-separated.")] = "2,4,8",
+    mbit: Annotated[float, typer.Option(help="Rate of links between edge agents.")] = 1000.0,
+    methods: Annotated[str, typer.Option(help="vsm, aofl, deepthings, modnn; comma-separated.")] = "vsm",
+    speeds: Annotated[str, typer.Option(help="Relative speeds of the agents, as 1,1,1,0.5.")] = "1",
+    frames: Annotated[int, typer.Option("--frames", "-f", help="Frames a round.")] = 5,
+    rounds: Annotated[int, typer.Option(help="How often one node and tiles alternate.")] = 2,
+) -> None:
+    """Tiles on several edge agents against one of them, alternating, for each method."""
+    from d3bed.bench.tiles import run
+
+    run(
+        json_file,
+        console,
+        models=models.split(","),
+        nodes=[int(count) for count in nodes.split(",")],
+        mbit_per_s=mbit,
+        methods=methods.split(","),
+        speeds=[float(speed) for speed in speeds.split(",")],
+        frames=frames,
+        rounds=rounds,
+    )
+
+
 @bench.command("predictor")
 def bench_predictor(
     json_file: JsonOption = None,
