@@ -1,4 +1,4 @@
-"""What tiles on several edge agents are worth: one node and tiled, alternating, in one run of the real testbed.
+"""What tiles on several edge agents are worth: one node and tiled, alternating, in one run of the testbed.
 
 Every edge agent is an emulated board of the same speed, or of speeds that are given; their speeds add up
 to less than the machine's cores, so that they do not slow each other down. Edge links are shaped. The
