@@ -87,6 +87,7 @@ class FrameTracker:
                     held_s=span.held_s,
                     vertices=span.vertices,
                     peer=span.peer,
+                    tile=span.tile,
                 )
             )
             if span.kind is SpanKind.COMPUTE:

@@ -29,6 +29,8 @@ def tile_reports(epoch: PlannedEpoch) -> tuple[TileReport, ...]:
                     part=names,
                     block=tiled.block.describe(epoch.graph),
                     grid=tiled.grid.shape,
+                    rows=tiled.grid.rows,
+                    columns=tiled.grid.columns,
                     agents=tiled.agents,
                     redundancy=tiling(epoch.graph, tiled.block, tiled.grid).redundancy,
                     exchanged_bytes=_moved(epoch, before, tiled, epoch.route[Tier.EDGE]),

@@ -17,6 +17,7 @@ from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.frames import FrameTracker
 from d3bed.server.pipeline import Pipeline, Start
 from d3bed.server.runs import Run
+from d3bed.server.tiles import tile_reports
 from d3bed.server.views import (
     EpochView,
     ExactView,
@@ -27,6 +28,7 @@ from d3bed.server.views import (
     PipelineView,
     PredictionView,
     RunReport,
+    TileReport,
     graph_view,
 )
 from d3bed.server.world import LinkRecord
@@ -47,6 +49,7 @@ class Traffic:
             pipeline.settings.id, pipeline.settings.tiers, self._steps_of, self._count_compute
         )
         self._drawn: tuple[str, GraphView] | None = None
+        self._tiled: tuple[Epoch, tuple[TileReport, ...]] | None = None
         self._shown_epochs: dict[Epoch, EpochView] = {}
         self._dirty_links: set[tuple[AgentId, AgentId]] = set()
 
@@ -210,6 +213,7 @@ class Traffic:
             emulated=bool(pipe.settings.shapes) or self._is_slowed(),
             same_fingerprint=epoch is not None and self._same_fingerprint(epoch),
             run=run.id if run else None,
+            tiles=self._tiles(epoch) if epoch else (),
         )
 
     def _graph(self) -> Graph | None:
@@ -225,6 +229,12 @@ class Traffic:
         if self._drawn is None or self._drawn[0] != graph.digest:
             self._drawn = (graph.digest, graph_view(graph))
         return self._drawn[1]
+
+    def _tiles(self, epoch: PlannedEpoch) -> tuple[TileReport, ...]:
+        """As planned and checked; made once an epoch."""
+        if self._tiled is None or self._tiled[0] != epoch.number:
+            self._tiled = (epoch.number, tile_reports(epoch))
+        return self._tiled[1]
 
     def _is_slowed(self) -> bool:
         agents = self._world.agents

@@ -156,6 +156,7 @@ class PipelineView(msgspec.Struct, frozen=True):
     emulated: bool
     same_fingerprint: bool
     run: str | None
+    tiles: tuple[TileReport, ...] = ()
 
 
 class EpochView(msgspec.Struct, frozen=True):
@@ -183,6 +184,7 @@ class SpanView(msgspec.Struct, frozen=True):
     held_s: float
     vertices: tuple[int, int]
     peer: AgentId | None
+    tile: tuple[int, int] | None = None
 
 
 class FrameView(msgspec.Struct, frozen=True):
@@ -259,7 +261,8 @@ class EpochReport(msgspec.Struct, frozen=True):
 
 
 class TileReport(msgspec.Struct, frozen=True):
-    """A tiled block: tile number i of the `grid` (rows, columns) is run by `agents[i]`.
+    """A tiled block: tile number i of the `grid` (tiles down, across) is run by `agents[i]`; `rows` and
+    `columns` say where its map is cut.
 
     `redundancy` is FLOPs of all tiles over the block's; `exchanged_bytes` cross links for its inputs, per
     frame; `fallbacks` vertices of tiles are computed on whole maps to stay exact. `predicted_s` and
@@ -269,6 +272,8 @@ class TileReport(msgspec.Struct, frozen=True):
     part: str
     block: str
     grid: tuple[int, int]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
     agents: tuple[AgentId, ...]
     redundancy: float
     exchanged_bytes: int

@@ -16,6 +16,7 @@ const HOLD_MS = 1_000;
 export const rowsOf = (spans) => {
   const rows = new Map();
   for (const span of spans) {
+    if (span.kind === "tiled") continue; // it spans computing and sending of several agents
     const label = span.kind === "transfer" ? `${span.agent} → ${text(span.peer)}` : span.agent;
     const row = rows.get(label) ?? { label, tier: span.tier, link: span.kind === "transfer", spans: [] };
     row.spans.push(span);
@@ -32,8 +33,9 @@ export const rowsOf = (spans) => {
 
 const title = (span) => {
   const [first, last] = span.vertices ?? [];
+  const tile = span.tile ? `, tile ${span.tile.map((n) => n + 1).join("/")}` : "";
   const layers =
-    first === undefined ? "" : first === last ? `, vertex ${first}` : `, vertices ${first}–${last}`;
+    (first === undefined ? "" : first === last ? `, vertex ${first}` : `, vertices ${first}–${last}`) + tile;
   const held = span.held_s > 0 ? `, of that ${duration(span.held_s)} held (emulated)` : "";
   const where = span.kind === "transfer" ? `${span.agent} → ${text(span.peer)}` : span.agent;
   return `${where}: ${span.kind} ${duration(span.end_s - span.start_s)}${layers}${held}`;

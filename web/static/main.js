@@ -9,6 +9,7 @@ import { createGantt } from "./gantt.js";
 import { createGraph } from "./graph.js";
 import { EMPTY, pipelineOf, reduce } from "./store.js";
 import { createAgents, createEpochs, createEvents, createLinks } from "./tables.js";
+import { createTiles } from "./tiles.js";
 
 const CONNECTION = {
   live: ["●", "live"],
@@ -33,6 +34,12 @@ const chart = createChart({
   caption: byId("numbers-caption"),
 });
 const gantt = createGantt({ canvas: byId("gantt"), caption: byId("gantt-caption") });
+const tiles = createTiles({
+  card: byId("tiles-card"),
+  list: byId("tiles"),
+  caption: byId("tiles-caption"),
+  legend: byId("tiles-legend"),
+});
 const links = createLinks(byId("links"));
 const agents = createAgents(byId("agents"));
 const epochs = createEpochs(byId("epochs"));
@@ -117,6 +124,7 @@ const draw = () => {
   graph(pipeline);
   chart(pipeline, frames, history, slowed(state.agents).length > 0);
   gantt(frames, performance.now());
+  tiles(pipeline);
   links(state.links);
   agents(state.agents);
   epochs(history);
