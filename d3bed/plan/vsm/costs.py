@@ -1,0 +1,64 @@
+"""How long a tile takes on an agent: a part that does not depend on its size, and a share of the rest.
+
+An operator on part of a map costs more than its share: weights are brought into place on every call, and
+small maps fill the machine badly. Agents measure that part; where one has not, it is estimated from the
+weights. It must not know who runs a tile, nor when.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import msgspec
+
+from d3bed.core.graph import Graph
+from d3bed.core.ids import AgentId
+from d3bed.core.tiles import Tile
+
+__all__ = ["TileCosts"]
+
+#: Measured where weights are reordered on every call, for a machine of `_REFERENCE_FLOPS` per second.
+_FIXED_S_PER_BYTE, _REFERENCE_FLOPS = 0.16e-9, 45e9
+
+#: An unknown fixed part is at most this share of the whole, and at least that.
+_MOST_FIXED, _LEAST_FIXED = 0.5, 0.03
+
+
+class TileCosts(msgspec.Struct, frozen=True, dict=True):
+    """Seconds per vertex of each agent, as they are now; `fixed_s` only of agents that measured it."""
+
+    graph: Graph
+    times_s: Mapping[AgentId, Sequence[float]]
+    fixed_s: Mapping[AgentId, Sequence[float]] = {}
+
+    def tile_s(self, agent: AgentId, tile: Tile) -> float:
+        """How long an agent takes for a tile."""
+        times_s, fixed_s = self.times_s[agent], self.fixed(agent)
+        return sum(
+            fixed_s[p.vertex]
+            + (times_s[p.vertex] - fixed_s[p.vertex]) * p.makes.area / self.positions[p.vertex]
+            for p in tile.patches
+        )
+
+    @cached_property
+    def positions(self) -> tuple[int, ...]:
+        """Of every vertex's map; 1 where it makes none."""
+        shapes = (vertex.outputs[0].shape for vertex in self.graph.vertices)
+        return tuple(math.prod(shape[2:]) if len(shape) == 4 else 1 for shape in shapes)
+
+    def fixed(self, agent: AgentId) -> Sequence[float]:
+        """The size-independent part per vertex, never more than the whole."""
+        times_s = self.times_s[agent]
+        if known := self.fixed_s.get(agent):
+            return [min(fixed, time) for fixed, time in zip(known, times_s, strict=True)]
+        vertices = self.graph.vertices
+        slowness = sum(times_s) / (sum(v.flops for v in vertices) / _REFERENCE_FLOPS or 1.0)
+        return [
+            min(
+                _MOST_FIXED * time,
+                max(_LEAST_FIXED * time, vertex.weight_bytes * _FIXED_S_PER_BYTE * slowness),
+            )
+            for vertex, time in zip(vertices, times_s, strict=True)
+        ]
