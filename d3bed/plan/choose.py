@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import fnmatch
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -18,15 +19,22 @@ from d3bed.core.errors import ConfigError, D3Error, PlanInfeasible
 from d3bed.core.graph import Graph
 from d3bed.core.ids import TIERS, AgentId, Tier
 from d3bed.core.measurements import LinkRate
-from d3bed.core.plan import Plan
+from d3bed.core.plan import Plan, TiledBlock
 from d3bed.plan.adjust import Adjustment, adjust
 from d3bed.plan.direct import direct_values
 from d3bed.plan.problem import Problem, link_bytes
 from d3bed.plan.problem_file import near
 from d3bed.plan.solve import Solution, solve
 from d3bed.plan.timeline import Timeline, timeline
+from d3bed.plan.vsm import TileCosts, choose_tiles, tileable_parts
 
-__all__ = ["Choice", "Pin", "choose", "pinned"]
+__all__ = ["TILED_STRATEGIES", "Choice", "Pin", "choose", "pinned"]
+
+#: Strategies whose edge segment edge agents may share; rivals know nothing of it.
+TILED_STRATEGIES = ("optimal", "hpa", "hpa-greedy", "layers", "edge")
+
+#: Cutting and tiling in turn comes to rest after one or two rounds.
+_MOST_ROUNDS = 3
 
 
 class Pin(msgspec.Struct, frozen=True):
@@ -96,11 +104,17 @@ def choose(
     pins: Sequence[Pin] = (),
     current: Choice | None = None,
     migration_cost_s: float = 0.0,
+    tiling: str = "none",
+    fixed_s: Mapping[AgentId, Sequence[float]] | None = None,
+    untiled: Collection[int] = (),
 ) -> Choice:
     """Plan `graph` for the pipeline of `device`, with the agents that serve it best.
 
     `profiles` are seconds per vertex; `rates` are directed. Least cost wins, then least predicted
-    latency, then the agents' names. Raises `ConfigError` (strategy, pins), `PlanInfeasible` if no
+    latency, then the agents' names. With `tiling` (a method of `vsm`) edge agents share the edge's layers
+    where that is predicted to be faster, but for the vertices `untiled`; `fixed_s` is the part of the
+    profiles that does not depend on a tile's size. Rivals and single tiers other than the edge are left as
+    they are. Raises `ConfigError` (strategy, pins), `PlanInfeasible` if no
     choice of agents allows a plan.
     """
     if device not in profiles:
@@ -125,22 +139,101 @@ def choose(
     if not found:
         raise refusals[0]
     best = min(found, key=lambda entry: entry[:3])[3]
+    costs = TileCosts(graph, profiles, fixed_s or {})
+    if tiling != "none" and strategy in TILED_STRATEGIES:
+        edges = [agent for agent, tier in agents.items() if tier is Tier.EDGE and agent in profiles]
+        tiles = _Tiles(costs, rates, edges, tiling, frozenset(untiled))
+        owner_route = _edge_route(best, [choice for *_, choice in found], profiles)
+        if owner_route is not None:
+            best = _tiled(best, owner_route, tiles, strategy, allowed, current, migration_cost_s)
     if current is None:
         return best
-    return msgspec.structs.replace(best, kept_s=_kept_s(graph, current, profiles, rates))
+    return msgspec.structs.replace(best, kept_s=_kept_s(current, costs, rates))
 
 
 def _kept_s(
-    graph: Graph,
-    current: Choice,
-    profiles: Mapping[AgentId, Sequence[float]],
-    rates: Mapping[tuple[AgentId, AgentId], LinkRate],
+    current: Choice, costs: TileCosts, rates: Mapping[tuple[AgentId, AgentId], LinkRate]
 ) -> float | None:
     """Predicted latency of a plan that is there already."""
     try:
-        return timeline(graph, current.plan, current.route, profiles, rates).latency_s
-    except PlanInfeasible:
+        seen = timeline(costs.graph, current.plan, current.route, costs.times_s, rates, costs.tile_s)
+    except (PlanInfeasible, KeyError):
         return None
+    return seen.latency_s
+
+
+# ── tiles ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """What is needed to share the edge's layers among edge agents."""
+
+    costs: TileCosts
+    rates: Mapping[tuple[AgentId, AgentId], LinkRate]
+    edges: Sequence[AgentId]
+    method: str
+    untiled: frozenset[int]
+
+    def of(
+        self, vertices: Collection[int], owner: AgentId
+    ) -> tuple[tuple[TiledBlock, ...], tuple[float, ...]]:
+        """Tiles for the edge's `vertices`, and what they make of the owner's time per vertex."""
+        graph, times_s = self.costs.graph, list(self.costs.times_s[owner])
+        agents = [owner, *(agent for agent in self.edges if agent != owner)]
+        blocks: list[TiledBlock] = []
+        for part in tileable_parts(graph, set(vertices) - self.untiled):
+            choice = choose_tiles(graph, part, agents, self.costs, self.rates, method=self.method)
+            if choice.blocks:
+                blocks += choice.blocks
+                for v in part.vertices:
+                    times_s[v] /= choice.speed_up
+        return tuple(blocks), tuple(times_s)
+
+
+def _edge_route(
+    best: Choice, found: Sequence[Choice], profiles: Mapping[AgentId, Sequence[float]]
+) -> dict[Tier, AgentId] | None:
+    """The route whose edge agent shall own tiles: that of the best plan where it uses the edge, else the
+    one with the fastest edge agent."""
+    if Tier.EDGE in best.plan.tiers:
+        return best.agents
+    routes = [choice.agents for choice in found if Tier.EDGE in choice.agents]
+    return min(routes, key=lambda r: (sum(profiles[r[Tier.EDGE]]), r[Tier.EDGE]), default=None)
+
+
+def _tiled(
+    untiled: Choice,
+    route: dict[Tier, AgentId],
+    tiles: _Tiles,
+    strategy: str,
+    allowed: Mapping[str, Sequence[Tier]],
+    current: Choice | None,
+    migration_cost_s: float,
+) -> Choice:
+    """The better of the plan without tiles and one with them.
+
+    The tier cut and the tiles depend on each other: the cut is made with the times that tiles of all layers
+    would give, then the edge's share is tiled and the cut made anew, until it stays. The best one is kept.
+    """
+    graph, owner, best = tiles.costs.graph, route[Tier.EDGE], untiled
+    _, times_s = tiles.of(range(1, len(graph.vertices)), owner)
+    before: tuple[Tier, ...] = ()
+    for _ in range(_MOST_ROUNDS):
+        profiles = {**tiles.costs.times_s, owner: times_s}
+        choice = _plan(graph, route, profiles, tiles.rates, strategy, allowed, current, migration_cost_s)
+        if choice.plan.tiers == before:
+            break
+        before = choice.plan.tiers
+        blocks, times_s = tiles.of(choice.plan.segment(Tier.EDGE), owner)
+        plan = msgspec.structs.replace(choice.plan, tiles=blocks)
+        seen = timeline(graph, plan, choice.agents, tiles.costs.times_s, tiles.rates, tiles.costs.tile_s)
+        if blocks and seen.latency_s < best.timeline.latency_s:
+            best = msgspec.structs.replace(choice, plan=plan, timeline=seen)
+    return best
+
+
+# ── one choice of agents ──────────────────────────────────────────────────────────────────────────
 
 
 def _plan(

@@ -150,6 +150,9 @@ class Runner:
                     strategy=command.strategy,
                     pins=command.pins,
                     current=command.current,
+                    tiling=command.tiling,
+                    fixed_s=command.fixed_s,
+                    untiled=command.untiled,
                 ),
             )
         except D3Error as error:

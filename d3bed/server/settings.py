@@ -17,11 +17,12 @@ from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import ModelSpec
 from d3bed.core.models import PAPER_MODELS
 from d3bed.plan import Pin
+from d3bed.plan.vsm import METHODS
 
 __all__ = ["TILINGS", "PipelineSettings", "ServerSettings"]
 
 #: How stacks of layers may be shared among edge agents; see `plan.vsm`.
-TILINGS = ("vsm", "aofl", "deepthings", "modnn", "none")
+TILINGS = (*METHODS, "none")
 
 
 class PipelineSettings(msgspec.Struct, frozen=True):

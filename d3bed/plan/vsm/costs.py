@@ -50,6 +50,15 @@ class TileCosts(msgspec.Struct, frozen=True, dict=True):
 
     def fixed(self, agent: AgentId) -> Sequence[float]:
         """The size-independent part per vertex, never more than the whole."""
+        if agent not in self._fixed:
+            self._fixed[agent] = self._fixed_of(agent)
+        return self._fixed[agent]
+
+    @cached_property
+    def _fixed(self) -> dict[AgentId, Sequence[float]]:
+        return {}
+
+    def _fixed_of(self, agent: AgentId) -> Sequence[float]:
         times_s = self.times_s[agent]
         if known := self.fixed_s.get(agent):
             return [min(fixed, time) for fixed, time in zip(known, times_s, strict=True)]
