@@ -7,8 +7,9 @@ Emulation (`speed` < 1): a job really runs; its result is then held back until t
 quiet in-situ profile, divided by the speed, has passed since its virtual start. The virtual start is
 the later of "its inputs were there" and "the job before it was over", so lateness of one hold is not
 carried to the next. Where a frame's raw time on this agent strays from its nominal time by more than
-the dead-band, raw time counts instead of nominal time, so that real load still shows. At `speed` = 1
-nothing is ever held.
+the dead-band, raw time counts instead of nominal time, so that what really takes longer still shows. With
+one thread raw time is that thread's CPU time: other emulated boards of this machine take their turn on its
+cores without slowing this one, as long as all are done by their deadlines. At `speed` = 1 nothing is held.
 """
 
 from __future__ import annotations
@@ -57,12 +58,13 @@ class Hold:
         self._busy_until_s = 0.0
         self._sums: dict[object, tuple[float, float, float]] = {}
 
-    def until(self, frame: object, ready_s: float, start_s: float, end_s: float, nominal_s: float) -> float:
-        """When the job may be called done: inputs there at `ready_s`, really ran `start_s`–`end_s`."""
+    def until(self, frame: object, ready_s: float, end_s: float, worked_s: float, nominal_s: float) -> float:
+        """When the job may be called done: inputs there at `ready_s`, really done at `end_s` after
+        `worked_s` of work."""
         if self.speed >= 1:
             return end_s
         raw, nominal, given = self._sums.get(frame, (0.0, 0.0, 0.0))
-        raw += end_s - start_s
+        raw += worked_s
         nominal += nominal_s
         low, high = DEAD_BAND
         honest = low * nominal <= raw <= high * nominal or abs(raw - nominal) < _NOISE_S
@@ -141,9 +143,11 @@ def run_held(
 ) -> Timed:
     """Run a job on the compute thread and hold its result to the emulated board's deadline."""
     start_s = time.monotonic()
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.monotonic
+    began_s = clock()
     outputs = job()
-    raw_end_s = time.monotonic()
-    until_s = hold.until(frame, ready_s, start_s, raw_end_s, nominal_s)
+    worked_s, raw_end_s = clock() - began_s, time.monotonic()
+    until_s = hold.until(frame, ready_s, raw_end_s, worked_s, nominal_s)
     # Wait coarsely, then spin the rest, so that a hold ends within microseconds of its deadline.
     if until_s - raw_end_s > _SPIN_S:
         _never.wait(until_s - raw_end_s - _SPIN_S)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+import fcntl
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from d3bed.agent.compute import ComputeThread
@@ -13,10 +15,27 @@ from d3bed.core.graph import Value
 from d3bed.core.ids import AgentId
 from d3bed.core.messages import Prepare, TileReady
 from d3bed.core.program import Program
-from d3bed.model import LoadedModel, compile_step, prepare_tiles
+from d3bed.model import LoadedModel, PreparedTile, compile_step, prepare_tiles
 from d3bed.net import Sender
 
 __all__ = ["epoch_work"]
+
+#: How often a busy lock is looked at.
+_LOCK_S = 0.05
+
+
+@contextlib.asynccontextmanager
+async def _alone_on_host(cache_dir: Path) -> AsyncIterator[None]:
+    """Agents that share a machine, and so a cache, time their tiles one after the other."""
+    await asyncio.to_thread(cache_dir.mkdir, parents=True, exist_ok=True)
+    with (cache_dir / "tiles.lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_S)
+        yield
 
 
 async def epoch_work(
@@ -40,13 +59,11 @@ async def epoch_work(
     if missing:
         raise ModelError(order.model.name, "", f"the plan needs a link to {', '.join(sorted(missing))}")
     tiled = [step for step in program.steps if step.tile is not None]
-    tiles = dict(
-        zip(
-            tiled,
-            await compute.run(lambda: prepare_tiles(model, tiled, cache_dir, fingerprint)) if tiled else (),
-            strict=True,
-        )
-    )
+    prepared: list[PreparedTile] = []
+    if tiled:
+        async with _alone_on_host(cache_dir):
+            prepared = await compute.run(lambda: prepare_tiles(model, tiled, cache_dir, fingerprint))
+    tiles = dict(zip(tiled, prepared, strict=True))
     plain = [step for step in program.steps if step.tile is None]
     rescues = [rescue.step for rescue in program.rescues]
     compiled = dict(

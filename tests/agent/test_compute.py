@@ -56,38 +56,38 @@ async def test_a_closed_thread_says_so() -> None:
 
 def test_full_speed_is_never_held() -> None:
     hold = Hold(1.0)
-    assert hold.until("f", 0.0, 0.0, 0.010, nominal_s=0.5) == 0.010
+    assert hold.until("f", 0.0, 0.010, 0.010, nominal_s=0.5) == 0.010
 
 
 def test_a_slow_board_is_held_to_nominal_over_speed() -> None:
     hold = Hold(0.2)
-    assert hold.until("f", 10.0, 10.0, 10.011, nominal_s=0.010) == pytest.approx(10.050)
+    assert hold.until("f", 10.0, 10.011, 0.011, nominal_s=0.010) == pytest.approx(10.050)
 
 
 def test_deadlines_of_following_steps_add_up_without_drift() -> None:
     hold = Hold(0.5)
-    first = hold.until("f", 0.0, 0.0, 0.010, nominal_s=0.010)
+    first = hold.until("f", 0.0, 0.010, 0.010, nominal_s=0.010)
     # The thread woke late and the next step started late: the deadline does not move.
-    second = hold.until("f", first, first + 0.003, first + 0.013, nominal_s=0.010)
+    second = hold.until("f", first, first + 0.013, 0.010, nominal_s=0.010)
     assert second == pytest.approx(0.040)
 
 
 def test_time_spent_waiting_for_inputs_is_not_made_up_for() -> None:
     hold = Hold(0.5)
-    hold.until("f", 0.0, 0.0, 0.010, nominal_s=0.010)
-    assert hold.until("f", 1.0, 1.0, 1.010, nominal_s=0.010) == pytest.approx(1.020)
+    hold.until("f", 0.0, 0.010, 0.010, nominal_s=0.010)
+    assert hold.until("f", 1.0, 1.010, 0.010, nominal_s=0.010) == pytest.approx(1.020)
 
 
 def test_outside_the_dead_band_raw_time_counts() -> None:
     hold = Hold(0.5)
-    assert hold.until("f", 0.0, 0.0, 0.030, nominal_s=0.010) == pytest.approx(0.060)
+    assert hold.until("f", 0.0, 0.030, 0.030, nominal_s=0.010) == pytest.approx(0.060)
 
 
 def test_a_forgotten_frame_starts_afresh() -> None:
     hold = Hold(0.5)
-    hold.until("f", 0.0, 0.0, 0.030, nominal_s=0.010)
+    hold.until("f", 0.0, 0.030, 0.030, nominal_s=0.010)
     hold.forget("f")
-    assert hold.until("f", 1.0, 1.0, 1.010, nominal_s=0.010) == pytest.approx(1.020)
+    assert hold.until("f", 1.0, 1.010, 0.010, nominal_s=0.010) == pytest.approx(1.020)
 
 
 def test_a_held_job_really_ran_and_ends_no_earlier_than_its_deadline() -> None:
