@@ -10,10 +10,11 @@ import msgspec
 from d3bed.core.epochs import EpochLife
 from d3bed.core.graph import Graph
 from d3bed.core.ids import TIERS, AgentId, CauseId, Epoch, PipelineId, Tier
+from d3bed.core.measurements import Span
 from d3bed.core.messages import ModelSpec, TileReady
 from d3bed.core.plan import Plan
 from d3bed.core.program import Program, Rescue, Step, programs_for
-from d3bed.plan import Basis, Choice, Segment
+from d3bed.plan import Basis, Choice
 from d3bed.server.statistics import Recent
 from d3bed.server.views import EpochReport, EpochView
 
@@ -120,15 +121,21 @@ class PlannedEpoch:
         """Compute steps of each agent's program, agents without any left out."""
         return {agent: len(steps) for agent, steps in self._steps.items() if steps}
 
+    def step_of(self, agent: AgentId, span: Span) -> Step | None:
+        """What a compute span stands for: no two steps of an agent share vertices and tile."""
+        return self._steps_by_span.get((agent, span.vertices, span.tile))
+
     @cached_property
-    def segments(self) -> dict[tuple[int, int], Segment]:
-        """What a compute span stands for that is no tile's, by its first and last vertex: no two such
-        steps share either."""
+    def _steps_by_span(self) -> dict[tuple[AgentId, tuple[int, int], tuple[int, int] | None], Step]:
         return {
-            (step.vertices[0], step.vertices[-1]): Segment(self.graph.digest, step.vertices)
-            for steps in self._steps.values()
-            for step in steps
-            if step.tile is None
+            (
+                agent,
+                (step.vertices[0], step.vertices[-1]),
+                (step.tile.row, step.tile.column) if step.tile else None,
+            ): step
+            for agent, program in self._programs.items()
+            for step in (*program.steps, *(rescue.step for rescue in program.rescues))
+            if step.vertices
         }
 
     @cached_property

@@ -13,6 +13,8 @@ import msgspec
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, Epoch, Tier
 from d3bed.core.measurements import FrameReport, Span, SpanKind, Transfer
+from d3bed.plan import Segment
+from d3bed.plan.vsm import TileCosts
 from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.frames import FrameTracker
 from d3bed.server.pipeline import Pipeline, Start
@@ -78,13 +80,20 @@ class Traffic:
             epoch = self._pipeline.epochs.get(span.epoch)
             if span.kind is SpanKind.TILED and epoch is not None:
                 epoch.tiled(span.vertices, span.end_s - span.start_s)
-            if span.kind is not SpanKind.COMPUTE or span.tile or epoch is None or agent not in epoch.agents:
+            if span.kind is not SpanKind.COMPUTE or epoch is None or agent not in epoch.agents:
                 continue
-            segment = epoch.segments.get(span.vertices)
             profile_s = record.profiles.get(epoch.wish.model)
-            if segment is not None and profile_s is not None:
-                profiled_s = sum(profile_s[vertex] for vertex in segment.vertices)
-                record.correction.observe(segment, span.end_s - span.start_s, profiled_s, self._world.now)
+            step = epoch.step_of(agent, span)
+            if step is None or profile_s is None:
+                continue
+            if step.tile is None:
+                profiled_s = sum(profile_s[vertex] for vertex in step.vertices)
+            else:
+                fixed_s = record.fixed.get(epoch.wish.model, ())
+                costs = TileCosts(epoch.graph, {agent: profile_s}, {agent: fixed_s})
+                profiled_s = costs.tile_s(agent, step.tile)
+            segment = Segment(epoch.graph.digest, step.vertices)
+            record.correction.observe(segment, span.end_s - span.start_s, profiled_s, self._world.now)
 
     def transferred(self, agent: AgentId, transfers: Iterable[Transfer]) -> None:
         run = self._pipeline.run
