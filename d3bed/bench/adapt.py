@@ -19,11 +19,13 @@ import platform
 import random
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -92,6 +94,7 @@ def run(json_path: Path | None, console: Console) -> dict[str, Any]:
         for (name, label), graph in graphs.items():
             result[part].append({"graph": label, **measure(name, graph)})
         console.print(_table(title, result[part]))
+    console.print(_stops(result["chains"]))
     for count in GROWTH:
         result["growth"].append(_growth(count))
     console.print(_table("single vertices change, on made graphs: means over changes", result["growth"]))
@@ -306,19 +309,30 @@ def _met(result: dict[str, Any]) -> dict[str, bool]:
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title)
-    for key in rows[0]:
-        heading = key.removesuffix("_s") + (" ms" if key.endswith("_s") else "")
-        table.add_column(heading.replace("_", " "), justify="left" if key == "graph" else "right")
+    """A row each; columns as narrow as a terminal of 80 needs them, without why adjustments stopped."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    keys = [key for key in rows[0] if key != "stops"]
+    for key in keys:
+        name, _, unit = key.rpartition("_")
+        heading = {"s": f"{name}\nms", "share": f"{name}\nshare", "mean": f"{name}\nmean"}.get(unit, key)
+        table.add_column(
+            heading.replace("_", "\n"), justify="left" if key == "graph" else "right", no_wrap=key == "graph"
+        )
     for row in rows:
-        table.add_row(*(_cell(key, value) for key, value in row.items()))
+        table.add_row(*(_cell(key, row[key]) for key in keys))
     return table
+
+
+def _stops(rows: list[dict[str, Any]]) -> str:
+    """Why adjustments stopped, and how often."""
+    total = Counter[str]()
+    for row in rows:
+        total.update(row["stops"])
+    return "adjusting stopped: " + ", ".join(f"{stop.value} {total[stop.name.lower()]}" for stop in Stop)
 
 
 def _cell(key: str, value: Any) -> str:
     if isinstance(value, dict):
-        if key == "stops":
-            return ", ".join(f"{name} {count}" for name, count in value.items())
         return f"{value['mean']:.4f} / {value['worst']:.4f}"
     if key.endswith("_s"):
         return f"{value * 1e3:.2f}"

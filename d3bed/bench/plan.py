@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -330,17 +331,22 @@ def _rates(graph: Graph) -> list[dict[str, Any]]:
 # ── what is printed ───────────────────────────────────────────────────────────────────────────────
 
 
+def _narrow(title: str, caption: str | None = None) -> Table:
+    """For terminals of 80 columns."""
+    return Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
 def _table(measured: dict[str, Any]) -> Table:
     verdict = "met" if measured["met"] else "missed"
     size = f"{measured['vertices']:,} vertices, {measured['edges']:,} edges"
-    table = Table(
+    table = _narrow(
         title=f"optimal plan: {measured['graph']} ({size}), medians of {measured['repeats']}",
         caption=f"median of settings {measured['median_s'] * 1e3:.2f} ms, slowest setting "
         f"{measured['slowest_median_s'] * 1e3:.2f} ms; target {measured['target_s'] * 1e3:.0f} ms: {verdict}",
     )
     table.add_column("setting")
-    for heading in ("min ms", "median ms", "max ms", "device/edge/cloud", "against best single tier"):
-        table.add_column(heading, justify="right")
+    for heading in ("min\nms", "median\nms", "max\nms", "device/\nedge/cloud", "cost over\none tier's"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in measured["settings"]:
         times = [f"{row[key] * 1e3:.2f}" for key in ("min_s", "median_s", "max_s")]
         counts = "/".join(str(row["vertices"][tier]) for tier in TIERS)
@@ -349,7 +355,7 @@ def _table(measured: dict[str, Any]) -> Table:
 
 
 def _growth_table(growth: list[dict[str, Any]]) -> Table:
-    table = Table(title="optimal plan: growth with the graph (made graphs, medians over settings)")
+    table = _narrow(title="optimal plan: growth with the graph (made graphs, medians over settings)")
     for heading in ("vertices", "edges", "fastest ms", "median ms", "slowest ms", "µs a vertex"):
         table.add_column(heading, justify="right")
     for row in growth:
@@ -365,13 +371,20 @@ def _growth_table(growth: list[dict[str, Any]]) -> Table:
 
 def _limits_table(name: str, limits: dict[str, Any]) -> Table:
     verdict = "met" if limits["met"] else "missed"
-    table = Table(
+    table = _narrow(
         title=f"within limits: {name}, a gap of {limits['target_gap']:.0%} allowed",
         caption=f"target: gap ≤ {limits['target_gap']:.0%} in ≤ {limits['target_s'] * 1e3:.0f} ms "
         f"(median of problems): {verdict}; regret is against the mixed-integer program",
     )
     table.add_column("limit")
-    for heading in ("problems", "median ms", "slowest ms", "worst gap", "worst regret", "MILP median ms"):
+    for heading in (
+        "problems",
+        "median\nms",
+        "slowest\nms",
+        "worst\ngap",
+        "worst\nregret",
+        "MILP\nmedian ms",
+    ):
         table.add_column(heading, justify="right")
     for row in limits["kinds"]:
         table.add_row(
@@ -387,9 +400,9 @@ def _limits_table(name: str, limits: dict[str, Any]) -> Table:
 
 
 def _rates_table(name: str, rates: list[dict[str, Any]]) -> Table:
-    table = Table(title=f"highest frame rate: {name}", caption="frames/s; the mix gains over the best plan")
+    table = _narrow(title=f"highest frame rate: {name}", caption="frames/s; the mix gains over the best plan")
     table.add_column("setting")
-    for heading in ("one tier", "one plan", "mix", "gain", "shares", "plan ms", "mix ms"):
+    for heading in ("one\ntier", "one\nplan", "mix", "gain", "shares", "plan\nms", "mix\nms"):
         table.add_column(heading, justify="right")
     for row in rates:
         table.add_row(

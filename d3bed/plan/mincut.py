@@ -6,7 +6,8 @@ device, edge or cloud. Infinite arcs y → x, and between neighbours' x and y, k
 plan. A tensor is paid where a consumer is beyond a link and its producer is not; if there are several
 consumers, they join in an auxiliary node, so that it is paid once. The result's way back is paid by
 the first sink beyond a link, in the same way. This holds where tensors for the cloud are relayed (or
-there are only two tiers) and no limit couples vertices: `applies` says whether.
+there are only two tiers) and no limit couples vertices: `applies` says whether. Where no plan cheaper
+than a known one changes tier (`waists`), vertices are one node: that leaves little of a large graph.
 
 SciPy keeps residual capacities in int32, and an overflow there is silent. A residual is at most its
 capacity plus the flow, and the flow at most the value of any cut. So: capacities are scaled such that

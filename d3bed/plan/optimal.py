@@ -1,10 +1,10 @@
 """`optimal`: no plan costs less.
 
 Decides which exact method fits: one minimum cut; with limits on memory or frame rate, prices and a look
-at what they leave open; where a cheaper direct device–cloud link couples what a cut keeps apart, a
-linear program; and mixed-integer programming where these leave a gap. It trusts none of them: a plan
-that is dearer by definition than the best single-tier plan is not returned. SciPy is loaded at the
-first call, so that importing the planner stays cheap.
+at what they leave open; where a cheaper direct device–cloud link couples what a cut keeps apart, a cut
+and small programs (`bypass`), or with limits one linear program; and mixed-integer programming where
+these leave a gap. It trusts none of them: a plan that is dearer by definition than the best single-tier
+plan is not returned. SciPy is loaded at the first call, so that importing the planner stays cheap.
 """
 
 from __future__ import annotations
