@@ -223,12 +223,12 @@ class Agent:
                 self._reporter.fact(ModelFailed(order.model, "asked to profile a model that is not loaded"))
                 return
             print_ = fingerprint(self._threads)
-            times_s, cached = await self._compute.run(
+            profile, cached = await self._compute.run(
                 lambda: self._profiles.profile(model, print_, self._threads, fresh=order.fresh)
             )
-        self._nominal_s[order.model.key] = times_s
-        scaled_s = tuple(t / self.settings.speed for t in times_s)
-        self._reporter.fact(Profiled(order.model, scaled_s, cached, time.monotonic() - started_s))
+        self._nominal_s[order.model.key] = profile.times_s
+        times_s, fixed_s = (tuple(t / self.settings.speed for t in numbers) for numbers in profile)
+        self._reporter.fact(Profiled(order.model, times_s, cached, time.monotonic() - started_s, fixed_s))
 
     async def _measure(self, order: MeasureLinks) -> None:
         for peer in order.peers:

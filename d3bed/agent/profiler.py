@@ -3,6 +3,11 @@
 A vertex is timed inside whole passes through the network: caches are as warm, and memory as full, as
 when a segment runs. Timing each vertex alone in a hot loop is wrong by up to a factor of two.
 
+A tile of a vertex takes longer than its share of the map: weights are brought into their kernel's order
+whatever the tile's size, and small maps are computed less efficiently. So windowed vertices are timed on
+strips of the map, too, in passes of their own between the whole ones; a line through the times of whole,
+half and quarter has the fixed part where the map would vanish.
+
 With one intra-op thread the clock is that thread's CPU time: on a quiet machine it is the wall's, and on
 a busy one a profile, which is kept, does not remember what else was running.
 """
@@ -18,16 +23,19 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from d3bed.core.graph import Value
 from d3bed.core.program import Step
+from d3bed.core.regions import Padding, Region, Span, output_size, reach
+from d3bed.core.tiles import Patch, Tile, map_size
 from d3bed.model import LoadedModel, compile_step
 
-__all__ = ["ProfileCache", "is_outdated", "measure"]
+__all__ = ["Profile", "ProfileCache", "is_outdated", "measure"]
 
 #: Passes that are timed: as many as fit the budget after one warm-up, within these bounds.
 _MOST_RUNS, _LEAST_RUNS = 15, 3
@@ -37,61 +45,151 @@ _BUDGET_S = 6.0
 #: over whole is 0.98–1.12.)
 OUTDATED = 1.3
 
-_FORMAT = "d3bed.profile/1"
+_FORMAT = "d3bed.profile/2"
 
 
-def measure(model: LoadedModel, runs: int | None = None) -> tuple[float, ...]:
-    """Median seconds per vertex number, freeing of dead tensors included; 0 for the input.
+class Profile(NamedTuple):
+    """Seconds per vertex number; 0 for the input. Of these, `fixed_s` are taken by a tile of any size:
+    known for convolutions and pools, 0 for the others."""
+
+    times_s: tuple[float, ...]
+    fixed_s: tuple[float, ...]
+
+
+def measure(model: LoadedModel, runs: int | None = None) -> Profile:
+    """Median seconds per vertex, freeing of dead tensors included.
 
     Call it on the compute thread. One warm-up pass, then `runs` timed ones; None takes 15, or as many as
-    fit about 6 s, at least 3.
+    fit about 6 s, at least 3. Every second one is followed by passes over strips.
     """
     graph = model.graph
-    takes: dict[int, list[Value]] = defaultdict(list)
-    last_reader: dict[Value, int] = {}
-    for value, readers in graph.consumers.items():
-        last_reader[value] = max(readers)
-        for reader in readers:
-            takes[reader].append(value)
-    wanted = set(graph.consumers) | set(graph.results)
-    steps = []
-    for vertex in range(1, len(graph.vertices)):
-        outputs = (Value(vertex, o) for o in range(len(graph.vertices[vertex].outputs)))
-        step = Step((vertex,), tuple(takes[vertex]), tuple(v for v in outputs if v in wanted))
-        dead = [v for v in step.takes if last_reader[v] == vertex and v not in graph.results]
-        steps.append((step, compile_step(model, step), dead))
-
-    photo = torch.randint(
-        256, model.input.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    samples: list[list[float]] = [[] for _ in graph.vertices]
-
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    samples: list[list[float]] = [[] for _ in graph.vertices]
+    with torch.inference_mode():
+        passes = _Passes(model, clock)
+        strips = [_Strips(model, parts, clock) for parts in (2, 4)]
+        passes.run([[] for _ in graph.vertices])
+        for each in strips:
+            each.run()
+            each.samples.clear()
+        spent_s = 0.0
+        for done in range(runs or _MOST_RUNS):
+            if runs is None and done >= _LEAST_RUNS and spent_s > _BUDGET_S:
+                break
+            spent_s += passes.run(samples)
+            if done % 2:
+                spent_s += sum(each.run() for each in strips)
+    times_s = (0.0, *(statistics.median(taken) for taken in samples[1:]))
+    return Profile(times_s, tuple(_fixed_s(v, time_s, strips) for v, time_s in enumerate(times_s)))
 
-    def one_pass() -> float:
-        values = {Value(0): photo}
-        began_s = clock_s = clock()
-        for step, call, dead in steps:
+
+class _Passes:
+    """Whole passes through the network, a clock around each vertex."""
+
+    def __init__(self, model: LoadedModel, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        generator = torch.Generator().manual_seed(0)
+        self._photo = torch.randint(256, model.input.shape, dtype=torch.uint8, generator=generator)
+        graph = model.graph
+        takes: dict[int, list[Value]] = defaultdict(list)
+        last_reader: dict[Value, int] = {}
+        for value, readers in graph.consumers.items():
+            last_reader[value] = max(readers)
+            for reader in readers:
+                takes[reader].append(value)
+        wanted = set(graph.consumers) | set(graph.results)
+        self._steps = []
+        for vertex in range(1, len(graph.vertices)):
+            outputs = (Value(vertex, o) for o in range(len(graph.vertices[vertex].outputs)))
+            step = Step((vertex,), tuple(takes[vertex]), tuple(v for v in outputs if v in wanted))
+            dead = [v for v in step.takes if last_reader[v] == vertex and v not in graph.results]
+            self._steps.append((step, compile_step(model, step), dead))
+
+    def run(self, samples: list[list[float]]) -> float:
+        """One pass; each vertex's seconds go to its samples. Returns their sum."""
+        values = {Value(0): self._photo}
+        began_s = clock_s = self._clock()
+        for step, call, dead in self._steps:
             made = call(*[values[value] for value in step.takes])
             values.update(zip(step.makes, made, strict=True))
             del made
             for value in dead:
                 del values[value]
-            now_s = clock()
+            now_s = self._clock()
             samples[step.vertices[0]].append(now_s - clock_s)
             clock_s = now_s
         return clock_s - began_s
 
-    with torch.inference_mode():
-        one_pass()
-        for taken in samples:
-            taken.clear()
-        spent_s = 0.0
-        for done in range(runs or _MOST_RUNS):
-            if runs is None and done >= _LEAST_RUNS and spent_s > _BUDGET_S:
-                break
-            spent_s += one_pass()
-    return (0.0, *(statistics.median(taken) for taken in samples[1:]))
+
+class _Strips:
+    """Passes in which every windowed vertex makes a strip from the middle of its map, 1/`parts` of it."""
+
+    def __init__(self, model: LoadedModel, parts: int, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.samples: dict[int, list[float]] = defaultdict(list)
+        #: Of each vertex that is tall enough: what part of its map the strip is.
+        self.shares: dict[int, float] = {}
+        self._work = []
+        for vertex in range(1, len(model.graph.vertices)):
+            strip = _strip(model, vertex, parts)
+            if strip is not None:
+                (source,), (sink,) = strip.takes, strip.makes
+                self.shares[vertex] = sink.region.area / math.prod(map_size(model.graph, sink.whole))
+                self._work.append((vertex, compile_step(model, strip), model.graph.spec(source)))
+        numbers = max((math.prod(spec.shape) for *_, spec in self._work), default=0)
+        # Many zeros, as behind a ReLU: how fast a max pool is depends on the numbers.
+        self._numbers = torch.randn(numbers, generator=torch.Generator().manual_seed(0)).relu_()
+
+    def run(self) -> float:
+        """One pass; returns the sum of the vertices' seconds."""
+        sum_s = 0.0
+        for vertex, call, spec in self._work:
+            strip = self._numbers[: math.prod(spec.shape)].to(getattr(torch, spec.dtype), copy=True)
+            strip = strip.view(spec.shape)
+            began_s = self._clock()
+            made = call(strip)
+            del strip, made
+            taken_s = self._clock() - began_s
+            self.samples[vertex].append(taken_s)
+            sum_s += taken_s
+        return sum_s
+
+
+def _strip(model: LoadedModel, vertex: int, parts: int) -> Step | None:
+    """The middle 1/`parts` of the rows of a windowed vertex; None where that is all, or no tile can be."""
+    graph = model.graph
+    this = graph.vertices[vertex]
+    sources = [value for value, readers in graph.consumers.items() if vertex in readers]
+    window = this.window
+    if window is None or window.transposed or len(sources) != 1 or len(this.outputs) != 1:
+        return None
+    size = map_size(graph, sources[0])
+    made = tuple(output_size(window, axis, size[axis]) for axis in (0, 1))
+    if this.outputs[0].shape[2:] != made:  # flattened at once
+        return None
+    height, width = made
+    count = max(1, height // parts)
+    top = (height - count) // 2
+    rows = reach(window, 0, Span(top, top + count), size[0])
+    columns = reach(window, 1, Span(0, width), size[1])
+    if count == height or rows is None or columns is None:
+        return None
+    makes, reads = Region(Span(top, top + count), Span(0, width)), Region(rows.reads, columns.reads)
+    padding = Padding(rows.before, rows.after, columns.before, columns.after)
+    tile = Tile(0, 0, reads, (Patch(vertex, makes, reads, padding, 0, 0),), 0)
+    (source,) = sources
+    return Step((vertex,), (Value(source.vertex, source.output, reads),), (Value(vertex, 0, makes),), tile)
+
+
+def _fixed_s(vertex: int, time_s: float, strips: Sequence[_Strips]) -> float:
+    """Where a line through the whole's time fits those of strips best; between 0 and the whole's time."""
+    weighted = weights = 0.0
+    for each in strips:
+        if vertex in each.samples:
+            share = each.shares[vertex]
+            weighted += (1 - share) * (statistics.median(each.samples[vertex]) - share * time_s)
+            weights += (1 - share) ** 2
+    return min(max(0.0, weighted / weights), time_s) if weights else 0.0
 
 
 def is_outdated(model: LoadedModel, times_s: Sequence[float]) -> bool:
@@ -115,33 +213,34 @@ class ProfileCache:
 
     def profile(
         self, model: LoadedModel, fingerprint: str, threads: int, *, fresh: bool = False
-    ) -> tuple[tuple[float, ...], bool]:
-        """Seconds per vertex, and whether they were kept: measured if they are not, or are outdated.
+    ) -> tuple[Profile, bool]:
+        """The profile, and whether it was kept: it is measured if not, or if outdated.
 
         Call it on the compute thread.
         """
         kept = None if fresh else self.get(model.graph.digest, fingerprint, threads)
-        if kept is not None and not is_outdated(model, kept):
+        if kept is not None and not is_outdated(model, kept.times_s):
             return kept, True
-        times_s = measure(model)
-        self.put(model.graph.digest, fingerprint, threads, times_s)
-        return times_s, False
+        measured = measure(model)
+        self.put(model.graph.digest, fingerprint, threads, measured)
+        return measured, False
 
-    def get(self, digest: str, fingerprint: str, threads: int) -> tuple[float, ...] | None:
+    def get(self, digest: str, fingerprint: str, threads: int) -> Profile | None:
         """The profile kept for this key, or None; an unreadable or foreign file counts as none."""
         try:
             kept = json.loads(self._file(digest, fingerprint, threads).read_text(encoding="utf-8"))
             if kept["key"] != [_FORMAT, digest, fingerprint, threads]:
                 return None
-            times_s = tuple(float(number) for number in kept["times_s"])
+            found = Profile(*(tuple(map(float, kept[field])) for field in Profile._fields))
         except (OSError, ValueError, TypeError, KeyError):
             return None
-        return times_s if times_s and all(0 <= t < math.inf for t in times_s) else None
+        sound = all(0 <= number < math.inf for numbers in found for number in numbers)
+        return found if sound and len(found.times_s) == len(found.fixed_s) > 0 else None
 
-    def put(self, digest: str, fingerprint: str, threads: int, times_s: tuple[float, ...]) -> None:
+    def put(self, digest: str, fingerprint: str, threads: int, profile: Profile) -> None:
         """Keep a profile. The file appears whole or not at all; a full disk is not worth an error."""
         file = self._file(digest, fingerprint, threads)
-        kept = {"key": [_FORMAT, digest, fingerprint, threads], "times_s": times_s}
+        kept = {"key": [_FORMAT, digest, fingerprint, threads], **profile._asdict()}
         with contextlib.suppress(OSError):
             self._directory.mkdir(parents=True, exist_ok=True)
             handle, draft = tempfile.mkstemp(dir=self._directory, prefix=".profile-", suffix=".json")

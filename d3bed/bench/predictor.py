@@ -92,7 +92,7 @@ def _profile(names: Sequence[str], console: Console) -> dict[str, Profile]:
     found: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
     for number in range(1, ROUNDS + 1):
         for name, model in models.items():
-            found[name].append(measure(model, PASSES))
+            found[name].append(measure(model, PASSES).times_s)
         whole = ", ".join(f"{name} {1e3 * sum(times[-1]):.1f} ms" for name, times in found.items())
         console.print(f"round {number}: {whole}", highlight=False)
     return {

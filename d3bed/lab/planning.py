@@ -403,7 +403,7 @@ def _from_model(request: Request, say: _Say) -> list[Case]:
     if cache.get(loaded.graph.digest, print_, pipeline.threads) is None:
         say("profiling it on this machine …")
     with torch.inference_mode():
-        times_s, _ = cache.profile(loaded, print_, pipeline.threads)
+        (times_s, _), _ = cache.profile(loaded, print_, pipeline.threads)
 
     speeds: dict[Tier, float] = {}
     for name, tier in pipeline.tiers.items():
