@@ -14,13 +14,10 @@ a busy one a profile, which is kept, does not remember what else was running.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 import statistics
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -34,6 +31,7 @@ from d3bed.core.program import Step
 from d3bed.core.regions import Padding, Region, Span, output_size, reach
 from d3bed.core.tiles import Patch, Tile, map_size
 from d3bed.model import LoadedModel, compile_step
+from d3bed.model.keep import keep
 
 __all__ = ["Profile", "ProfileCache", "is_outdated", "measure"]
 
@@ -238,19 +236,8 @@ class ProfileCache:
         return found if sound and len(found.times_s) == len(found.fixed_s) > 0 else None
 
     def put(self, digest: str, fingerprint: str, threads: int, profile: Profile) -> None:
-        """Keep a profile. The file appears whole or not at all; a full disk is not worth an error."""
-        file = self._file(digest, fingerprint, threads)
         kept = {"key": [_FORMAT, digest, fingerprint, threads], **profile._asdict()}
-        with contextlib.suppress(OSError):
-            self._directory.mkdir(parents=True, exist_ok=True)
-            handle, draft = tempfile.mkstemp(dir=self._directory, prefix=".profile-", suffix=".json")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                    json.dump(kept, stream)
-                os.replace(draft, file)
-            except OSError:
-                Path(draft).unlink(missing_ok=True)
-                raise
+        keep(self._file(digest, fingerprint, threads), json.dumps(kept).encode())
 
     def _file(self, digest: str, fingerprint: str, threads: int) -> Path:
         key = hashlib.sha256(f"{fingerprint}|{threads}".encode()).hexdigest()[:12]

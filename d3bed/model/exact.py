@@ -1,4 +1,4 @@
-"""Tiles made ready: each patch in the way that keeps it exact, each tile checked on a real photo.
+"""Tiles made ready: each patch with kernels that keep it exact, each tile checked on a real photo.
 
 How a convolution rounds follows from shapes, thread count and machine, not from the numbers. So a probe
 decides, on random inputs and weights: the operator on the whole map, cropped, against what a tile runs.
@@ -10,13 +10,9 @@ Call everything here on the compute thread: other threads may run other kernels.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import json
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -30,11 +26,14 @@ from d3bed.core.program import Step
 from d3bed.core.regions import WHOLE
 from d3bed.core.tiles import Patch, Tile
 from d3bed.model import images
+from d3bed.model.keep import keep
 from d3bed.model.loading import LoadedModel
 from d3bed.model.segment import compile_step
 from d3bed.model.vertices import Body
 
 __all__ = ["PreparedTile", "prepare_tiles"]
+
+_Call = Callable[..., tuple[torch.Tensor, ...]]
 
 _FORMAT = "d3bed.tile/1"
 
@@ -42,7 +41,7 @@ _FORMAT = "d3bed.tile/1"
 #: channels: few numbers may be equal by luck.
 _CHANNELS, _MOST_IMAGES = 64, 16
 
-#: Timed runs of a tile, after the one that checks it.
+#: Timed passes through all tiles, after the runs that check them.
 _RUNS = 3
 
 
@@ -51,10 +50,10 @@ class PreparedTile:
     """A tile that is ready to run, and what is known about it.
 
     `call` is what `compile_step` gives. `identical`: it makes the undivided network's bits. `fallbacks`
-    patches run at the cost of the whole map for that. `nominal_s`: seconds of this thread per run.
+    convolutions run at the cost of the whole map for that. `nominal_s`: seconds of this thread per run.
     """
 
-    call: Callable[..., tuple[torch.Tensor, ...]]
+    call: _Call
     identical: bool
     fallbacks: int
     nominal_s: float
@@ -78,27 +77,30 @@ def prepare_tiles(
     """Choose each patch's kernels, compile and check the tiles of these steps, in their order.
 
     What was prepared before, for the same network and fingerprint, is read from `folder`. Else it takes
-    about two passes through the network and four runs of each tile; `progress` is told of each tile.
+    about two passes through the network and four runs of each tile; `progress` is told how many of the
+    tiles have been checked. Tiles are timed one after the other, as they run.
     """
     cache = _Cache(folder, model, fingerprint)
-    verdicts = {step: cache.get(step) for step in steps}
-    new = [step for step, verdict in verdicts.items() if verdict is None]
-    prepared = []
+    verdicts = {step: verdict for step in steps if (verdict := cache.get(step)) is not None}
+    new = [step for step in steps if step not in verdicts]
+    calls = {step: compile_step(model, step, verdict.full) for step, verdict in verdicts.items()}
     with torch.inference_mode():
         unequal = _unequal(model, [patch for step in new for patch in _patches(step)])
         truth = _truth(model, {value.whole for step in new for value in (*step.takes, *step.makes)})
-        for number, step in enumerate(steps):
-            verdict = verdicts[step]
-            if verdict is None:
-                full = tuple(patch.vertex for patch in _patches(step) if patch in unequal)
-                call = compile_step(model, step, full)
-                verdicts[step] = verdict = _Verdict(full, *_check(step, call, truth))
-                cache.put(step, verdict)
-            else:
-                call = compile_step(model, step, verdict.full)
-            prepared.append(PreparedTile(call, verdict.identical, len(verdict.full), verdict.nominal_s))
-            progress(number + 1, len(steps))
-    return prepared
+        found = {}
+        for number, step in enumerate(new, len(verdicts) + 1):
+            full = tuple(patch.vertex for patch in _patches(step) if patch in unequal)
+            calls[step] = compile_step(model, step, full)
+            found[step] = full, _identical(step, calls[step], truth)
+            progress(number, len(steps))
+        nominal_s = _nominal_s([(calls[step], _cut_out(truth, step.takes)) for step in new])
+    for step, time_s in zip(new, nominal_s, strict=True):
+        verdicts[step] = _Verdict(*found[step], time_s)
+        cache.put(step, verdicts[step])
+    return [
+        PreparedTile(calls[step], verdict.identical, len(verdict.full), verdict.nominal_s)
+        for step, verdict in ((step, verdicts[step]) for step in steps)
+    ]
 
 
 def _patches(step: Step) -> tuple[Patch, ...]:
@@ -177,24 +179,29 @@ def _truth(model: LoadedModel, values: set[Value]) -> dict[Value, torch.Tensor]:
     }
 
 
-def _check(
-    step: Step, call: Callable[..., tuple[torch.Tensor, ...]], truth: dict[Value, torch.Tensor]
-) -> tuple[bool, float]:
-    """Whether a tile gives the bits that the network does, and the least seconds of a run."""
-    taken = [_crop(truth[value.whole], value).contiguous() for value in step.takes]
-    made = call(*taken)
-    identical = all(
+def _identical(step: Step, call: _Call, truth: dict[Value, torch.Tensor]) -> bool:
+    """Whether a tile gives the bits that the network does."""
+    made = call(*_cut_out(truth, step.takes))
+    return all(
         torch.equal(part, _crop(truth[value.whole], value))
         for part, value in zip(made, step.makes, strict=True)
     )
-    del made
+
+
+def _nominal_s(tiles: Sequence[tuple[_Call, list[torch.Tensor]]]) -> list[float]:
+    """The least seconds of each: nothing but other work on the machine makes a run longer."""
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    taken_s = []
+    samples: list[list[float]] = [[] for _ in tiles]
     for _ in range(_RUNS):
-        began_s = clock()
-        call(*taken)
-        taken_s.append(clock() - began_s)
-    return identical, min(taken_s)
+        for (call, taken), mine in zip(tiles, samples, strict=True):
+            began_s = clock()
+            call(*taken)
+            mine.append(clock() - began_s)
+    return [min(mine) for mine in samples]
+
+
+def _cut_out(truth: dict[Value, torch.Tensor], values: Iterable[Value]) -> list[torch.Tensor]:
+    return [_crop(truth[value.whole], value).contiguous() for value in values]
 
 
 def _crop(whole: torch.Tensor, value: Value) -> torch.Tensor:
@@ -206,41 +213,34 @@ def _crop(whole: torch.Tensor, value: Value) -> torch.Tensor:
 # ── the cache ────────────────────────────────────────────────────────────────────────────────────────
 
 
+class _Kept(msgspec.Struct, frozen=True):
+    key: tuple[str, ...]
+    verdict: _Verdict
+
+
 class _Cache:
-    """A JSON file per tile. Losing one costs a probe and a check."""
+    """A JSON file per tile."""
 
     def __init__(self, folder: Path, model: LoadedModel, fingerprint: str) -> None:
         self._folder = Path(folder)
-        self._key = [_FORMAT, model.graph.digest, model.spec.weights, fingerprint]
         self._digest = model.graph.digest
+        self._key = (_FORMAT, self._digest, model.spec.weights, fingerprint)
 
     def get(self, step: Step) -> _Verdict | None:
         """An unreadable or foreign file counts as none."""
+        key, file = self._place(step)
         try:
-            kept = json.loads(self._file(step).read_text(encoding="utf-8"))
-            if kept["key"] != [*self._key, self._name(step)]:
-                return None
-            return msgspec.convert(kept["verdict"], _Verdict, str_keys=True)
-        except (OSError, ValueError, TypeError, KeyError):
+            kept = msgspec.json.decode(file.read_bytes(), type=_Kept)
+        except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
             return None
+        return kept.verdict if kept.key == key else None
 
     def put(self, step: Step, verdict: _Verdict) -> None:
-        """The file appears whole or not at all; a full disk is not worth an error."""
-        kept = {"key": [*self._key, self._name(step)], "verdict": verdict}
-        with contextlib.suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            handle, draft = tempfile.mkstemp(dir=self._folder, prefix=".tile-", suffix=".json")
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(msgspec.json.encode(kept))
-                os.replace(draft, self._file(step))
-            except OSError:
-                Path(draft).unlink(missing_ok=True)
-                raise
+        key, file = self._place(step)
+        keep(file, msgspec.json.encode(_Kept(key, verdict)))
 
-    def _name(self, step: Step) -> str:
-        return hashlib.sha256(msgspec.json.encode(step)).hexdigest()[:24]
-
-    def _file(self, step: Step) -> Path:
-        key = hashlib.sha256(f"{self._key}|{self._name(step)}".encode()).hexdigest()[:16]
-        return self._folder / f"tile-{self._digest}-{key}.json"
+    def _place(self, step: Step) -> tuple[tuple[str, ...], Path]:
+        """The key of a tile, and its file."""
+        key = (*self._key, hashlib.sha256(msgspec.json.encode(step)).hexdigest())
+        name = hashlib.sha256("|".join(key).encode()).hexdigest()[:16]
+        return key, self._folder / f"tile-{self._digest}-{name}.json"

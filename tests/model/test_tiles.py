@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
@@ -16,8 +18,9 @@ from d3bed.core.ids import AgentId, Tier
 from d3bed.core.messages import ModelSpec
 from d3bed.core.plan import Plan, TiledBlock
 from d3bed.core.program import STAND_INS, Step, programs_for
+from d3bed.core.regions import Region, Span
 from d3bed.core.tiles import Block, Grid, Tiling, largest_grid, map_size, tiling
-from d3bed.model import LoadedModel, compile_step
+from d3bed.model import LoadedModel, compile_step, prepare_tiles
 from d3bed.model.export import export_module, flatten, normalise
 from d3bed.model.vertices import vertices_of
 from d3bed.model.weights import randomise
@@ -225,11 +228,7 @@ def test_a_tile_takes_its_source_whole_or_in_any_pieces(loaded: Loaded) -> None:
     tile = cut_up.tiles[3]
     (top, bottom), (left, right) = tile.takes
     corners = Grid((top, top + 1, bottom), (left, left + 7, right))
-    pieces = [
-        Value(block.source.vertex, 0, type(tile.takes)(r, c))
-        for r in corners.bands(0)
-        for c in corners.bands(1)
-    ]
+    pieces = [Value(block.source.vertex, 0, Region(r, c)) for r in corners.bands(0) for c in corners.bands(1)]
     made = Value(block.sink.vertex, 0, tile.makes)
     whole = torch.randn(model.graph.spec(block.source).shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -257,3 +256,64 @@ def test_the_fallback_alone_is_exact_too(name: str, loaded: Loaded, photo: Photo
                 (made,) = compile_step(model, step, block.vertices)(truth[block.source])
                 rows, columns = tile.makes
                 assert torch.equal(made, truth[block.sink][:, :, slice(*rows), slice(*columns)])
+
+
+# ── preparing ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tile_steps(model: LoadedModel, block: Block, rows: int, columns: int) -> list[Step]:
+    """The tiles of a block, each taking all it reads as one rectangle."""
+    source, sink = block.source, block.sink
+    return [
+        Step(
+            block.vertices,
+            (Value(source.vertex, source.output, tile.takes),),
+            (Value(sink.vertex, 0, tile.makes),),
+            tile,
+        )
+        for tile in even(model.graph, block, rows, columns).tiles
+    ]
+
+
+def test_a_prepared_tile_is_known_the_next_time(loaded: Loaded, tmp_path: Path) -> None:
+    model = loaded("alexnet")
+    steps = [step for block in blocks_of(model.graph)[2:4] for step in tile_steps(model, block, 2, 1)]
+    told: list[tuple[int, int]] = []
+    first = prepare_tiles(model, steps, tmp_path / "kept", "print", lambda *done: told.append(done))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert all(tile.identical and tile.nominal_s > 0 for tile in first)
+    assert len(list((tmp_path / "kept").iterdir())) == 4
+    again = prepare_tiles(model, steps, tmp_path / "kept", "print", lambda *done: told.append(done))
+    assert len(told) == 4
+    assert [tile.nominal_s for tile in again] == [tile.nominal_s for tile in first]
+    taken = torch.randn(model.graph.spec(steps[0].takes[0]).shape)
+    with torch.inference_mode():
+        assert torch.equal(first[0].call(taken)[0], again[0].call(taken)[0])
+    prepare_tiles(model, steps[:1], tmp_path / "kept", "another print", lambda *done: told.append(done))
+    assert told[4:] == [(1, 1)]
+
+
+@pytest.mark.parametrize("content", ["", "null", "{}", '{"key": [], "verdict": 1}', "\xff"])
+def test_a_corrupt_file_of_a_tile_is_replaced(content: str, loaded: Loaded, tmp_path: Path) -> None:
+    model = loaded("alexnet")
+    steps = tile_steps(model, blocks_of(model.graph)[3], 2, 1)[:1]
+    prepare_tiles(model, steps, tmp_path, "print")
+    (file,) = tmp_path.iterdir()
+    kept = file.read_bytes()
+    file.write_bytes(content.encode("latin-1"))
+    (tile,) = prepare_tiles(model, steps, tmp_path, "print")
+    assert tile.identical and len(file.read_bytes()) > len(kept) // 2
+
+
+def test_a_tile_that_is_not_identical_is_told_so(loaded: Loaded, tmp_path: Path) -> None:
+    """It computes a row that it does not read."""
+    model = loaded("alexnet")
+    step = tile_steps(model, blocks_of(model.graph)[4], 2, 1)[0]
+    assert step.tile is not None and len(step.tile.patches) == 1
+    (top, bottom), columns = step.tile.makes
+    lower = Region(Span(top + 1, bottom + 1), columns)
+    patch = msgspec.structs.replace(step.tile.patches[0], makes=lower)
+    tile = msgspec.structs.replace(step.tile, patches=(patch,))
+    moved = Step(step.vertices, step.takes, (Value(step.makes[0].vertex, 0, lower),), tile)
+    (prepared,) = prepare_tiles(model, [moved], tmp_path, "print")
+    assert not prepared.identical
