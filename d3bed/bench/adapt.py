@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from d3bed.bench.plan import made_graph
@@ -88,8 +88,12 @@ def run(json_path: Path | None, console: Console) -> dict[str, Any]:
         "growth": [],
     }
     for part, title, measure in (
-        ("strategies", "regret against optimal (mean / worst)", _strategies),
-        ("chains", f"chains of {CHANGES} changes, ×0.2 … ×5 of a link, a vertex or a tier", _chains),
+        ("strategies", f"regret against optimal, {PROBLEMS * len(SETTINGS)} problems each", _strategies),
+        (
+            "chains",
+            f"regret over chains of {CHANGES} changes, ×0.2 … ×5 of a link, a vertex or a tier",
+            _chains,
+        ),
     ):
         for (name, label), graph in graphs.items():
             result[part].append({"graph": label, **measure(name, graph)})
@@ -97,7 +101,7 @@ def run(json_path: Path | None, console: Console) -> dict[str, Any]:
     console.print(_stops(result["chains"]))
     for count in GROWTH:
         result["growth"].append(_growth(count))
-    console.print(_table("single vertices change, on made graphs: means over changes", result["growth"]))
+    console.print(_table(f"{GROWTH_CHANGES} changes of single vertices, on made graphs", result["growth"]))
     result["mixed_optima"] = sum(row["mixed"] for row in result["strategies"])
     console.print(f"{result['mixed_optima']} of the problems that were planned have mixed optima")
     result["met"] = _met(result)
@@ -309,15 +313,14 @@ def _met(result: dict[str, Any]) -> dict[str, bool]:
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    """A row each; columns as narrow as a terminal of 80 needs them, without why adjustments stopped."""
+    """A row each, as mean/worst where there are two; what is the same in all rows is left to the title."""
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    keys = [key for key in rows[0] if key != "stops"]
+    keys = [key for key in rows[0] if key not in ("stops", "changes", "problems")]
     for key in keys:
         name, _, unit = key.rpartition("_")
         heading = {"s": f"{name}\nms", "share": f"{name}\nshare", "mean": f"{name}\nmean"}.get(unit, key)
-        table.add_column(
-            heading.replace("_", "\n"), justify="left" if key == "graph" else "right", no_wrap=key == "graph"
-        )
+        justify: JustifyMethod = "left" if key == "graph" else "right"
+        table.add_column(heading.replace("_", "\n").replace(" ", "\n"), justify=justify, no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(key, row[key]) for key in keys))
     return table
@@ -328,12 +331,13 @@ def _stops(rows: list[dict[str, Any]]) -> str:
     total = Counter[str]()
     for row in rows:
         total.update(row["stops"])
-    return "adjusting stopped: " + ", ".join(f"{stop.value} {total[stop.name.lower()]}" for stop in Stop)
+    counts = [(total[stop.name.lower()], stop.value) for stop in Stop]
+    return "why adjusting stopped: " + "; ".join(f"{why} ({count} times)" for count, why in counts if count)
 
 
 def _cell(key: str, value: Any) -> str:
     if isinstance(value, dict):
-        return f"{value['mean']:.4f} / {value['worst']:.4f}"
+        return f"{value['mean']:.3f}/{value['worst']:.3f}"
     if key.endswith("_s"):
         return f"{value * 1e3:.2f}"
     if key.endswith("_share"):
