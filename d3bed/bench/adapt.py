@@ -314,7 +314,7 @@ def _met(result: dict[str, Any]) -> dict[str, bool]:
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
     """A row each, as mean/worst where there are two; what is the same in all rows is left to the title."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     keys = [key for key in rows[0] if key not in ("stops", "changes", "problems")]
     for key in keys:
         name, _, unit = key.rpartition("_")
