@@ -2,18 +2,21 @@
 
 At a border the map is either whole on the owner, or lies in tiles with several agents. A block from one
 border to another is run by the owner alone or in tiles; its tiles are cut out of the owner's map, or made
-from the tiles before them, of which agents exchange the rectangles that they lack. Tiles go back to the
-owner where the whole map is needed. Agents take tiles in order, the owner the first; strips are as wide as
-their agents are fast. All times come from `TileCosts` and link rates; a block is over when its last tile is.
+from the tiles before them, however these were cut, of which agents send each other the rectangles that
+they lack. Tiles go back to the owner where the whole map is needed. Agents take tiles in order, the owner
+the first; bands are as wide as their agents are fast. A block is over when its last tile is: really, an
+agent may be ahead of the others, so that what `timeline` says of the same tiles is never more.
 
 Ways of tiling, each with what it may do:
 - `vsm`: all of that.
 - `aofl`: blocks of any length, but a gather after each (Zhou et al., Adaptive parallel execution of deep
-  neural networks on heterogeneous edge devices, SEC 2019).
+  neural networks on heterogeneous edge devices, SEC 2019). It cannot keep tiles from block to block.
 - `deepthings`: one block of the first layers, in a grid, gathered at its end (Zhao et al., DeepThings,
-  TCAD 2018).
-- `modnn`: one layer at a time, in strips, a gather after each (Mao et al., MoDNN, DATE 2017).
+  TCAD 2018). It cannot start afresh where overlaps have grown.
+- `modnn`: one layer at a time, in strips, a gather after each (Mao et al., MoDNN, DATE 2017). It cannot
+  fuse layers; where layers branch, it takes them together, from one border to the next.
 
+What rivals may do is part of what `vsm` may do, and is predicted alike: it is never slower.
 It must not know how agents are reached, nor which tier runs what.
 """
 
@@ -22,19 +25,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from d3bed.core.errors import PlanInfeasible
 from d3bed.core.graph import Graph, Value
 from d3bed.core.ids import AgentId
 from d3bed.core.measurements import LinkRate
 from d3bed.core.plan import TiledBlock
-from d3bed.core.regions import Span
-from d3bed.core.tiles import Grid, Tiling, map_size, tilings_to
+from d3bed.core.regions import cut
+from d3bed.core.tiles import Grid, map_size
 from d3bed.plan.vsm.costs import TileCosts
 from d3bed.plan.vsm.parts import Part
+from d3bed.plan.vsm.traces import Spans, trace
 
 __all__ = ["METHODS", "TileChoice", "choose_tiles"]
 
@@ -45,12 +49,14 @@ METHODS: dict[str, str] = {
     "modnn": "one layer at a time in strips, gathered after each",
 }
 
-#: Agents that may share a part: 2, 3, 4 and then every second number.
-_FEW = 4
+#: Up to so many agents, every number of them is tried; then every second one.
+_MANY = 8
+
+_Seconds = NDArray[np.float64]
 
 
 class TileChoice(msgspec.Struct, frozen=True):
-    """The tiled blocks of a part, in order; none where the owner alone is as fast.
+    """The tiled blocks of a part, in order; none where the owner alone is as fast, and `reason` says why.
 
     `predicted_s` from having the part's source to having its sink, `alone_s` the same by the owner alone.
     """
@@ -58,6 +64,7 @@ class TileChoice(msgspec.Struct, frozen=True):
     blocks: tuple[TiledBlock, ...]
     predicted_s: float
     alone_s: float
+    reason: str = ""
 
     @property
     def speed_up(self) -> float:
@@ -79,252 +86,293 @@ def choose_tiles(
     """
     if method not in METHODS:
         raise ValueError(f"no way of tiling named {method!r}")
-    table = _Table(graph, part, agents[0], costs, rates)
-    helpers = _useful(agents, part, costs, rates)
-    layouts = [layout for layout in _layouts(len(helpers)) if method != "modnn" or 1 in layout]
-    search = _Search(
-        table, [_Layout(*shape, tuple(helpers[: math.prod(shape)])) for shape in layouts], method
-    )
-    return search.run()
+    team = _team(graph, part, agents, costs, rates)
+    found = [
+        candidate
+        for last in range(len(part.borders) - 1, 0, -1)
+        for candidate in _candidates(graph, part, last, team, costs, strips=method == "modnn")
+    ]
+    return _Search(graph, part, team, costs, rates, found, method).run()
 
 
-def _useful(
-    agents: Sequence[AgentId],
+def _team(
+    graph: Graph,
     part: Part,
+    agents: Sequence[AgentId],
     costs: TileCosts,
     rates: Mapping[tuple[AgentId, AgentId], LinkRate],
-) -> list[AgentId]:
-    """The owner, then the others, fastest first, as far as all are linked with all."""
+) -> tuple[AgentId, ...]:
+    """The owner, then the others as far as all are linked with all: first who would be done soonest with
+    all of the part, its source and sink sent there and back."""
     owner, *others = agents
+    ends_bytes = [graph.spec(border).nbytes for border in (part.borders[0], part.borders[-1])]
+
+    def done_s(agent: AgentId) -> float:
+        ways = ((owner, agent), (agent, owner))
+        sent_s = sum(
+            rates[way].latency_s + nbytes / rates[way].bytes_per_s
+            for way, nbytes in zip(ways, ends_bytes, strict=True)
+        )
+        return sent_s + sum(costs.times_s[agent][v] for v in part.vertices)
+
+    linked = [a for a in others if a in costs.times_s and (owner, a) in rates and (a, owner) in rates]
     found = [owner]
-    for agent in sorted(others, key=lambda a: (sum(costs.times_s[a][v] for v in part.vertices), a)):
-        if all((a, b) in rates for other in found for a, b in ((agent, other), (other, agent))):
+    for agent in sorted(linked, key=lambda a: (done_s(a), a)):
+        if all(way in rates for other in found for way in ((agent, other), (other, agent))):
             found.append(agent)
-    return found
-
-
-def _layouts(count: int) -> Iterator[tuple[int, int]]:
-    """Tiles down and across, for 2 … `count` agents."""
-    for agents in range(2, count + 1):
-        if agents <= _FEW or agents % 2 == 0 or agents == count:
-            yield from ((rows, agents // rows) for rows in range(1, agents + 1) if agents % rows == 0)
+    return tuple(found)
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Tiles down and across; tile number i (row by row) is for `agents[i]`."""
+class _Candidate:
+    """A grid of the map at border `last`; its tiles are for the first agents of the team, in order."""
 
-    rows: int
-    columns: int
-    agents: tuple[AgentId, ...]
-
-
-@dataclass
-class _Cut:
-    """One layout of the map at border `last`, traced back to all borders before it.
-
-    `done_s[i]` is how long each tile computes from border i on; `takes[i]` what it takes there.
-    """
-
+    last: int
     grid: Grid
-    done_s: list[list[float] | None]
-    takes: list[list[tuple[Span, Span]]]
 
 
-class _Table:
-    """What blocks cost, in tiles and alone."""
+def _layouts(count: int, strips: bool) -> Iterator[tuple[int, int]]:
+    """Tiles down and across, for 2 … `count` agents."""
+    for agents in range(2, count + 1):
+        if agents <= _MANY or agents % 2 == 0 or agents == count:
+            for rows in range(1, agents + 1):
+                if agents % rows == 0 and (not strips or rows in (1, agents)):
+                    yield rows, agents // rows
+
+
+def _candidates(
+    graph: Graph, part: Part, last: int, team: Sequence[AgentId], costs: TileCosts, strips: bool
+) -> Iterator[_Candidate]:
+    """All that fit the map."""
+    size = map_size(graph, part.borders[last])
+    for rows, columns in _layouts(len(team), strips):
+        if rows <= size[0] and columns <= size[1]:
+            shares = _shares(part, team[: rows * columns], costs)
+            across = [sum(shares[r * columns : (r + 1) * columns]) for r in range(rows)]
+            down = [sum(shares[c::columns]) for c in range(columns)]
+            yield _Candidate(last, Grid(cut(size[0], across), cut(size[1], down)))
+
+
+def _shares(part: Part, agents: Sequence[AgentId], costs: TileCosts) -> list[float]:
+    """Shares of the part with which all agents take equally long, fixed parts included."""
+    fixed_s = [sum(costs.fixed(agent)[v] for v in part.vertices) for agent in agents]
+    slope_s = [
+        max(sum(costs.times_s[agent][v] for v in part.vertices) - fixed, 1e-12)
+        for agent, fixed in zip(agents, fixed_s, strict=True)
+    ]
+    pairs = list(zip(fixed_s, slope_s, strict=True))
+    all_s = (1 + sum(fixed / slope for fixed, slope in pairs)) / sum(1 / slope for _, slope in pairs)
+    return [max((all_s - fixed) / slope, 1e-3) for fixed, slope in pairs]
+
+
+class _Tables:
+    """What all blocks of all candidates cost, tile by tile.
+
+    Candidates stand with later borders first; so those that end behind border i are the first
+    `candidates[i]`, their tiles the first `tiles[i]`. `computing_s[i]` is how long each of these tiles
+    computes from border i on, infinite where it cannot.
+    """
 
     def __init__(
         self,
         graph: Graph,
         part: Part,
-        owner: AgentId,
+        team: Sequence[AgentId],
         costs: TileCosts,
-        rates: Mapping[tuple[AgentId, AgentId], LinkRate],
+        found: Sequence[_Candidate],
     ) -> None:
-        self.graph, self.part, self.owner, self.costs, self.rates = graph, part, owner, costs, rates
-        self.borders = part.borders
-        self.fixed_s = {agent: costs.fixed(agent) for agent in costs.times_s}
-        self.bytes = [self._bytes_per_position(border) for border in part.borders]
+        ends = range(1, len(part.borders))
+        self.per_position = [_bytes_per_position(graph, border) for border in part.borders]
+        self.candidates = [sum(c.last > i for c in found) for i in range(len(part.borders))]
+        counts = [math.prod(c.grid.shape) for c in found]
+        self.offsets = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+        self.tiles = [int(self.offsets[n]) for n in self.candidates]
+        #: Of every tile: its agent's place in the team, and its bands [rows, columns].
+        self.agents = np.concatenate([np.arange(n) for n in counts]) if counts else np.empty(0, np.int64)
+        self.held = [[_spans(c.grid, axis) for axis in (0, 1)] for c in found]
+        bands: list[list[NDArray[np.int64]]] = [[], []]
+        first = [0, 0]
+        for c in found:
+            down, across = c.grid.shape
+            bands[0].append(first[0] + np.repeat(np.arange(down), across))
+            bands[1].append(first[1] + np.tile(np.arange(across), down))
+            first = [first[0] + down, first[1] + across]
+        self.bands = [np.concatenate(b) if b else np.empty(0, np.int64) for b in bands]
+        traces = []
+        for axis in (0, 1):
+            held = [(c.last, spans[axis]) for c, spans in zip(found, self.held, strict=True)]
+            starting = [_joined(spans for last, spans in held if last == i) for i in ends]
+            traces.append(trace(graph, part, axis, starting))
+        self.takes = [[t.takes[i] for t in traces] for i in range(len(part.borders) - 1)]
 
-    def _bytes_per_position(self, value: Value) -> int:
-        spec = self.graph.spec(value)
-        return spec.nbytes // math.prod(spec.shape[2:])
+        # Per team member and vertex.
+        fixed_s = np.array([costs.fixed(agent) for agent in team])
+        rest_s = (np.array([costs.times_s[agent] for agent in team]) - fixed_s) / costs.positions
+        self.computing_s: list[_Seconds] = []
+        sums_s = np.zeros(len(self.agents))
+        for i in reversed(range(len(part.borders) - 1)):
+            count = self.tiles[i]
+            agents, rows, columns = self.agents[:count], self.bands[0][:count], self.bands[1][:count]
+            block = list(part.block(i, i + 1).vertices)
+            heights, widths = (np.array([t.makes[v].length for v in block]) for t in traces)
+            patches_s = rest_s[:, block].T[:, agents] * heights[:, rows] * widths[:, columns]
+            sums_s[:count] += np.sum(patches_s + fixed_s[:, block].T[:, agents], axis=0)
+            lost = traces[0].broken[i][rows] | traces[1].broken[i][columns]
+            self.computing_s.insert(0, np.where(lost, np.inf, sums_s[:count]))
 
-    @cached_property
-    def alone_s(self) -> list[float]:
-        """The owner alone, from border to border."""
-        times_s = self.costs.times_s[self.owner]
-        return [
-            sum(times_s[v] for v in self.part.block(first, first + 1).vertices)
-            for first in range(len(self.borders) - 1)
-        ]
-
-    def weights(self, agents: Sequence[AgentId]) -> list[float]:
-        """Shares of the part with which all agents take equally long, fixed parts included."""
-        vertices = self.part.vertices
-        fixed = [sum(self.fixed_s[a][v] for v in vertices) for a in agents]
-        slope = [
-            max(sum(self.costs.times_s[a][v] for v in vertices) - f, 1e-9)
-            for a, f in zip(agents, fixed, strict=True)
-        ]
-        together = (1 + sum(f / s for f, s in zip(fixed, slope, strict=True))) / sum(1 / s for s in slope)
-        return [max((together - f) / s, 1e-3) for f, s in zip(fixed, slope, strict=True)]
-
-    def cut(self, layout: _Layout, last: int) -> _Cut | None:
-        """The layout at border `last`; None where the map is too small for it."""
-        size = map_size(self.graph, self.borders[last])
-        if layout.rows > size[0] or layout.columns > size[1]:
-            return None
-        shares = self.weights(layout.agents)
-        rows = [sum(shares[r * layout.columns : (r + 1) * layout.columns]) for r in range(layout.rows)]
-        columns = [sum(shares[c :: layout.columns]) for c in range(layout.columns)]
-        grid = Grid.weighted(size, rows, columns)
-        try:
-            tilings = tilings_to(self.graph, [self.part.block(i, last) for i in range(last)], grid)
-        except PlanInfeasible:
-            return None
-        return _Cut(grid, self._computing_s(layout, tilings, last), self._takes(tilings))
-
-    def _takes(self, tilings: Sequence[Tiling | None]) -> list[list[tuple[Span, Span]]]:
-        return [[(r.rows, r.columns) for r in t.takes] if t is not None else [] for t in tilings]
-
-    def _computing_s(
-        self, layout: _Layout, tilings: Sequence[Tiling | None], last: int
-    ) -> list[list[float] | None]:
-        found: list[list[float] | None] = [None] * last
-        sums = [0.0] * len(layout.agents)
-        for first in range(last - 1, -1, -1):
-            made = tilings[first]
-            if made is None:
-                break
-            for v in self.part.block(first, first + 1).vertices:
-                heights = [span.length for span in made.needs.rows.makes[v]]
-                widths = [span.length for span in made.needs.columns.makes[v]]
-                positions = self.costs.positions[v]
-                tile = 0
-                for height in heights:
-                    for width in widths:
-                        agent = layout.agents[tile]
-                        fixed = self.fixed_s[agent][v]
-                        rest = self.costs.times_s[agent][v] - fixed
-                        sums[tile] += fixed + rest * (height * width / positions)
-                        tile += 1
-            found[first] = list(sums)
-        return found
-
-    def sent_s(self, source: AgentId, target: AgentId, positions: int, border: int) -> float:
-        """How long a rectangle of the map at a border is under way."""
-        if source == target or not positions:
-            return 0.0
-        rate = self.rates[source, target]
-        return rate.latency_s + positions * self.bytes[border] / rate.bytes_per_s
+    def latest(self, tiles_s: _Seconds, border: int) -> _Seconds:
+        """Per candidate, of the tiles that reach a border: the last one."""
+        count = self.candidates[border]
+        return np.maximum.reduceat(tiles_s, self.offsets[:count]) if count else tiles_s[:0]
 
 
-@dataclass(frozen=True)
-class _Best:
-    """The fastest way to a state: `before` is the state that its last block starts from."""
+def _bytes_per_position(graph: Graph, value: Value) -> int:
+    spec = graph.spec(value)
+    return spec.nbytes // math.prod(spec.shape[2:])
 
-    seconds: float
-    before: tuple[int, _Layout | None] | None
+
+def _spans(grid: Grid, axis: int) -> Spans:
+    cuts = np.array((grid.rows, grid.columns)[axis], dtype=np.int64)
+    return Spans(cuts[:-1], cuts[1:])
+
+
+def _joined(parts: Iterator[Spans]) -> Spans:
+    found = list(parts)
+    none = [np.empty(0, dtype=np.int64)]
+    return Spans(
+        np.concatenate(none + [s.start for s in found]), np.concatenate(none + [s.stop for s in found])
+    )
+
+
+#: In the place of a candidate: the whole map is with the owner.
+_OWNER = -1
 
 
 class _Search:
-    """States are (border, layout of its map); no layout: the whole map is with the owner."""
+    """States are borders with the map whole, or with a candidate's tiles; each knows its fastest way."""
 
-    def __init__(self, table: _Table, layouts: Sequence[_Layout], method: str) -> None:
-        self.table, self.layouts, self.method = table, layouts, method
-        self.cuts: dict[tuple[int, _Layout], _Cut | None] = {}
-        self.best: dict[tuple[int, _Layout | None], _Best] = {(0, None): _Best(0.0, None)}
+    def __init__(
+        self,
+        graph: Graph,
+        part: Part,
+        team: Sequence[AgentId],
+        costs: TileCosts,
+        rates: Mapping[tuple[AgentId, AgentId], LinkRate],
+        found: Sequence[_Candidate],
+        method: str,
+    ) -> None:
+        self.part, self.team, self.found, self.method = part, team, found, method
+        self.tables = _Tables(graph, part, team, costs, found)
+        times_s = costs.times_s[team[0]]
+        self.sections_s = [
+            sum(times_s[v] for v in part.block(i, i + 1).vertices) for i in range(len(part.borders) - 1)
+        ]
+        self.latency_s, self.per_byte_s = np.zeros((2, len(team), len(team)))
+        for i, here in enumerate(team):
+            for j, there in enumerate(team):
+                if i != j:
+                    self.latency_s[i, j] = rates[here, there].latency_s
+                    self.per_byte_s[i, j] = 1 / rates[here, there].bytes_per_s
+        #: Per border with the whole map, and per candidate: seconds, and the state that they go on from.
+        self.whole_s = np.full(len(part.borders), np.inf)
+        self.whole_from = [_OWNER] * len(part.borders)
+        self.tiled_s = np.full(len(found), np.inf)
+        self.tiled_from = [(0, _OWNER)] * len(found)
 
     def run(self) -> TileChoice:
-        table, end = self.table, len(self.table.borders) - 1
-        for last in range(1, end + 1):
-            self._offer(last, None, self._seconds(last - 1, None) + table.alone_s[last - 1], (last - 1, None))
-            for layout in self.layouts:
-                self._tiled(last, layout)
-        blocks = list[TiledBlock]()
-        state: tuple[int, _Layout | None] = (end, None)
-        gathered = True
-        while (before := self.best[state].before) is not None:
-            if state[1] is not None:
-                blocks.append(self._block(before[0], state[0], state[1], gathered))
-            gathered = state[1] is None
-            state = before
-        alone_s = sum(table.alone_s)
-        return TileChoice(tuple(reversed(blocks)), self._seconds(end, None), alone_s)
-
-    def _block(self, first: int, last: int, layout: _Layout, gather: bool) -> TiledBlock:
-        cut = self.cuts[last, layout]
-        assert cut is not None
-        return TiledBlock(self.table.part.block(first, last), cut.grid, layout.agents, gather)
-
-    def _tiled(self, last: int, layout: _Layout) -> None:
-        table = self.table
-        cut = self.cuts[last, layout] = table.cut(layout, last)
-        if cut is None:
-            return
-        for first in range(last - 1, -1, -1):
-            computing_s = cut.done_s[first]
-            if computing_s is None:
+        end = len(self.part.borders) - 1
+        self.whole_s[0] = 0.0
+        gathered_s = np.full(len(self.found), np.inf)
+        for border in range(end + 1):
+            here = range(self.tables.candidates[border], self.tables.candidates[border - 1] if border else 0)
+            if border:
+                self.whole_s[border] = self.whole_s[border - 1] + self.sections_s[border - 1]
+            for candidate in here:
+                gathered_s[candidate] = self.tiled_s[candidate] + self._gather_s(candidate)
+                if gathered_s[candidate] < self.whole_s[border]:
+                    self.whole_s[border] = gathered_s[candidate]
+                    self.whole_from[border] = candidate
+            if border == end:
                 break
-            if (self.method == "deepthings" and first) or (self.method == "modnn" and first < last - 1):
-                continue
-            self._offer(
-                last,
-                layout,
-                self._seconds(first, None) + self._scattered_s(first, layout, cut, computing_s),
-                (first, None),
-            )
-            if self.method == "vsm" and (first, layout) in self.best:
-                exchanged_s = self._exchanged_s(first, layout, cut, computing_s)
-                self._offer(last, layout, self._seconds(first, layout) + exchanged_s, (first, layout))
-        if (last, layout) in self.best:
-            self._offer(
-                last, None, self._seconds(last, layout) + self._gathered_s(last, layout, cut), (last, layout)
-            )
+            self._offer(border, _OWNER, self.whole_s[border] + self._scattered_s(border))
+            if self.method == "vsm":
+                for candidate in here:
+                    if self.tiled_s[candidate] < np.inf:
+                        exchanged_s = self._exchanged_s(border, candidate)
+                        self._offer(border, candidate, self.tiled_s[candidate] + exchanged_s)
+        blocks, alone_s = self._blocks(), sum(self.sections_s)
+        predicted_s = float(self.whole_s[end]) if blocks else alone_s
+        return TileChoice(blocks, predicted_s, alone_s, "" if blocks else self._reason(gathered_s))
 
-    def _scattered_s(self, first: int, layout: _Layout, cut: _Cut, computing_s: Sequence[float]) -> float:
-        owner = self.table.owner
-        return max(
-            self.table.sent_s(owner, agent, rows.length * columns.length, first) + computing
-            for agent, (rows, columns), computing in zip(
-                layout.agents, cut.takes[first], computing_s, strict=True
-            )
+    def _offer(self, border: int, state: int, seconds: _Seconds) -> None:
+        """Blocks from a border to all candidates behind it."""
+        reached = self.tables.candidates[border]
+        begin = 0
+        if self.method == "modnn":
+            begin = self.tables.candidates[border + 1]
+        elif self.method == "deepthings" and border:
+            return
+        better = seconds < self.tiled_s[:reached]
+        better[:begin] = False
+        self.tiled_s[:reached][better] = seconds[better]
+        for candidate in np.flatnonzero(better):
+            self.tiled_from[candidate] = (border, state)
+
+    def _sent_s(
+        self, here: NDArray[np.int64] | int, there: NDArray[np.int64], nbytes: NDArray[np.int64]
+    ) -> _Seconds:
+        """How long rectangles are under way; empty ones, and those that stay, not at all."""
+        return np.where(nbytes > 0, self.latency_s[here, there] + nbytes * self.per_byte_s[here, there], 0.0)
+
+    def _scattered_s(self, border: int) -> _Seconds:
+        tables, count = self.tables, self.tables.tiles[border]
+        rows, columns = (s.length[b[:count]] for s, b in zip(tables.takes[border], tables.bands, strict=True))
+        nbytes = rows * columns * tables.per_position[border]
+        sent_s = self._sent_s(0, tables.agents[:count], nbytes)
+        return tables.latest(sent_s + tables.computing_s[border], border)
+
+    def _exchanged_s(self, border: int, candidate: int) -> _Seconds:
+        tables, count = self.tables, self.tables.tiles[border]
+        rows, columns = (
+            held.overlap(taken)[:, b[:count]]
+            for held, taken, b in zip(tables.held[candidate], tables.takes[border], tables.bands, strict=True)
         )
+        nbytes = (rows[:, None] * columns).reshape(-1, count) * tables.per_position[border]
+        sent_s = self._sent_s(np.arange(len(nbytes))[:, None], tables.agents[:count], nbytes)
+        return tables.latest(sent_s.max(axis=0) + tables.computing_s[border], border)
 
-    def _exchanged_s(self, first: int, layout: _Layout, cut: _Cut, computing_s: Sequence[float]) -> float:
-        held = self.cuts[first, layout]
-        assert held is not None
-        rows, columns = held.grid.bands(0), held.grid.bands(1)
-        latest = 0.0
-        for agent, taken, computing in zip(layout.agents, cut.takes[first], computing_s, strict=True):
-            waited = 0.0
-            for r, row in enumerate(rows):
-                if (height := row.overlap(taken[0])) is None:
+    def _gather_s(self, candidate: int) -> float:
+        rows, columns = (held.length for held in self.tables.held[candidate])
+        nbytes = (rows[:, None] * columns).ravel() * self.tables.per_position[self.found[candidate].last]
+        ways = np.arange(len(nbytes))
+        return float(np.max(self.latency_s[ways, 0] + nbytes * self.per_byte_s[ways, 0]))
+
+    def _blocks(self) -> tuple[TiledBlock, ...]:
+        blocks: list[TiledBlock] = []
+        border, state = len(self.part.borders) - 1, _OWNER
+        follows = False
+        while border:
+            if state == _OWNER:
+                state = self.whole_from[border]
+                if state == _OWNER:
+                    border, follows = border - 1, False
                     continue
-                for c, column in enumerate(columns):
-                    source = layout.agents[r * layout.columns + c]
-                    if source != agent and (width := column.overlap(taken[1])) is not None:
-                        area = height.length * width.length
-                        waited = max(waited, self.table.sent_s(source, agent, area, first))
-            latest = max(latest, waited + computing)
-        return latest
+                gather = follows
+            else:
+                gather = False
+            first, before = self.tiled_from[state]
+            grid = self.found[state].grid
+            agents = tuple(self.team[: math.prod(grid.shape)])
+            blocks.append(TiledBlock(self.part.block(first, border), grid, agents, gather))
+            border, state, follows = first, before, True
+        return tuple(reversed(blocks))
 
-    def _gathered_s(self, last: int, layout: _Layout, cut: _Cut) -> float:
-        regions = [(r.length * c.length) for r in cut.grid.bands(0) for c in cut.grid.bands(1)]
-        owner = self.table.owner
-        return max(
-            self.table.sent_s(agent, owner, area, last)
-            for agent, area in zip(layout.agents, regions, strict=True)
-        )
-
-    def _seconds(self, border: int, layout: _Layout | None) -> float:
-        return self.best[border, layout].seconds
-
-    def _offer(
-        self, border: int, layout: _Layout | None, seconds: float, before: tuple[int, _Layout | None]
-    ) -> None:
-        known = self.best.get((border, layout))
-        if known is None or seconds < known.seconds:
-            self.best[border, layout] = _Best(seconds, before)
+    def _reason(self, gathered_s: _Seconds) -> str:
+        """Why the owner is left alone. No state is then reached faster in tiles."""
+        if len(self.team) == 1:
+            return "no other edge agent is linked with it"
+        alone_s = sum(self.sections_s)
+        left_s = np.array([sum(self.sections_s[c.last :]) for c in self.found])
+        if not len(left_s) or not np.isfinite(least_s := float(np.min(gathered_s + left_s))):
+            return "its maps are too small to be cut"
+        return f"one agent takes {alone_s * 1e3:.1f} ms, the best tiles {least_s * 1e3:.1f} ms"
