@@ -1,7 +1,7 @@
 """A tile of a block as one function: its patches in order, each on a rectangle of the map.
 
-Every vertex crops its inputs to what its patch reads; a convolution or pool sees explicit padding where
-its window really leaves the map, and runs without padding. What would round differently on a small map is
+Every vertex crops its inputs to what its patch reads; a convolution or pool sees padding only where its
+window really leaves the map. What would round differently on a small map is
 made to round as on the whole one:
 - a convolution runs the kernel that torch would choose for the whole map, not the tile's;
 - where that is not enough, it runs on a map of the whole size that is zero around what the patch reads.
@@ -189,14 +189,12 @@ class _Builder:
         return self._call(_frame, whole, _box(patch.makes), tuple(_UNPADDED), 0.0)
 
     def _windowed(self, head: fx.Node, source: Value, window: Window, patch: Patch) -> fx.Node:
-        name, given = operator_name(head), arguments(head)
+        name = operator_name(head)
         kernel, stride = list(window.kernel), list(window.stride)
+        if name == "conv2d":
+            return self._convolution(head, source, window, patch)
         fill = -math.inf if name.startswith("max_pool2d") else 0.0
         read = self._frame(source, patch.reads, patch.padding, fill)
-        if name == "conv2d":
-            weight = self._constant(given["weight"])
-            bias = self._constant(given["bias"]) if given["bias"] is not None else None
-            return self._convolution(head, source, window, (read, weight, bias))
         if name.startswith("max_pool2d"):
             target: Any = head.target
             return self._call(target, read, kernel, stride, [0, 0], list(window.dilation), window.ceil_mode)
@@ -213,21 +211,24 @@ class _Builder:
         self.counts[counts] = torch.tensor(rows, dtype=dtype)[:, None] * torch.tensor(columns, dtype=dtype)
         return self._call(aten.div.Tensor, sums, self._graph.get_attr(counts))
 
-    def _convolution(
-        self, head: fx.Node, source: Value, window: Window, operands: tuple[fx.Node, fx.Node, fx.Node | None]
-    ) -> fx.Node:
-        read, weight, bias = operands
+    def _convolution(self, head: fx.Node, source: Value, window: Window, patch: Patch) -> fx.Node:
+        given = arguments(head)
+        weight = self._constant(given["weight"])
+        bias = self._constant(given["bias"]) if given["bias"] is not None else None
+        # Padding on both sides of an axis is the kernel's own affair: that is faster than a wider map.
+        top, bottom, left, right = patch.padding
+        padding = [top if top == bottom else 0, left if left == right else 0]
+        beside = Padding(top - padding[0], bottom - padding[0], left - padding[1], right - padding[1])
+        read = self._frame(source, patch.reads, beside)
         stride, dilation, groups = list(window.stride), list(window.dilation), window.groups
         backend = _backend(self._model, head, source, window)
         if backend == "Mkldnn":
-            return self._call(
-                aten.mkldnn_convolution.default, read, weight, bias, [0, 0], stride, dilation, groups
-            )
+            target: Any = aten.mkldnn_convolution.default
+            return self._call(target, read, weight, bias, padding, stride, dilation, groups)
         if backend == "Slow2d" and groups == 1:
-            return self._call(
-                aten._slow_conv2d_forward.default, read, weight, list(window.kernel), bias, stride, [0, 0]
-            )
-        return self._call(aten.conv2d.default, read, weight, bias, stride, [0, 0], dilation, groups)
+            target = aten._slow_conv2d_forward.default
+            return self._call(target, read, weight, list(window.kernel), bias, stride, padding)
+        return self._call(aten.conv2d.default, read, weight, bias, stride, padding, dilation, groups)
 
     # ── nodes ────────────────────────────────────────────────────────────────────────────────────────
 
