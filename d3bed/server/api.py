@@ -212,7 +212,7 @@ class Api:
     async def link(self, body: LinkOrder) -> Changed:
         ends = self._agent(body.source), self._agent(body.target)
         pipelines = self._coordinator.pipelines.values()
-        if not any(p.is_shaped(*ends) for p in pipelines):
+        if not any(p.settings.is_shaped(*ends) for p in pipelines):
             raise ApiError(409, f"link {body.source}→{body.target} is not emulated: its rate cannot be set")
         shape = LinkShape(body.mbit_per_s * 1e6 / 8, body.latency_ms / 1e3)
         self._runner.submit(ChangeLink(*ends, shape))

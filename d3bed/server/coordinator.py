@@ -40,6 +40,7 @@ from d3bed.core.messages import (
     Transferred,
     Welcome,
 )
+from d3bed.plan import ProfileCorrection
 from d3bed.server.events import (
     AgentJoined,
     AgentLost,
@@ -235,6 +236,7 @@ class Coordinator:
         for pipe in self.pipelines.values():
             pipe.check_time()
             pipe.watch()
+            pipe.measure_guessed()
         for traffic in self._traffic.values():
             for frame in traffic.take_ripe():
                 self.frames.append(frame)
@@ -328,7 +330,12 @@ class Coordinator:
         if loaded is None or len(loaded.graph.vertices) != len(message.times_s):
             self._said(record, ModelFailed(model, "its profile does not fit its graph"))
             return
+        guess_s = sum(record.predicted[model]) if record.is_guessed(model) else 0.0
         record.profiles[model] = message.times_s
+        if guess_s:
+            record.correction = ProfileCorrection()  # what it said was about the prediction
+            for pipe in self._pipelines_of(record):
+                pipe.profiled(agent, model, guess_s / sum(message.times_s) - 1)
         if len(message.fixed_s) == len(message.times_s):
             record.fixed[model] = message.fixed_s
         self._measurement("profile", f"{agent} {model.key}", message)

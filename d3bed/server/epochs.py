@@ -42,8 +42,9 @@ class PlannedEpoch:
     """A plan, who carries it out, and what came of it.
 
     `choice` is the planner's answer: the plan, its route, what is predicted. `moved` counts vertices
-    against the epoch before, if that had the same model. `connections` are those of the agents that
-    take part when it was decided: an agent that came back under another one knows nothing of this epoch.
+    against the epoch before, if that had the same model. `connections` are those of the agents that take
+    part when it was decided: an agent that came back under another one knows nothing of this epoch. Times
+    on those that are `guessed` were predicted, not measured.
     """
 
     pipeline: PipelineId
@@ -56,6 +57,7 @@ class PlannedEpoch:
     profiles: dict[Tier, tuple[float, ...]]
     due_s: float
     basis: Basis
+    guessed: tuple[AgentId, ...] = ()
     ready: set[AgentId] = field(default_factory=set)
     activated_at: float | None = None
     #: Whether a node or link that it needs was lost: its unanswered frames must run again.

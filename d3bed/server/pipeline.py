@@ -201,7 +201,9 @@ class Pipeline:
         return False
 
     def _profile(self, model: ModelSpec, members: dict[AgentId, Tier]) -> bool:
-        waiting = [agent for agent in members if model not in self.world.agents[agent].profiles]
+        """Where an agent has profiled other networks, their prediction will do until no frames flow."""
+        records = {agent: self.world.agents[agent] for agent in members}
+        waiting = [a for a, r in records.items() if model not in r.profiles and not r.predict(model)]
         for agent in waiting:
             self.world.order_profile(agent, model)
         self._stage = ("profiling", f"{', '.join(waiting)} measure {model.name}")
@@ -227,31 +229,13 @@ class Pipeline:
         return not link.known or (stale and not self.is_running)
 
     def _peers(self, agent: AgentId, members: dict[AgentId, Tier]) -> tuple[Peer, ...]:
-        """Who `agent` may send to: members on the next tiers, up and down, that have any; between edge
-        agents for tiles; past the edge, unless links are emulated and the network has no such link."""
-        tier, present = members[agent], sorted({t.rank for t in members.values()})
-
-        def may_send(other: AgentId, there: Tier) -> bool:
-            if tier is there:
-                return tier is Tier.EDGE and other != agent
-            far = abs(present.index(there.rank) - present.index(tier.rank)) > 1
-            return not far or not self.settings.shapes or self.settings.shape(tier, there) is not None
-
-        return tuple(
-            self._peer(agent, tier, other, there)
-            for other, there in members.items()
-            if may_send(other, there)
-        )
+        """Whom `agent` may have to send to."""
+        others = self.settings.neighbours(agent, members)
+        return tuple(self._peer(agent, members[agent], other, members[other]) for other in others)
 
     def _peer(self, agent: AgentId, tier: Tier, other: AgentId, there: Tier) -> Peer:
         shape = self.world.shapes.get((agent, other)) or self.settings.shape(tier, there)
         return Peer(other, there, self.world.agents[other].register.data_address, shape)
-
-    def is_shaped(self, source: AgentId, target: AgentId) -> bool:
-        """Whether the link is one of this pipeline's and held to an emulated rate."""
-        tiers = self.settings.tiers
-        both = source in tiers and target in tiers
-        return both and self.settings.shape(tiers[source], tiers[target]) is not None
 
     def _plan(self, wish: Wish, members: dict[AgentId, Tier]) -> None:
         self._stage = ("planning", f"{wish.strategy} plans {wish.model.name}")
@@ -319,7 +303,8 @@ class Pipeline:
             choice=choice,
             moved=len(choice.plan.moved(active.plan)) if active and same_model else 0,
             connections=connections,
-            profiles={t: self.world.agents[agent].profiles[wish.model] for t, agent in route.items()},
+            profiles={t: self.world.agents[a].times_s(wish.model) or () for t, a in route.items()},
+            guessed=tuple(a for a in choice.participants if self.world.agents[a].is_guessed(wish.model)),
             due_s=self.world.now + PREPARE_S,
             basis=self._basis,
         )
@@ -374,6 +359,8 @@ class Pipeline:
         abandoned = tuple(old.number for old in self.draining.values() if old.broken)
         self.world.send(self.settings.device, Activate(self.settings.id, number, abandoned))
         predicted = f"predicted {1000 * epoch.predicted_s:.0f} ms a frame"
+        if epoch.guessed:
+            predicted += f" (times on {', '.join(epoch.guessed)} are predicted from other networks)"
         self._say(f"{epoch.wish.cause} → epoch {number}: {epoch.sentence()}; {predicted}", epoch.wish)
         if self.run is not None and self.is_running:
             self.run.epochs.append(epoch)
@@ -480,6 +467,33 @@ class Pipeline:
                 base.model,
                 base.strategy,
                 base.tiling,
+            )
+
+    def measure_guessed(self) -> None:
+        """Once no frames flow, have agents measure what was predicted for the active plan."""
+        if self.active is None or self.wish is not None or self.is_running:
+            return
+        model = self.active.wish.model
+        for agent in self.members:
+            if self.world.agents[agent].is_guessed(model):
+                self.world.order_profile(agent, model)
+
+    def profiled(self, agent: AgentId, model: ModelSpec, off: float) -> None:
+        """An agent has measured what was predicted, and the prediction was `off` by that share."""
+        self.world.note(
+            f"{agent} has measured {model.name}: its time was predicted {off:+.1%} off",
+            pipeline=self.settings.id,
+        )
+        active = self.active
+        if active is None or self.wish is not None or active.wish.model != model:
+            return
+        if not any(self.world.agents[a].is_guessed(model) for a in self.members):
+            self.wish = msgspec.structs.replace(
+                active.wish,
+                cause=f"{model.name} is measured now",
+                cause_id=self.world.new_cause(),
+                forced=False,
+                reconsider=True,
             )
 
     def watch(self) -> None:

@@ -7,6 +7,7 @@ without a cloud, or without edges, is legal: the planner then has fewer tiers.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -61,6 +62,26 @@ class PipelineSettings(msgspec.Struct, frozen=True):
 
     def shape(self, here: Tier, there: Tier) -> LinkShape | None:
         return self.shapes.get(f"{here.value}-{there.value}")
+
+    def is_shaped(self, source: AgentId, target: AgentId) -> bool:
+        """Whether the link is one of this pipeline's and held to an emulated rate."""
+        tiers = self.tiers
+        both = source in tiers and target in tiers
+        return both and self.shape(tiers[source], tiers[target]) is not None
+
+    def neighbours(self, agent: AgentId, members: Mapping[AgentId, Tier]) -> list[AgentId]:
+        """Of the members, whom `agent` may send to: those on the next tiers, up and down, that have any;
+        other edge agents, for tiles; past the edge, unless links are emulated and the network has no such
+        link."""
+        tier, present = members[agent], sorted({t.rank for t in members.values()})
+
+        def may_send(there: Tier) -> bool:
+            if tier is there:
+                return tier is Tier.EDGE
+            far = abs(present.index(there.rank) - present.index(tier.rank)) > 1
+            return not far or not self.shapes or self.shape(tier, there) is not None
+
+        return [other for other, there in members.items() if other != agent and may_send(there)]
 
 
 class ServerSettings(msgspec.Struct, frozen=True):

@@ -82,7 +82,7 @@ class Traffic:
                 epoch.tiled(span.vertices, span.end_s - span.start_s)
             if span.kind is not SpanKind.COMPUTE or epoch is None or agent not in epoch.agents:
                 continue
-            profile_s = record.profiles.get(epoch.wish.model)
+            profile_s = record.times_s(epoch.wish.model)
             step = epoch.step_of(agent, span)
             if step is None or profile_s is None:
                 continue
@@ -212,6 +212,7 @@ class Traffic:
             route=epoch.route if epoch else {},
             graph=self._draw(graph) if graph else None,
             profile_s=epoch.profiles if epoch else {},
+            guessed=epoch.guessed if epoch else (),
             predicted=PredictionView(epoch.predicted_s, dict(epoch.choice.timeline.compute_s))
             if epoch
             else None,

@@ -134,7 +134,8 @@ class LatencyView(msgspec.Struct, frozen=True):
 
 
 class PipelineView(msgspec.Struct, frozen=True):
-    """`plan` and `profile_s` go by vertex number; null where nothing is known yet."""
+    """`plan` and `profile_s` go by vertex number; null where nothing is known yet. Profiles of agents that
+    are `guessed` are predicted from other networks."""
 
     id: PipelineId
     phase: Phase
@@ -148,6 +149,7 @@ class PipelineView(msgspec.Struct, frozen=True):
     route: dict[Tier, AgentId]
     graph: GraphView | None
     profile_s: dict[Tier, tuple[float, ...]]
+    guessed: tuple[AgentId, ...]
     predicted: PredictionView | None
     frames: FramesView
     exact: ExactView

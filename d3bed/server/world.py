@@ -28,7 +28,7 @@ from d3bed.core.messages import (
     Register,
     ToAgent,
 )
-from d3bed.plan import LinkEstimator, ProfileCorrection
+from d3bed.plan import LinkEstimator, Predictor, ProfileCorrection, samples_of
 from d3bed.server.events import Command, Publish, Record, SendTo
 from d3bed.server.statistics import LinkTraffic
 from d3bed.server.views import AgentView, LinkView, NoteView
@@ -38,6 +38,8 @@ __all__ = ["AgentRecord", "LinkRecord", "World"]
 #: How long an order may take before it counts as failed.
 LOAD_S, PROFILE_S, LINK_S = 300.0, 600.0, 60.0
 NOTES_KEPT = 200
+#: A prediction is used if operators that were never profiled take at most this share of it.
+MOST_GUESSED = 0.2
 
 #: What an agent was asked for: to load or profile a model, to measure the link to a peer.
 Order = tuple[Literal["load", "profile"], ModelSpec] | tuple[Literal["link"], AgentId]
@@ -47,8 +49,9 @@ Order = tuple[Literal["load", "profile"], ModelSpec] | tuple[Literal["link"], Ag
 class AgentRecord:
     """One registered agent. `due`: when each open order counts as failed.
 
-    `profiles`, and the `fixed` part of them, are as the agent reported them; `correction` is what its live
-    spans say about them. `speed` is what it was told to emulate since it registered, if anything.
+    `profiles`, and the `fixed` part of them, are as the agent reported them; `predicted` stands in for a
+    profile that is not there yet; `correction` is what its live spans say about either. `speed` is what it
+    was told to emulate since it registered, if anything.
     """
 
     register: Register
@@ -61,6 +64,7 @@ class AgentRecord:
     loaded: dict[ModelSpec, ModelLoaded] = field(default_factory=dict)
     profiles: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
     fixed: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
+    predicted: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
     correction: ProfileCorrection = field(default_factory=ProfileCorrection)
     due: dict[Order, float] = field(default_factory=dict)
     speed: float | None = None
@@ -69,9 +73,40 @@ class AgentRecord:
     def has_open(self, *kinds: str) -> bool:
         return any(kind in kinds for kind, _ in self.due)
 
+    def times_s(self, model: ModelSpec) -> tuple[float, ...] | None:
+        """Seconds per vertex: measured, else predicted."""
+        return self.profiles.get(model) or self.predicted.get(model)
+
+    def is_guessed(self, model: ModelSpec) -> bool:
+        """Whether the model's times are predicted, not measured."""
+        return model not in self.profiles and model in self.predicted
+
     def expected_s(self, model: ModelSpec, now: float) -> tuple[float, ...]:
-        """Seconds per vertex as they are to be expected now: the profile, corrected."""
-        return self.correction.corrected(self.loaded[model].graph.digest, self.profiles[model], now)
+        """Seconds per vertex as they are to be expected now: the profile, or what is predicted, corrected."""
+        times_s = self.times_s(model)
+        assert times_s is not None
+        return self.correction.corrected(self.loaded[model].graph.digest, times_s, now)
+
+    def predict(self, model: ModelSpec) -> bool:
+        """Whether times of a loaded model can be told from the other networks that the agent profiled."""
+        if model not in self.predicted:
+            samples = [
+                sample
+                for other, times_s in self.profiles.items()
+                if other in self.loaded
+                for sample in samples_of(self.loaded[other].graph, times_s)
+            ]
+            graph = self.loaded[model].graph
+            if not samples:
+                return False
+            predictor = Predictor.fit(samples)
+            times_s = predictor.predict(graph)
+            unknown = set(predictor.unknown(graph))
+            guessed_s = sum(t for v, t in zip(graph.vertices, times_s, strict=True) if v.kind in unknown)
+            if guessed_s > MOST_GUESSED * sum(times_s):
+                return False
+            self.predicted[model] = times_s
+        return True
 
     def expected_fixed_s(self, model: ModelSpec, now: float) -> tuple[float, ...]:
         """The size-independent part of that, for tiles; empty where it is not known."""
@@ -220,6 +255,7 @@ class World:
         record.loaded.clear()
         record.profiles.clear()
         record.fixed.clear()
+        record.predicted.clear()
         record.correction = ProfileCorrection()
         record.due.clear()
         for ends, link in self.links.items():

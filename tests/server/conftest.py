@@ -61,13 +61,11 @@ TIER_OF = {DEVICE: Tier.DEVICE, EDGE_1: Tier.EDGE, EDGE_2: Tier.EDGE, CLOUD: Tie
 TIME_S = {DEVICE: 0.1, EDGE_1: 0.02, EDGE_2: 0.021, CLOUD: 0.005}
 
 
-def make_graph(model: str = "alexnet", layers: int = 3) -> Graph:
-    """A chain: the uint8 photo, then `layers` convolutions."""
+def make_graph(model: str = "alexnet", layers: int = 3, kind: str = "conv2d") -> Graph:
+    """A chain: the uint8 photo, then `layers` convolutions, or what `kind` says."""
     photo = Vertex("input", "input", (TensorSpec((1, 3, 8, 8), "uint8"),))
     maps = (TensorSpec((1, 8, 8, 8), "float32"),)
-    convs = tuple(
-        Vertex(f"conv{n}", "conv2d", maps, flops=1000, weight_bytes=100) for n in range(1, layers + 1)
-    )
+    convs = tuple(Vertex(f"conv{n}", kind, maps, flops=1000, weight_bytes=100) for n in range(1, layers + 1))
     edges = tuple(Edge(n, n + 1) for n in range(layers))
     return Graph(model, (photo, *convs), edges, (Value(layers),))
 
@@ -79,6 +77,7 @@ class Script:
         self.agent = agent
         self.tier = TIER_OF[agent]
         self.layers = layers
+        self.kind = "conv2d"
         self.silent: set[type] = set()
         self.heard: list[ToAgent] = []
         self.to_say: list[FromAgent] = []
@@ -96,7 +95,9 @@ class Script:
             return []
         match message:
             case LoadModel(model, threads):
-                return [ModelLoaded(model, make_graph(model.name, self.layers), "same", threads, 0.5)]
+                return [
+                    ModelLoaded(model, make_graph(model.name, self.layers, self.kind), "same", threads, 0.5)
+                ]
             case ProfileModel(model):
                 times = (0.0, *[TIME_S[self.agent]] * self.layers)
                 return [Profiled(model, times, False, 1.0)]

@@ -226,7 +226,12 @@ def test_stale_plan_is_ignored(stage: Stage) -> None:
 
 
 def test_model_switch_loads_and_profiles_while_the_old_epoch_runs(stage: Stage) -> None:
+    """Its operators were never profiled here, so nothing can be said of them."""
+    for script in stage.scripts.values():
+        script.kind = "conv3d"
     stage.join_all()
+    for script in stage.scripts.values():
+        script.kind = "linear"
     stage.scripts[CLOUD].silent.add(ProfileModel)
     stage.submit(ChangeModel(DEMO, ModelSpec("vgg16")))
     assert (stage.active, stage.phase) == (1, "profiling")
@@ -237,6 +242,27 @@ def test_model_switch_loads_and_profiles_while_the_old_epoch_runs(stage: Stage) 
     assert len(stage.heard(DEVICE, MeasureLinks)) == 1
     view = stage.coordinator.view(DEMO)
     assert view.graph is not None and view.model == "vgg16"
+
+
+def test_a_model_of_known_operators_is_planned_at_once_and_measured_when_no_frames_flow(
+    stage: Stage,
+) -> None:
+    stage.join_all()
+    stage.submit(ChangeModel(DEMO, ModelSpec("vgg16")))
+    assert stage.active == 2 and stage.phase == "running"
+    view = stage.coordinator.view(DEMO)
+    assert set(view.guessed) == {DEVICE, EDGE_1, CLOUD} == set(view.route.values())
+    assert view.profile_s[Tier.CLOUD][1:] == pytest.approx((0.005,) * 3, rel=0.3)
+    assert "predicted from other networks" in stage.notes("info")[-1]
+    stage.tick(2.0)
+    assert all(len(stage.heard(agent, ProfileModel)) == 1 for agent in stage.scripts), "frames flow"
+    stage.submit(StopRun(DEMO))
+    stage.end_source(2, 2)
+    stage.tick(2.0)
+    assert all(len(stage.heard(agent, ProfileModel)) == 2 for agent in stage.scripts)
+    said = stage.notes("info")
+    assert any("pi-1 has measured vgg16: its time was predicted" in text for text in said)
+    assert "vgg16 is measured now: epoch 2 kept, because the plan is the same" in said[-1]
 
 
 def test_pins_go_by_model(make_stage: MakeStage) -> None:

@@ -177,7 +177,7 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
         "span",
         { class: t === tier ? "time chosen" : "time" },
         swatch(t),
-        `${t} ${duration(pipeline.profile_s[t][v])}`,
+        `${t} ${duration(pipeline.profile_s[t][v])}${pipeline.guessed?.includes(pipeline.route?.[t]) ? " (predicted)" : ""}`,
       ),
     );
     details.replaceChildren(
