@@ -6,6 +6,7 @@ packages are found, not imported.
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ from PIL import Image, ImageOps
 
 from d3bed.core.errors import ConfigError
 
-__all__ = ["decode", "folder", "shipped"]
+__all__ = ["decode", "decode_bytes", "folder", "shipped"]
 
 _SHIPPED = {
     "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
@@ -76,20 +77,32 @@ def folder(path: Path) -> list[Path]:
 
 
 def decode(path: Path, height: int, width: int) -> torch.Tensor:
+    """`decode_bytes` of a file. Raises `ConfigError` naming it if it cannot be read or decoded."""
+    try:
+        encoded = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+    return decode_bytes(encoded, height, width, str(path))
+
+
+def decode_bytes(encoded: bytes, height: int, width: int, where: str) -> torch.Tensor:
     """uint8 `[1, 3, height, width]`, contiguous: upright, cropped to the aspect ratio, resized.
 
-    Raises `ConfigError` naming the file if it is not a readable image of a sane size.
+    `encoded` is a file's content in any format that Pillow reads. Raises `ConfigError` naming `where` if
+    it is not a readable image of a sane size; the size is known before memory is taken for the pixels.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(encoded)) as image:
                 upright = ImageOps.exif_transpose(image).convert("RGB")
         fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(
-            str(path), "", f"not a readable image: {reason}", "remove or replace the file"
-        ) from error
+        raise _unreadable(where, error) from error
     pixels = torch.from_numpy(numpy.array(fitted))
     return pixels.permute(2, 0, 1).unsqueeze(0).contiguous()
+
+
+def _unreadable(where: str, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ConfigError(where, "", f"not a readable image: {reason}", "remove or replace the file")

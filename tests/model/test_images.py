@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from d3bed.core.errors import ConfigError
-from d3bed.model.images import decode, folder, shipped
+from d3bed.model.images import decode, decode_bytes, folder, shipped
 
 
 def test_shipped_photos_are_real_and_decode() -> None:
@@ -77,3 +77,18 @@ def test_a_folder_lists_its_images(tmp_path: Path) -> None:
     assert [p.name for p in folder(tmp_path)] == ["a.png", "b.JPG"]
     with pytest.raises(ConfigError, match="gone"):
         folder(tmp_path / "gone")
+
+
+def test_the_bytes_of_a_file_decode_as_the_file_does() -> None:
+    for path in shipped():
+        assert torch.equal(decode_bytes(path.read_bytes(), 40, 56, "frame 1"), decode(path, 40, 56))
+
+
+def test_bad_bytes_are_told_by_where_they_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = next(p for p in shipped() if p.suffix == ".jpg").read_bytes()
+    for encoded in (b"", b"hello", whole[:300], whole[: len(whole) // 2]):
+        with pytest.raises(ConfigError, match=r"frame 7: not a readable image"):
+            decode_bytes(encoded, 32, 32, "frame 7")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ConfigError, match=r"frame 7: not a readable image: .*exceeds limit"):
+        decode_bytes(whole, 32, 32, "frame 7")
