@@ -11,7 +11,7 @@ conditions trigger a partial re-partition; how wide its thresholds are we do not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -38,6 +38,8 @@ LATENCY_SLACK_S = 0.005
 LEAST_GAIN, LEAST_GAIN_S = 0.05, 0.002
 #: Seconds between decisions; doubled, up to the second, each time a plan comes back that was left lately.
 COOL_S, COOL_MOST_S, LATELY_S = 1.0, 60.0, 30.0
+#: For so long, a decision to keep the plan is no news for the same agents and links.
+QUIET_S = 60.0
 
 
 class Basis(msgspec.Struct, frozen=True):
@@ -110,13 +112,22 @@ class Patience:
         self._next_s = float("-inf")
         self._cool_s = COOL_S
         self._left: dict[object, float] = {}
+        self._said: dict[str, float] = {}
 
     def ready(self, now: float) -> bool:
         return now >= self._next_s
 
-    def kept(self, now: float) -> None:
-        """A decision not to move: the same conditions need not be looked at again at once."""
+    def kept(self, subjects: Sequence[str], now: float) -> bool:
+        """A decision not to move: the same conditions need not be looked at again at once.
+
+        `subjects` are the agents and links that changed. Returns whether it is news: one of them was not
+        among those of such a decision in the last `QUIET_S`.
+        """
         self._next_s = now + self._cool_s
+        news = not subjects or any(now >= self._said.get(s, float("-inf")) + QUIET_S for s in subjects)
+        if news:
+            self._said |= dict.fromkeys(subjects, now)
+        return news
 
     def moved(self, before: object, after: object, now: float) -> None:
         """A move from one plan to another (anything hashable)."""

@@ -26,7 +26,7 @@ from d3bed.plan.problem import Problem, link_bytes
 from d3bed.plan.problem_file import near
 from d3bed.plan.solve import Solution, solve
 from d3bed.plan.timeline import Timeline, timeline
-from d3bed.plan.vsm import TileCosts, choose_tiles, tileable_parts
+from d3bed.plan.vsm import TileCosts, tileable_parts
 
 __all__ = ["TILED_STRATEGIES", "Choice", "Pin", "choose", "pinned"]
 
@@ -179,6 +179,8 @@ class _Tiles:
         self, vertices: Collection[int], owner: AgentId
     ) -> tuple[tuple[TiledBlock, ...], tuple[float, ...]]:
         """Tiles for the edge's `vertices`, and what they make of the owner's time per vertex."""
+        from d3bed.plan.vsm.choose import choose_tiles  # here, so that importing the planner stays cheap
+
         graph, times_s = self.costs.graph, list(self.costs.times_s[owner])
         agents = [owner, *(agent for agent in self.edges if agent != owner)]
         blocks: list[TiledBlock] = []

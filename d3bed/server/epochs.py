@@ -25,7 +25,8 @@ class Wish(msgspec.Struct, frozen=True):
     """Something that calls for a new plan.
 
     `forced`: even an equal plan becomes a new epoch. `reconsider`: the present plan may go on, conditions
-    have changed; it goes on unless the new one is enough better.
+    have changed; it goes on unless the new one is enough better. `subjects` are the agents and links that
+    changed.
     """
 
     cause: str
@@ -35,6 +36,7 @@ class Wish(msgspec.Struct, frozen=True):
     tiling: str
     forced: bool = False
     reconsider: bool = False
+    subjects: tuple[str, ...] = ()
 
 
 @dataclass

@@ -32,6 +32,7 @@ from d3bed.core.messages import (
     TileReady,
 )
 from d3bed.plan import Basis, Choice, Patience, changes, judge
+from d3bed.server.distrust import Distrust
 from d3bed.server.epochs import PlannedEpoch, Wish
 from d3bed.server.events import ComputePlan
 from d3bed.server.runs import Run
@@ -44,8 +45,6 @@ __all__ = ["PREPARE_S", "SETTLE_S", "Pipeline", "Start"]
 #: How long agents may take to prepare an epoch.
 PREPARE_S = 120.0
 EPOCHS_KEPT = 100
-#: How long edge agents whose tiles did not come are planned without.
-SHUN_S = 30.0
 #: A run shows as running for this long after its end: then all agents' batches have come.
 SETTLE_S = 0.6
 
@@ -82,8 +81,7 @@ class Pipeline:
         self._runs = 0
         self._basis = Basis({}, {})
         self._patience = Patience()
-        self._shunned: dict[AgentId, float] = {}
-        self._untiled: dict[ModelSpec, set[int]] = {}
+        self._distrust = Distrust()
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────────
 
@@ -243,7 +241,7 @@ class Pipeline:
         self._request = self._requests
         graph = self.world.agents[self.settings.device].loaded[wish.model].graph
         current = self.active if self.active is not None and self.active.wish.model == wish.model else None
-        members = {a: t for a, t in members.items() if self._shunned.get(a, 0.0) <= self.world.now}
+        members = self._distrust.trusted(members, self.world.now)
         self._basis = Basis(self.world.factors(members), self.world.rates(members))
         self.world.command(
             ComputePlan(
@@ -260,7 +258,7 @@ class Pipeline:
                 pins=self.settings.pins.get(wish.model.name, ()),
                 strategy=wish.strategy,
                 tiling=wish.tiling,
-                untiled=frozenset(self._untiled.get(wish.model, ())),
+                untiled=frozenset(self._distrust.untiled.get(wish.model, ())),
                 current=current.choice if current else None,
             )
         )
@@ -323,8 +321,12 @@ class Pipeline:
         """The active epoch goes on, and from now on counts as made for the present conditions."""
         self.wish = None
         active.basis = self._basis
-        self._patience.kept(self.world.now)
-        self._say(f"{wish.cause}: epoch {active.number} kept, because {reason}", wish)
+        text = f"{wish.cause}: epoch {active.number} kept, because {reason}"
+        if self._patience.kept(wish.subjects, self.world.now):
+            self._say(text, wish)
+        else:  # stored as any decision is, but nobody needs to read it again so soon
+            data, cause_id = {"text": text, "pipeline": self.settings.id}, wish.cause_id
+            self.world.record("events", at_s=self.world.now, cause_id=cause_id, kind="decision", data=data)
 
     def _remember(self, epoch: PlannedEpoch) -> None:
         """Keep the last `EPOCHS_KEPT` epochs, and those that still carry frames."""
@@ -341,7 +343,8 @@ class Pipeline:
         if epoch is None or epoch.number != number:
             return
         if inexact := [tile for tile in tiles if not tile.identical]:
-            self._tiles_differ(agent, epoch, inexact)
+            block = self._distrust.never_tile(epoch, inexact)
+            self.want(f"{epoch.wish.cause} (tiles of {block} on {agent} differ from the undivided network)")
             return
         epoch.tiles += tiles
         epoch.ready.add(agent)
@@ -366,16 +369,6 @@ class Pipeline:
             self.run.epochs.append(epoch)
         elif self.start is not None:
             self.begin_run(self.start)
-
-    def _tiles_differ(self, agent: AgentId, epoch: PlannedEpoch, inexact: list[TileReady]) -> None:
-        """Plan again, and never tile these blocks' vertices."""
-        graph, tiled = epoch.graph, self._untiled.setdefault(epoch.wish.model, set())
-        for tile in inexact:
-            first, last = tile.vertices
-            tiled |= {v for each in epoch.plan.tiles for v in each.block.vertices if first <= v <= last}
-        first, last = inexact[0].vertices
-        names = f"{graph.vertices[first].name} … {graph.vertices[last].name}"
-        self.want(f"{epoch.wish.cause} (tiles of {names} on {agent} differ from the undivided network)")
 
     def prepare_failed(self, agent: AgentId, number: Epoch, problem: str) -> None:
         if self.preparing is not None and self.preparing.number == number:
@@ -422,8 +415,7 @@ class Pipeline:
         cause = f"frame {frame}: {agent} computed all tiles alone ({problem})"
         self.world.note(cause, "warn", pipeline=self.settings.id, cause_id=epoch.wish.cause_id)
         if epoch is self.active and self.wish is None:
-            for helper in set(epoch.agents) - set(epoch.route.values()):
-                self._shunned[helper] = self.world.now + SHUN_S
+            self._distrust.shun_helpers(epoch, self.world.now)
             self.want(cause, forced=True)
 
     def agent_joined(self, agent: AgentId) -> None:
@@ -505,7 +497,12 @@ class Pipeline:
         if found and self._patience.ready(self.world.now):
             cause = "; ".join(change.text for change in found[:3])
             self.wish = msgspec.structs.replace(
-                self.active.wish, cause=cause, cause_id=self.world.new_cause(), forced=False, reconsider=True
+                self.active.wish,
+                cause=cause,
+                cause_id=self.world.new_cause(),
+                forced=False,
+                reconsider=True,
+                subjects=tuple(sorted(change.subject for change in found)),
             )
             return
         for agent in members:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from d3bed.core.ids import AgentId
 from d3bed.core.measurements import LinkRate
-from d3bed.plan.adapt import COOL_MOST_S, COOL_S, LATELY_S, Basis, Patience, changes, judge
+from d3bed.plan.adapt import COOL_MOST_S, COOL_S, LATELY_S, QUIET_S, Basis, Patience, changes, judge
 
 PI, EDGE = AgentId("pi-1"), AgentId("edge-1")
 BASIS = Basis({PI: 1.0, EDGE: 1.0}, {(PI, EDGE): LinkRate(1e7, 0.002)})
@@ -45,7 +45,7 @@ def test_a_move_always_saves_something(kept_s: float, planned_s: float) -> None:
 def test_decisions_are_spaced_out() -> None:
     patience = Patience()
     assert patience.ready(0.0)
-    patience.kept(0.0)
+    assert patience.kept((), 0.0)
     assert not patience.ready(0.5 * COOL_S)
     assert patience.ready(COOL_S)
 
@@ -62,3 +62,13 @@ def test_plans_that_swing_back_wait_longer_each_time_and_calm_down_again() -> No
     assert max(waits) <= COOL_MOST_S
     patience.moved("a", "c", now + 2 * LATELY_S)
     assert patience.ready(now + 2 * LATELY_S + COOL_S)
+
+
+def test_keeping_the_plan_for_the_same_reasons_is_news_once_a_while() -> None:
+    patience = Patience()
+    assert patience.kept(("edge-1",), 0.0)
+    assert not patience.kept(("edge-1",), 5.0)
+    assert patience.kept(("edge-1", "pi-1→edge-1"), 6.0)
+    assert not patience.kept(("edge-1",), 7.0)
+    assert patience.kept(("edge-1",), 6.0 + QUIET_S)
+    assert patience.kept((), 70.0) and patience.kept((), 71.0), "what users asked for is always answered"

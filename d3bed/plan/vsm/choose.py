@@ -37,17 +37,11 @@ from d3bed.core.plan import TiledBlock
 from d3bed.core.regions import cut
 from d3bed.core.tiles import Grid, map_size
 from d3bed.plan.vsm.costs import TileCosts
+from d3bed.plan.vsm.methods import METHODS
 from d3bed.plan.vsm.parts import Part
 from d3bed.plan.vsm.traces import Spans, trace
 
-__all__ = ["METHODS", "TileChoice", "choose_tiles"]
-
-METHODS: dict[str, str] = {
-    "vsm": "blocks in tiles, halos exchanged between them",
-    "aofl": "fused blocks, gathered after each",
-    "deepthings": "one fused block in a grid, gathered at its end",
-    "modnn": "one layer at a time in strips, gathered after each",
-}
+__all__ = ["TileChoice", "choose_tiles"]
 
 #: Up to so many agents, every number of them is tried; then every second one.
 _MANY = 8

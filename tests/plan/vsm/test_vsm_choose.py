@@ -21,7 +21,8 @@ from d3bed.core.measurements import LinkRate
 from d3bed.core.plan import Plan
 from d3bed.core.tiles import Grid, Tiling, map_size, pieces, tiling
 from d3bed.plan import timeline
-from d3bed.plan.vsm import METHODS, Part, TileChoice, TileCosts, choose_tiles, tileable_parts
+from d3bed.plan.vsm import METHODS, Part, TileCosts, tileable_parts
+from d3bed.plan.vsm.choose import TileChoice, choose_tiles
 
 if TYPE_CHECKING:
     from tests.plan.vsm.conftest import Tools

@@ -1,0 +1,42 @@
+"""What plans of one pipeline leave out, though it is there: agents that failed as helpers, for a while, and
+vertices whose tiles were not exact, for good. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from d3bed.core.ids import AgentId, Tier
+from d3bed.core.messages import ModelSpec, TileReady
+from d3bed.server.epochs import PlannedEpoch
+
+__all__ = ["SHUN_S", "Distrust"]
+
+#: How long edge agents whose tiles did not come are planned without.
+SHUN_S = 30.0
+
+
+@dataclass
+class Distrust:
+    """`shunned`: until when; `untiled`: vertices by model."""
+
+    shunned: dict[AgentId, float] = field(default_factory=dict)
+    untiled: dict[ModelSpec, set[int]] = field(default_factory=dict)
+
+    def shun_helpers(self, epoch: PlannedEpoch, now: float) -> None:
+        """Tiles of this epoch did not come."""
+        for helper in set(epoch.agents) - set(epoch.route.values()):
+            self.shunned[helper] = now + SHUN_S
+
+    def trusted(self, members: Mapping[AgentId, Tier], now: float) -> dict[AgentId, Tier]:
+        return {agent: tier for agent, tier in members.items() if self.shunned.get(agent, 0.0) <= now}
+
+    def never_tile(self, epoch: PlannedEpoch, inexact: Iterable[TileReady]) -> str:
+        """Tiles of these blocks differ from the undivided network; returns the first block's name."""
+        names = []
+        untiled = self.untiled.setdefault(epoch.wish.model, set())
+        for tile in inexact:
+            first, last = tile.vertices
+            untiled |= {v for each in epoch.plan.tiles for v in each.block.vertices if first <= v <= last}
+            names.append(f"{epoch.graph.vertices[first].name} … {epoch.graph.vertices[last].name}")
+        return names[0]
