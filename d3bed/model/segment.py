@@ -6,8 +6,8 @@ undivided module, and it forgets every tensor after its last use. Weights are sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -29,10 +29,10 @@ def compile_step(
     Call it under `inference_mode`. Takes some tens of milliseconds for a whole network. `full`: vertices
     of a tile whose convolution runs on a map of the whole size; `prepare_tiles` knows which must.
     """
-    constants = model.body.constants
+    constants: Mapping[str, Any] = model.body.constants
     if step.tile is not None:
-        graph, counts = tile_graph(model, step, full)
-        constants = {**constants, **counts}
+        graph, extra = tile_graph(model, step, full)
+        constants = {**constants, **extra}
     elif not step.vertices:
         graph = rectangles_graph(model, step)
     else:

@@ -3,7 +3,8 @@
 Every vertex crops its inputs to what its patch reads; a convolution or pool sees padding only where its
 window really leaves the map. What would round differently on a small map is
 made to round as on the whole one:
-- a convolution runs the kernel that torch would choose for the whole map, not the tile's;
+- a convolution runs the kernel that torch would choose for the whole map, not the tile's (its weights
+  brought into that kernel's order once, not on every call as torch does: for a small tile that is much);
 - where that is not enough, it runs on a map of the whole size that is zero around what the patch reads.
   That is always right, and as slow as the whole; `exact` finds out which patches need it;
 - so does any other operator that may round the last few positions of a map differently: vector code
@@ -104,10 +105,8 @@ def rectangles_graph(model: LoadedModel, step: Step) -> fx.Graph:
     return graph
 
 
-def tile_graph(
-    model: LoadedModel, step: Step, full: Collection[int]
-) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
-    """The patches of `step.tile`, and what divides the sums of average pools, by name.
+def tile_graph(model: LoadedModel, step: Step, full: Collection[int]) -> tuple[fx.Graph, dict[str, Any]]:
+    """The patches of `step.tile`, and what they read beside the network's own constants, by name.
 
     `full`: vertices whose convolution runs on a map of the whole size.
     """
@@ -115,7 +114,7 @@ def tile_graph(
     builder = _Builder(model, step, step.tile)
     for patch in step.tile.patches:
         builder.add(patch, patch.vertex in full)
-    return builder.finish(), builder.counts
+    return builder.finish(), builder.extra
 
 
 class _Builder:
@@ -128,7 +127,8 @@ class _Builder:
         self._held: dict[Value, tuple[Region, fx.Node]] = {}
         #: Crops that several vertices read, made once.
         self._made: dict[tuple[Any, ...], fx.Node] = {}
-        self.counts: dict[str, torch.Tensor] = {}
+        #: Packed weights, and what divides the sums of average pools.
+        self.extra: dict[str, Any] = {}
         self._take(tile)
 
     def finish(self) -> fx.Graph:
@@ -206,34 +206,45 @@ class _Builder:
         if {a * b for a in rows for b in columns} == {math.prod(kernel)}:
             return self._call(aten.avg_pool2d.default, read, kernel, stride, [0, 0], window.ceil_mode)
         sums = self._call(aten.avg_pool2d.default, read, kernel, stride, [0, 0], window.ceil_mode, True, 1)
-        counts = f"counts_{patch.vertex}"
         dtype: torch.dtype = head.meta["val"].dtype
-        self.counts[counts] = torch.tensor(rows, dtype=dtype)[:, None] * torch.tensor(columns, dtype=dtype)
-        return self._call(aten.div.Tensor, sums, self._graph.get_attr(counts))
+        counts = torch.tensor(rows, dtype=dtype)[:, None] * torch.tensor(columns, dtype=dtype)
+        return self._call(aten.div.Tensor, sums, self._extra(f"counts_{patch.vertex}", counts))
 
     def _convolution(self, head: fx.Node, source: Value, window: Window, patch: Patch) -> fx.Node:
-        given = arguments(head)
-        weight = self._constant(given["weight"])
-        bias = self._constant(given["bias"]) if given["bias"] is not None else None
         # Padding on both sides of an axis is the kernel's own affair: that is faster than a wider map.
         top, bottom, left, right = patch.padding
         padding = [top if top == bottom else 0, left if left == right else 0]
         beside = Padding(top - padding[0], bottom - padding[0], left - padding[1], right - padding[1])
         read = self._frame(source, patch.reads, beside)
         stride, dilation, groups = list(window.stride), list(window.dilation), window.groups
+        weight, bias = arguments(head)["weight"], arguments(head)["bias"]
         backend = _backend(self._model, head, source, window)
         if backend == "Mkldnn":
-            target: Any = aten.mkldnn_convolution.default
-            return self._call(target, read, weight, bias, padding, stride, dilation, groups)
+            heights, widths = beside.top + beside.bottom, beside.left + beside.right
+            rows, columns = patch.reads
+            size = [*self._model.graph.spec(source).shape[:2], rows.length + heights, columns.length + widths]
+            constants = self._model.body.constants
+            packed = torch.ops.mkldnn_prepacked.conv2d_prepack(
+                constants[str(weight.target)],
+                constants[str(bias.target)] if bias is not None else None,
+                *(stride, padding, dilation, groups, size, "none"),
+            )
+            run: Any = torch.ops.mkldnn_prepacked.conv2d_run.default
+            return self._call(run, read, self._extra(f"packed_{patch.vertex}", packed))
+        operands = read, self._constant(weight), self._constant(bias) if bias is not None else None
         if backend == "Slow2d" and groups == 1:
-            target = aten._slow_conv2d_forward.default
-            return self._call(target, read, weight, list(window.kernel), bias, stride, padding)
-        return self._call(aten.conv2d.default, read, weight, bias, stride, padding, dilation, groups)
+            slow: Any = aten._slow_conv2d_forward.default
+            return self._call(slow, *operands[:2], list(window.kernel), operands[2], stride, padding)
+        return self._call(aten.conv2d.default, *operands, stride, padding, dilation, groups)
 
     # ── nodes ────────────────────────────────────────────────────────────────────────────────────────
 
     def _call(self, target: Callable[..., Any], *args: Any) -> fx.Node:
         return self._graph.call_function(target, args)
+
+    def _extra(self, name: str, made: Any) -> fx.Node:
+        self.extra[name] = made
+        return self._graph.get_attr(name)
 
     def _constant(self, node: fx.Node) -> fx.Node:
         if node not in self._constants:
