@@ -3,10 +3,9 @@
 A vertex is timed inside whole passes through the network: caches are as warm, and memory as full, as
 when a segment runs. Timing each vertex alone in a hot loop is wrong by up to a factor of two.
 
-A tile of a vertex takes longer than its share of the map: weights are brought into their kernel's order
-whatever the tile's size, and small maps are computed less efficiently. So windowed vertices are timed on
-strips of the map, too, in passes of their own between the whole ones; a line through the times of whole,
-half and quarter has the fixed part where the map would vanish.
+A tile of a vertex takes longer than its share of the map: small maps are computed less efficiently. So
+windowed vertices are timed on strips of the map, too, in passes of their own between the whole ones; a
+line through the times of whole, half and quarter has the fixed part where the map would vanish.
 
 With one intra-op thread the clock is that thread's CPU time: on a quiet machine it is the wall's, and on
 a busy one a profile, which is kept, does not remember what else was running.
@@ -33,7 +32,7 @@ from d3bed.core.tiles import Patch, Tile, map_size
 from d3bed.model import LoadedModel, compile_step
 from d3bed.model.keep import keep
 
-__all__ = ["Profile", "ProfileCache", "is_outdated", "measure"]
+__all__ = ["Profile", "ProfileCache", "fixed_part", "is_outdated", "measure"]
 
 #: Passes that are timed: as many as fit the budget after one warm-up, within these bounds.
 _MOST_RUNS, _LEAST_RUNS = 15, 3
@@ -78,7 +77,8 @@ def measure(model: LoadedModel, runs: int | None = None) -> Profile:
             if done % 2:
                 spent_s += sum(each.run() for each in strips)
     times_s = (0.0, *(statistics.median(taken) for taken in samples[1:]))
-    return Profile(times_s, tuple(_fixed_s(v, time_s, strips) for v, time_s in enumerate(times_s)))
+    tiles = [[t for each in strips for t in each.medians(v)] for v in range(len(times_s))]
+    return Profile(times_s, tuple(map(fixed_part, times_s, tiles)))
 
 
 class _Passes:
@@ -126,17 +126,22 @@ class _Strips:
         self._clock = clock
         self.samples: dict[int, list[float]] = defaultdict(list)
         #: Of each vertex that is tall enough: what part of its map the strip is.
-        self.shares: dict[int, float] = {}
+        self._shares: dict[int, float] = {}
         self._work = []
         for vertex in range(1, len(model.graph.vertices)):
             strip = _strip(model, vertex, parts)
             if strip is not None:
                 (source,), (sink,) = strip.takes, strip.makes
-                self.shares[vertex] = sink.region.area / math.prod(map_size(model.graph, sink.whole))
+                self._shares[vertex] = sink.region.area / math.prod(map_size(model.graph, sink.whole))
                 self._work.append((vertex, compile_step(model, strip), model.graph.spec(source)))
         numbers = max((math.prod(spec.shape) for *_, spec in self._work), default=0)
         # Many zeros, as behind a ReLU: how fast a max pool is depends on the numbers.
         self._numbers = torch.randn(numbers, generator=torch.Generator().manual_seed(0)).relu_()
+
+    def medians(self, vertex: int) -> list[tuple[float, float]]:
+        """Share of the map and seconds, where the vertex was timed."""
+        taken_s = self.samples.get(vertex)
+        return [(self._shares[vertex], statistics.median(taken_s))] if taken_s else []
 
     def run(self) -> float:
         """One pass; returns the sum of the vertices' seconds."""
@@ -179,14 +184,11 @@ def _strip(model: LoadedModel, vertex: int, parts: int) -> Step | None:
     return Step((vertex,), (Value(source.vertex, source.output, reads),), (Value(vertex, 0, makes),), tile)
 
 
-def _fixed_s(vertex: int, time_s: float, strips: Sequence[_Strips]) -> float:
-    """Where a line through the whole's time fits those of strips best; between 0 and the whole's time."""
-    weighted = weights = 0.0
-    for each in strips:
-        if vertex in each.samples:
-            share = each.shares[vertex]
-            weighted += (1 - share) * (statistics.median(each.samples[vertex]) - share * time_s)
-            weights += (1 - share) ** 2
+def fixed_part(time_s: float, tiles: Sequence[tuple[float, float]]) -> float:
+    """What remains of `time_s` where the map vanishes, by a line through it that fits tiles (share of the
+    map, seconds) best; between 0 and `time_s`, 0 without tiles."""
+    weights = sum((1 - share) ** 2 for share, _ in tiles)
+    weighted = sum((1 - share) * (tile_s - share * time_s) for share, tile_s in tiles)
     return min(max(0.0, weighted / weights), time_s) if weights else 0.0
 
 
