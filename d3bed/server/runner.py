@@ -17,7 +17,7 @@ from typing import Any, Protocol, assert_never
 
 from d3bed.core.errors import D3Error
 from d3bed.core.messages import encode
-from d3bed.plan import choose
+from d3bed.plan import Choice, choose
 from d3bed.server.coordinator import Coordinator
 from d3bed.server.events import (
     CloseAgent,
@@ -34,7 +34,7 @@ from d3bed.server.events import (
 from d3bed.server.feed import Feed
 from d3bed.server.store import Store
 
-__all__ = ["BATCH_S", "AgentConnection", "Runner", "make_clock"]
+__all__ = ["BATCH_S", "AgentConnection", "Runner", "choice_for", "make_clock"]
 
 logger = logging.getLogger(__name__)
 
@@ -141,19 +141,7 @@ class Runner:
         try:
             choice = await loop.run_in_executor(
                 self._planner,
-                lambda: choose(
-                    command.graph,
-                    command.profiles,
-                    command.agents,
-                    command.rates,
-                    command.device,
-                    strategy=command.strategy,
-                    pins=command.pins,
-                    current=command.current,
-                    tiling=command.tiling,
-                    fixed_s=command.fixed_s,
-                    untiled=command.untiled,
-                ),
+                lambda: choice_for(command),
             )
         except D3Error as error:
             event = PlanFailed(command.pipeline, command.request, str(error))
@@ -172,3 +160,20 @@ class Runner:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def choice_for(command: ComputePlan) -> Choice:
+    """Plan. Takes up to a second; raises what `choose` raises."""
+    return choose(
+        command.graph,
+        command.profiles,
+        command.agents,
+        command.rates,
+        command.device,
+        strategy=command.strategy,
+        pins=command.pins,
+        current=command.current,
+        tiling=command.tiling,
+        fixed_s=command.fixed_s,
+        untiled=command.untiled,
+    )

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from d3bed.core.errors import D3Error
-from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
+from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex, Window
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import FrameReport, LinkShape, Span, SpanKind, Transfer
 from d3bed.core.messages import (
@@ -36,7 +36,7 @@ from d3bed.core.messages import (
     ToAgent,
     Transferred,
 )
-from d3bed.plan import STRATEGIES, choose
+from d3bed.plan import STRATEGIES
 from d3bed.server import Coordinator, PipelineSettings, ServerSettings
 from d3bed.server.events import (
     AgentJoined,
@@ -52,6 +52,7 @@ from d3bed.server.events import (
     SendTo,
     Ticked,
 )
+from d3bed.server.runner import choice_for
 from d3bed.server.views import NoteView
 
 PIPELINE = PipelineId("demo")
@@ -61,11 +62,16 @@ TIER_OF = {DEVICE: Tier.DEVICE, EDGE_1: Tier.EDGE, EDGE_2: Tier.EDGE, CLOUD: Tie
 TIME_S = {DEVICE: 0.1, EDGE_1: 0.02, EDGE_2: 0.021, CLOUD: 0.005}
 
 
-def make_graph(model: str = "alexnet", layers: int = 3, kind: str = "conv2d") -> Graph:
-    """A chain: the uint8 photo, then `layers` convolutions, or what `kind` says."""
-    photo = Vertex("input", "input", (TensorSpec((1, 3, 8, 8), "uint8"),))
-    maps = (TensorSpec((1, 8, 8, 8), "float32"),)
-    convs = tuple(Vertex(f"conv{n}", kind, maps, flops=1000, weight_bytes=100) for n in range(1, layers + 1))
+def make_graph(model: str = "alexnet", layers: int = 3, kind: str = "conv2d", size: int = 8) -> Graph:
+    """A chain: the uint8 photo, then `layers` convolutions, or what `kind` says; maps of more than 8 × 8
+    can be tiled."""
+    window = Window((3, 3), (1, 1), (1, 1)) if size > 8 else None
+    photo = Vertex("input", "input", (TensorSpec((1, 3, size, size), "uint8"),))
+    maps = (TensorSpec((1, 8, size, size), "float32"),)
+    convs = tuple(
+        Vertex(f"conv{n}", kind, maps, (kind,), flops=1000, weight_bytes=100, window=window)
+        for n in range(1, layers + 1)
+    )
     edges = tuple(Edge(n, n + 1) for n in range(layers))
     return Graph(model, (photo, *convs), edges, (Value(layers),))
 
@@ -73,11 +79,11 @@ def make_graph(model: str = "alexnet", layers: int = 3, kind: str = "conv2d") ->
 class Script:
     """What one well-behaved agent answers; `silent` names message types that it ignores."""
 
-    def __init__(self, agent: AgentId, *, layers: int = 3) -> None:
+    def __init__(self, agent: AgentId, *, layers: int = 3, kind: str = "conv2d", size: int = 8) -> None:
         self.agent = agent
         self.tier = TIER_OF[agent]
         self.layers = layers
-        self.kind = "conv2d"
+        self.kind, self.size = kind, size
         self.silent: set[type] = set()
         self.heard: list[ToAgent] = []
         self.to_say: list[FromAgent] = []
@@ -96,7 +102,9 @@ class Script:
         match message:
             case LoadModel(model, threads):
                 return [
-                    ModelLoaded(model, make_graph(model.name, self.layers, self.kind), "same", threads, 0.5)
+                    ModelLoaded(
+                        model, make_graph(model.name, self.layers, self.kind, self.size), "same", threads, 0.5
+                    )
                 ]
             case ProfileModel(model):
                 times = (0.0, *[TIME_S[self.agent]] * self.layers)
@@ -125,7 +133,10 @@ class Script:
 
 
 class Stage:
-    """The coordinator with scripted agents, the real planner and a clock that tests turn."""
+    """The coordinator with scripted agents, the real planner and a clock that tests turn.
+
+    `kind` and `size` are of the layers and maps of agents that join.
+    """
 
     def __init__(self, settings: ServerSettings, *, last_epoch: int = 0) -> None:
         self.coordinator = Coordinator(
@@ -143,6 +154,7 @@ class Stage:
         self.closed: list[CloseAgent] = []
         self.plans: list[ComputePlan] = []
         self.hold_plans = False
+        self.kind, self.size = "conv2d", 8
         self._joined = 0
         self._events: deque[Event] = deque()
 
@@ -173,23 +185,14 @@ class Stage:
     @staticmethod
     def plan(command: ComputePlan) -> PlanComputed | PlanFailed:
         try:
-            choice = choose(
-                command.graph,
-                command.profiles,
-                command.agents,
-                command.rates,
-                command.device,
-                strategy=command.strategy,
-                pins=command.pins,
-                current=command.current,
-            )
+            choice = choice_for(command)
         except D3Error as error:
             return PlanFailed(command.pipeline, command.request, str(error))
         return PlanComputed(command.pipeline, command.request, choice)
 
     def join(self, *agents: AgentId, layers: int = 3, silent: type | None = None) -> None:
         for agent in agents:
-            script = Script(agent, layers=layers)
+            script = Script(agent, layers=layers, kind=self.kind, size=self.size)
             if silent is not None:
                 script.silent.add(silent)
             self._joined += 1

@@ -1,0 +1,142 @@
+"""Tiles as the server sees them: who takes part, what is not exact, helpers that fail, what a report says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
+from d3bed.core.measurements import Span, SpanKind
+from d3bed.core.messages import (
+    Activate,
+    Drained,
+    FrameRescued,
+    LinkLost,
+    Prepare,
+    Ready,
+    Retire,
+    SpansRecorded,
+    TileReady,
+)
+from d3bed.server.distrust import SHUN_S
+from d3bed.server.events import ChangeStrategy
+
+if TYPE_CHECKING:
+    from tests.server.conftest import MakeStage, Stage
+
+DEMO = PipelineId("demo")
+DEVICE, EDGE_1, EDGE_2, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("edge-2"), AgentId("vm-1")
+
+
+@pytest.fixture
+def stage(make_stage: MakeStage) -> Stage:
+    """All layers on the edge, whose maps are large enough to be shared by its two agents."""
+    stage: Stage = make_stage(strategy="edge", frames=None, adapt=True)
+    stage.size = 32
+    return stage
+
+
+def helpers(stage: Stage) -> set[AgentId]:
+    view = stage.coordinator.view(DEMO)
+    return {agent for tile in view.tiles for agent in tile.agents} - set(view.route.values())
+
+
+def prepared(stage: Stage, agent: AgentId) -> list[Prepare]:
+    return [order for order in stage.heard(agent, Prepare) if isinstance(order, Prepare)]
+
+
+def abandoned(stage: Stage) -> tuple[Epoch, ...]:
+    order = stage.heard(DEVICE, Activate)[-1]
+    assert isinstance(order, Activate)
+    return order.abandoned
+
+
+def test_who_helps_with_tiles_is_prepared_and_retired_like_the_route(stage: Stage) -> None:
+    stage.join_all()
+    assert stage.active == 1 and helpers(stage) == {EDGE_2}
+    (order,) = prepared(stage, EDGE_2)
+    assert order.plan.tiles and {peer.agent for peer in order.peers} == {EDGE_1}
+    assert "with tiles on edge-2" in stage.notes("info")[-1]
+    stage.submit(ChangeStrategy(DEMO, "edge", "none"))
+    assert stage.active == 2 and helpers(stage) == set()
+    stage.say(DEVICE, Drained(DEMO, Epoch(1)))
+    assert stage.heard(EDGE_2, Retire) == [Retire(DEMO, Epoch(1))]
+
+
+def test_tiles_that_are_not_exact_are_replaced_and_that_is_said(stage: Stage) -> None:
+    stage.join(DEVICE, EDGE_1, CLOUD)
+    stage.join(EDGE_2, silent=Prepare)
+    tiled = prepared(stage, EDGE_2)[0].plan.tiles[0]
+    place = tiled.block.vertices[0], tiled.block.vertices[-1]
+    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0), False, 0),)))
+    assert stage.states()[1] == "failed"
+    again = [t for order in prepared(stage, EDGE_1)[1:] for t in order.plan.tiles]
+    assert all(not set(t.block.vertices) & set(tiled.block.vertices) for t in again)
+    assert any("on edge-2 differ from the undivided network" in text for text in stage.notes("info"))
+
+
+def test_a_lost_helper_costs_a_plan_but_no_frame(stage: Stage) -> None:
+    stage.join_all()
+    stage.lose(EDGE_2)
+    assert stage.active == 2 and helpers(stage) == set()
+    assert abandoned(stage) == ()
+    assert any("edge-2 lost" in text for text in stage.notes("info"))
+
+
+def test_a_broken_link_between_edge_agents_abandons_no_frame(stage: Stage) -> None:
+    stage.join_all()
+    stage.say(EDGE_1, LinkLost(DEMO, Epoch(1), EDGE_2, "reset"))
+    assert abandoned(stage) == ()
+    stage.say(EDGE_1, LinkLost(DEMO, Epoch(stage.active), DEVICE, "reset"))
+    assert abandoned(stage) != ()
+
+
+def test_helpers_whose_tiles_do_not_come_are_left_out_for_a_while(stage: Stage) -> None:
+    stage.join_all()
+    stage.say(EDGE_1, FrameRescued(DEMO, Epoch(1), FrameId(7), "no tiles for 2 s"))
+    assert stage.active == 2 and helpers(stage) == set()
+    assert any("edge-1 computed all tiles alone" in text for text in stage.notes("warn"))
+    stage.submit(ChangeStrategy(DEMO, "edge"))
+    assert helpers(stage) == set(), "not yet"
+    stage.tick(SHUN_S + 1)
+    stage.submit(ChangeStrategy(DEMO, "edge"))
+    assert helpers(stage) == {EDGE_2}
+
+
+def test_a_slow_helper_is_seen_in_its_tiles(stage: Stage) -> None:
+    stage.join_all()
+    planned = stage.coordinator.pipelines[DEMO].epochs[Epoch(1)]
+    step = next(s for s in planned._steps[EDGE_2] if s.tile is not None)
+    assert step.tile is not None
+    place, tile = (step.vertices[0], step.vertices[-1]), (step.tile.row, step.tile.column)
+    for number in range(5):
+        span = Span(FrameId(number), Epoch(1), SpanKind.COMPUTE, stage.now, stage.now + 0.5, place, tile=tile)
+        stage.say(EDGE_2, SpansRecorded(DEMO, 0.001, (span,)))
+        stage.tick(0.1)
+    factor = stage.coordinator.world.agents[EDGE_2].correction.factor(stage.now)
+    assert factor is not None and factor.value > 5
+    stage.tick(1.5)
+    assert helpers(stage) == set(), "it is not worth waiting for"
+    assert any("edge-2 became" in text for text in stage.notes("info"))
+
+
+def test_the_report_tells_of_every_block(stage: Stage) -> None:
+    stage.join_all()
+    planned = stage.coordinator.pipelines[DEMO].epochs[Epoch(1)]
+    (part,) = planned.tiled_parts
+    span = Span(FrameId(1), Epoch(1), SpanKind.TILED, stage.now, stage.now + 0.04, part.place)
+    stage.say(EDGE_1, SpansRecorded(DEMO, 0.001, (span,)))
+    stray = Span(FrameId(1), Epoch(1), SpanKind.TILED, stage.now, stage.now + 9.0, (0, 3))
+    stage.say(EDGE_1, SpansRecorded(DEMO, 0.001, (stray,)))
+    stage.answer(Epoch(1), 1)
+    stage.tick(1.0)
+    (run,) = stage.coordinator.runs()
+    report = stage.coordinator.report(run.id)
+    assert report is not None and report.tiles
+    for tile in report.tiles:
+        assert len(tile.agents) == tile.grid[0] * tile.grid[1] > 1 and tile.identical
+        assert tile.redundancy >= 1 and tile.exchanged_bytes > 0
+        assert tile.predicted_s == planned.choice.timeline.tiled_s[part.place] > 0
+        assert tile.measured_s == pytest.approx(0.04)
+    assert report.compute_s[Tier.EDGE] >= 0
