@@ -29,13 +29,14 @@ from d3bed.model import images
 from d3bed.model.keep import keep
 from d3bed.model.loading import LoadedModel
 from d3bed.model.segment import compile_step
+from d3bed.model.tiles import Way
 from d3bed.model.vertices import Body
 
 __all__ = ["PreparedTile", "prepare_tiles"]
 
 _Call = Callable[..., tuple[torch.Tensor, ...]]
 
-_FORMAT = "d3bed.tile/1"
+_FORMAT = "d3bed.tile/2"
 
 #: The probe compares a position in so many channels, and on so many more random images if there are fewer
 #: channels: few numbers may be equal by luck.
@@ -60,9 +61,9 @@ class PreparedTile:
 
 
 class _Verdict(msgspec.Struct, frozen=True):
-    """What is kept of a tile; `full`: vertices whose convolution runs on a map of the whole size."""
+    """What is kept of a tile; `ways` by vertex, of those that are not packed."""
 
-    full: tuple[int, ...]
+    ways: dict[int, Way]
     identical: bool
     nominal_s: float
 
@@ -83,22 +84,27 @@ def prepare_tiles(
     cache = _Cache(folder, model, fingerprint)
     verdicts = {step: verdict for step in steps if (verdict := cache.get(step)) is not None}
     new = [step for step in steps if step not in verdicts]
-    calls = {step: compile_step(model, step, verdict.full) for step, verdict in verdicts.items()}
+    calls = {step: compile_step(model, step, verdict.ways) for step, verdict in verdicts.items()}
     with torch.inference_mode():
-        unequal = _unequal(model, [patch for step in new for patch in _patches(step)])
+        ways = _ways(model, [patch for step in new for patch in _patches(step)])
         truth = _truth(model, {value.whole for step in new for value in (*step.takes, *step.makes)})
         found = {}
         for number, step in enumerate(new, len(verdicts) + 1):
-            full = tuple(patch.vertex for patch in _patches(step) if patch in unequal)
-            calls[step] = compile_step(model, step, full)
-            found[step] = full, _identical(step, calls[step], truth)
+            mine = {p.vertex: ways[p] for p in _patches(step) if ways.get(p, Way.PACKED) is not Way.PACKED}
+            calls[step] = compile_step(model, step, mine)
+            found[step] = mine, _identical(step, calls[step], truth)
             progress(number, len(steps))
         nominal_s = _nominal_s([(calls[step], _cut_out(truth, step.takes)) for step in new])
     for step, time_s in zip(new, nominal_s, strict=True):
         verdicts[step] = _Verdict(*found[step], time_s)
         cache.put(step, verdicts[step])
     return [
-        PreparedTile(calls[step], verdict.identical, len(verdict.full), verdict.nominal_s)
+        PreparedTile(
+            calls[step],
+            verdict.identical,
+            sum(way is Way.FULL for way in verdict.ways.values()),
+            verdict.nominal_s,
+        )
         for step, verdict in ((step, verdicts[step]) for step in steps)
     ]
 
@@ -110,30 +116,36 @@ def _patches(step: Step) -> tuple[Patch, ...]:
 # ── the probe ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _unequal(model: LoadedModel, patches: Iterable[Patch]) -> set[Patch]:
-    """The patches of convolutions that are not what the whole map has in their place."""
+def _ways(model: LoadedModel, patches: Iterable[Patch]) -> dict[Patch, Way]:
+    """For every patch of a convolution the fastest way that makes what the whole map has in its place."""
     by_vertex: dict[int, list[Patch]] = {}
     for patch in dict.fromkeys(patches):
         if model.graph.vertices[patch.vertex].kind == "conv2d":
             by_vertex.setdefault(patch.vertex, []).append(patch)
-    found = set[Patch]()
+    found = {}
     for vertex, mine in by_vertex.items():
         alone = _alone(model, vertex)
         (source,) = (value for value, readers in model.graph.consumers.items() if vertex in readers)
         sink = Value(vertex)
         undivided = compile_step(alone, Step((vertex,), (source,), (sink,)))
-        calls = {}
-        for patch in mine:
-            made, tile = Value(vertex, 0, patch.makes), Tile(0, 0, patch.reads, (patch,), 0)
-            calls[patch] = made, compile_step(alone, Step((vertex,), (source,), (made,), tile))
         generator = torch.Generator().manual_seed(vertex)
-        channels = model.graph.spec(sink).shape[1]
-        for _ in range(min(_MOST_IMAGES, -(-_CHANNELS // channels))):
-            image = torch.randn(model.graph.spec(source).shape, generator=generator)
-            (whole,) = undivided(image)
-            for patch, (made, call) in calls.items():
-                if patch not in found and not torch.equal(call(image)[0], _crop(whole, made)):
-                    found.add(patch)
+        shape, channels = model.graph.spec(source).shape, model.graph.spec(sink).shape[1]
+        images = [
+            torch.randn(shape, generator=generator)
+            for _ in range(min(_MOST_IMAGES, -(-_CHANNELS // channels)))
+        ]
+        wholes = [undivided(image)[0] for image in images]
+        for patch in mine:
+            made = Value(vertex, 0, patch.makes)
+            step = Step((vertex,), (source,), (made,), Tile(0, 0, patch.reads, (patch,), 0))
+            for way in Way:
+                call = compile_step(alone, step, {vertex: way})
+                found[patch] = way
+                if all(
+                    torch.equal(call(image)[0], _crop(whole, made))
+                    for image, whole in zip(images, wholes, strict=True)
+                ):
+                    break
     return found
 
 

@@ -6,14 +6,14 @@ undivided module, and it forgets every tensor after its last use. Weights are sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
 from d3bed.core.program import Step
-from d3bed.model.tiles import rectangles_graph, tile_graph
+from d3bed.model.tiles import Way, rectangles_graph, tile_graph
 
 if TYPE_CHECKING:
     from d3bed.model.loading import LoadedModel
@@ -22,16 +22,16 @@ __all__ = ["compile_step"]
 
 
 def compile_step(
-    model: LoadedModel, step: Step, full: Collection[int] = ()
+    model: LoadedModel, step: Step, ways: Mapping[int, Way] | None = None
 ) -> Callable[..., tuple[torch.Tensor, ...]]:
     """Positional: the tensors of `step.takes` in order → those of `step.makes` in order.
 
-    Call it under `inference_mode`. Takes some tens of milliseconds for a whole network. `full`: vertices
-    of a tile whose convolution runs on a map of the whole size; `prepare_tiles` knows which must.
+    Call it under `inference_mode`. Takes some tens of milliseconds for a whole network. `ways`: by
+    vertex, of a tile's convolutions that cannot be packed; `prepare_tiles` knows them.
     """
     constants: Mapping[str, Any] = model.body.constants
     if step.tile is not None:
-        graph, extra = tile_graph(model, step, full)
+        graph, extra = tile_graph(model, step, ways or {})
         constants = {**constants, **extra}
     elif not step.vertices:
         graph = rectangles_graph(model, step)

@@ -1,20 +1,18 @@
 """A tile of a block as one function: its patches in order, each on a rectangle of the map.
 
 Every vertex crops its inputs to what its patch reads; a convolution or pool sees padding only where its
-window really leaves the map. What would round differently on a small map is
-made to round as on the whole one:
-- a convolution runs the kernel that torch would choose for the whole map, not the tile's (its weights
-  brought into that kernel's order once, not on every call as torch does: for a small tile that is much);
-- where that is not enough, it runs on a map of the whole size that is zero around what the patch reads.
-  That is always right, and as slow as the whole; `exact` finds out which patches need it;
-- so does any other operator that may round the last few positions of a map differently: vector code
-  computes what fills its registers, other code the rest.
+window really leaves the map. What would round differently on a small map is made to round as on the whole:
+- a convolution runs the kernel that torch would choose for the whole map, not the tile's, and where that
+  is not enough, it runs on a map of the whole size: see `Way`. `exact` finds out which patches need what;
+- any other operator that may round the last few positions of a map differently runs at the whole size,
+  too: vector code computes what fills its registers, other code the rest.
 """
 
 from __future__ import annotations
 
+import enum
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,11 +28,24 @@ from d3bed.model.export import arguments, operator_name
 if TYPE_CHECKING:
     from d3bed.model.loading import LoadedModel
 
-__all__ = ["rectangles_graph", "tile_graph"]
+__all__ = ["Way", "rectangles_graph", "tile_graph"]
 
 aten = torch.ops.aten
 
 _UNPADDED = Padding()
+
+
+class Way(enum.Enum):
+    """How a patch of a convolution is computed, the fastest first."""
+
+    #: The whole map's kernel, its weights brought into that kernel's order once. (torch does it on every
+    #: call; for a small tile that is much.)
+    PACKED = "packed"
+    #: The whole map's kernel.
+    FORCED = "forced"
+    #: The whole map's operator on a map of the whole size that is zero around what the patch reads: always
+    #: right, and as slow as the whole.
+    FULL = "full"
 
 
 #: Operators that give the same bits wherever a position lies: they compute nothing, or a single rounding.
@@ -105,15 +116,15 @@ def rectangles_graph(model: LoadedModel, step: Step) -> fx.Graph:
     return graph
 
 
-def tile_graph(model: LoadedModel, step: Step, full: Collection[int]) -> tuple[fx.Graph, dict[str, Any]]:
+def tile_graph(model: LoadedModel, step: Step, ways: Mapping[int, Way]) -> tuple[fx.Graph, dict[str, Any]]:
     """The patches of `step.tile`, and what they read beside the network's own constants, by name.
 
-    `full`: vertices whose convolution runs on a map of the whole size.
+    `ways`: by vertex; `PACKED` where it is not given.
     """
     assert step.tile is not None
     builder = _Builder(model, step, step.tile)
     for patch in step.tile.patches:
-        builder.add(patch, patch.vertex in full)
+        builder.add(patch, ways.get(patch.vertex, Way.PACKED))
     return builder.finish(), builder.extra
 
 
@@ -148,7 +159,7 @@ class _Builder:
             size = (tile.takes.rows.length, tile.takes.columns.length)
             self._held[takes[0].whole] = (tile.takes, self._call(_join, size, boxes, *given))
 
-    def add(self, patch: Patch, full: bool) -> None:
+    def add(self, patch: Patch, way: Way) -> None:
         vertex = self._model.graph.vertices[patch.vertex]
         body = self._model.body.nodes[patch.vertex]
         sink = Value(patch.vertex)
@@ -158,8 +169,8 @@ class _Builder:
             source = self._value_of[next(n for n in head.all_input_nodes if n.op != "get_attr")]
             made[head] = (
                 self._on_whole(head, source, patch)
-                if full
-                else self._windowed(head, source, vertex.window, patch)
+                if way is Way.FULL
+                else self._windowed(head, source, vertex.window, patch, way)
             )
         else:
             behind = list(body)
@@ -188,11 +199,11 @@ class _Builder:
         )
         return self._call(_frame, whole, _box(patch.makes), tuple(_UNPADDED), 0.0)
 
-    def _windowed(self, head: fx.Node, source: Value, window: Window, patch: Patch) -> fx.Node:
+    def _windowed(self, head: fx.Node, source: Value, window: Window, patch: Patch, way: Way) -> fx.Node:
         name = operator_name(head)
         kernel, stride = list(window.kernel), list(window.stride)
         if name == "conv2d":
-            return self._convolution(head, source, window, patch)
+            return self._convolution(head, source, window, patch, way)
         fill = -math.inf if name.startswith("max_pool2d") else 0.0
         read = self._frame(source, patch.reads, patch.padding, fill)
         if name.startswith("max_pool2d"):
@@ -210,7 +221,7 @@ class _Builder:
         counts = torch.tensor(rows, dtype=dtype)[:, None] * torch.tensor(columns, dtype=dtype)
         return self._call(aten.div.Tensor, sums, self._extra(f"counts_{patch.vertex}", counts))
 
-    def _convolution(self, head: fx.Node, source: Value, window: Window, patch: Patch) -> fx.Node:
+    def _convolution(self, head: fx.Node, source: Value, window: Window, patch: Patch, way: Way) -> fx.Node:
         # Padding on both sides of an axis is the kernel's own affair: that is faster than a wider map.
         top, bottom, left, right = patch.padding
         padding = [top if top == bottom else 0, left if left == right else 0]
@@ -219,7 +230,7 @@ class _Builder:
         stride, dilation, groups = list(window.stride), list(window.dilation), window.groups
         weight, bias = arguments(head)["weight"], arguments(head)["bias"]
         backend = _backend(self._model, head, source, window)
-        if backend == "Mkldnn":
+        if backend == "Mkldnn" and way is Way.PACKED:
             heights, widths = beside.top + beside.bottom, beside.left + beside.right
             rows, columns = patch.reads
             size = [*self._model.graph.spec(source).shape[:2], rows.length + heights, columns.length + widths]
@@ -232,6 +243,9 @@ class _Builder:
             run: Any = torch.ops.mkldnn_prepacked.conv2d_run.default
             return self._call(run, read, self._extra(f"packed_{patch.vertex}", packed))
         operands = read, self._constant(weight), self._constant(bias) if bias is not None else None
+        if backend == "Mkldnn":
+            plain: Any = aten.mkldnn_convolution.default
+            return self._call(plain, *operands, padding, stride, dilation, groups)
         if backend == "Slow2d" and groups == 1:
             slow: Any = aten._slow_conv2d_forward.default
             return self._call(slow, *operands[:2], list(window.kernel), operands[2], stride, padding)

@@ -22,6 +22,7 @@ from d3bed.core.regions import Region, Span
 from d3bed.core.tiles import Block, Grid, Tiling, largest_grid, map_size, tiling
 from d3bed.model import LoadedModel, compile_step, prepare_tiles
 from d3bed.model.export import export_module, flatten, normalise
+from d3bed.model.tiles import Way
 from d3bed.model.vertices import vertices_of
 from d3bed.model.weights import randomise
 from d3bed.plan.vsm import tileable_parts
@@ -239,9 +240,8 @@ def test_a_tile_takes_its_source_whole_or_in_any_pieces(loaded: Loaded) -> None:
             assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "resnet18"])
-def test_the_fallback_alone_is_exact_too(name: str, loaded: Loaded, photo: Photo) -> None:
-    model = loaded(name)
+def test_the_fallback_alone_is_exact_too(loaded: Loaded, photo: Photo) -> None:
+    model = loaded("resnet18")
     graph = model.graph
     blocks = blocks_of(graph)[1:5]
     values = tuple(sorted({value for block in blocks for value in (block.source, block.sink)}))
@@ -253,7 +253,9 @@ def test_the_fallback_alone_is_exact_too(name: str, loaded: Loaded, photo: Photo
         for block in blocks:
             for tile in even(graph, block, 2, 2).tiles:
                 step = Step(block.vertices, (block.source,), (Value(block.sink.vertex, 0, tile.makes),), tile)
-                (made,) = compile_step(model, step, block.vertices)(truth[block.source])
+                (made,) = compile_step(model, step, dict.fromkeys(block.vertices, Way.FULL))(
+                    truth[block.source]
+                )
                 rows, columns = tile.makes
                 assert torch.equal(made, truth[block.sink][:, :, slice(*rows), slice(*columns)])
 
@@ -303,6 +305,30 @@ def test_a_corrupt_file_of_a_tile_is_replaced(content: str, loaded: Loaded, tmp_
     file.write_bytes(content.encode("latin-1"))
     (tile,) = prepare_tiles(model, steps, tmp_path, "print")
     assert tile.identical and len(file.read_bytes()) > len(kept) // 2
+
+
+@pytest.mark.parametrize("way", [Way.FORCED, Way.FULL])
+def test_the_way_of_each_convolution_is_kept(way: Way, loaded: Loaded, tmp_path: Path) -> None:
+    """As if a probe had found that packed weights round differently here."""
+    model = loaded("alexnet")
+    step = tile_steps(model, blocks_of(model.graph)[2], 2, 1)[0]
+    prepare_tiles(model, [step], tmp_path, "print")
+    (file,) = tmp_path.iterdir()
+    kept = msgspec.json.decode(file.read_bytes())
+    assert kept["verdict"]["ways"] == {}
+    kept["verdict"]["ways"] = {str(step.vertices[0]): way.value}
+    file.write_bytes(msgspec.json.encode(kept))
+    (tile,) = prepare_tiles(model, [step], tmp_path, "print")
+    assert tile.fallbacks == (way is Way.FULL)
+    source = torch.randn(model.graph.spec(step.takes[0].whole).shape)
+    rows, columns = step.takes[0].region
+    with torch.inference_mode():
+        (whole,) = compile_step(model, Step(step.vertices, (step.takes[0].whole,), (step.makes[0].whole,)))(
+            source
+        )
+        (made,) = tile.call(source[:, :, slice(*rows), slice(*columns)].contiguous())
+    rows, columns = step.makes[0].region
+    assert torch.equal(made, whole[:, :, slice(*rows), slice(*columns)])
 
 
 def test_a_tile_that_is_not_identical_is_told_so(loaded: Loaded, tmp_path: Path) -> None:
