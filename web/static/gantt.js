@@ -15,9 +15,16 @@ const HOLD_MS = 1_000;
 // each with its links onward, then the links that bring the result back.
 export const rowsOf = (spans) => {
   const rows = new Map();
+  const tiers = new Map(spans.map((span) => [span.agent, span.tier]));
   for (const span of spans) {
     if (span.kind === "tiled") continue; // it spans computing and sending of several agents
-    const label = span.kind === "transfer" ? `${span.agent} → ${text(span.peer)}` : span.agent;
+    const transfer = span.kind === "transfer";
+    const among = transfer && tiers.get(span.peer) === span.tier; // pieces of tiles: one row for all of them
+    const label = among
+      ? `among ${span.tier} agents`
+      : transfer
+        ? `${span.agent} → ${text(span.peer)}`
+        : span.agent;
     const row = rows.get(label) ?? { label, tier: span.tier, link: span.kind === "transfer", spans: [] };
     row.spans.push(span);
     rows.set(label, row);

@@ -106,8 +106,9 @@ const offerPipelines = (pipeline) => {
 };
 
 const plan = (pipeline) => {
-  const words = pipeline?.plan_text;
-  say(byId("plan"), words ?? "No plan yet.");
+  // Tiles have a drawing of their own.
+  const lines = pipeline?.plan_text?.split("\n").filter((line) => !line.startsWith("tiles "));
+  say(byId("plan"), lines?.join("\n") ?? "No plan yet.");
 };
 
 const draw = () => {

@@ -59,7 +59,7 @@ export const createLinks = (body) =>
   whenChanged((links) =>
     fill(
       body,
-      links,
+      [...links].sort((a, b) => (b.bytes > 0) - (a.bytes > 0)), // what carries something comes first
       [
         (link) => `${link.from} → ${link.to}`,
         (link) => ({
