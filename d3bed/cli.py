@@ -61,6 +61,7 @@ TilingOption = Annotated[
     str | None,
     typer.Option("--tiling", help="How edge agents share layers: vsm, aofl, deepthings, modnn or none."),
 ]
+CacheOption = Annotated[Path, typer.Option(help="Where profiles are kept.")]
 FramesOption = Annotated[int | None, typer.Option("--frames", "-f", help="Frames to answer.")]
 PortOption = Annotated[int | None, typer.Option("--port", "-p", help="Server port; 0 takes a free one.")]
 FixedOption = Annotated[
@@ -356,7 +357,12 @@ def plan(
     sweep: Annotated[
         str | None, typer.Option(metavar="RANGE", help="Which plan wins where: edge-cloud=0.5..1000Mbit.")
     ] = None,
-    cache_dir: Annotated[Path, typer.Option(help="Where profiles are kept.")] = Path(".d3bed/cache"),
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Compare the ways in which --edges agents may share layers.")
+    ] = False,
+    edges: EdgesOption = None,
+    tiling: TilingOption = None,
+    cache_dir: CacheOption = Path(".d3bed/cache"),
 ) -> None:
     """Print where each layer would run, tier by tier, and what it would cost.
 
@@ -365,9 +371,22 @@ def plan(
     The least latency of one frame: d3bed plan. At ten frames a second: --rate 10.
 
     The most frames a second, of one plan and of a mix: --objective throughput.
+
+    Layers in tiles on several edge agents: --tiles --edges 4.
     """
     from d3bed.lab import plan_show, planning
 
+    if tiles:
+        others = (problem, save_problem, svg, explain, what_if, sweep, rate, pin, memory)
+        if any(others) or as_published or objective != "latency" or "all" in (strategy, network):
+            raise ConfigError(
+                "--tiles", "", "goes with a model, a network and a strategy", "leave others out"
+            )
+        _tiles(config, cache_dir, model, weights, input, network, strategy, edges, tiling, as_json)
+        return
+    for option, given in (("--edges", edges), ("--tiling", tiling)):
+        if given is not None:
+            raise ConfigError(option, str(given), "is about tiles", "add --tiles")
     request = planning.Request(
         default_config() if config == Path("demo") else config,
         cache_dir,
@@ -389,11 +408,65 @@ def plan(
         svg=svg,
     )
     with _c_output_on_stderr():
-        answers = planning.answer(request, say=lambda text: errors.print(text, style="dim", highlight=False))
+        answers = planning.answer(request, say=_hint)
     if as_json:
         sys.stdout.write(json.dumps(planning.report(request, answers)) + "\n")
     else:
         console.print(plan_show.show(request, answers))
+
+
+def _tiles(
+    config: Path,
+    cache_dir: Path,
+    model: str | None,
+    weights: str | None,
+    input: str | None,
+    network: str | None,
+    strategy: str | None,
+    edges: int | None,
+    tiling: str | None,
+    as_json: bool,
+) -> None:
+    """What `d3bed plan --tiles` prints."""
+    from d3bed.lab.tiling import TileRequest, share, show
+
+    path = default_config() if config == Path("demo") else config
+    request = TileRequest(path, cache_dir, model, weights, input, network, strategy, edges, tiling)
+    with _c_output_on_stderr():
+        found = share(request, _hint, every=True)
+    if as_json:
+        sys.stdout.write(json.dumps(found.report()) + "\n")
+    else:
+        console.print(show(found))
+
+
+def _hint(text: str) -> None:
+    errors.print(text, style="dim", highlight=False)
+
+
+@app.command("tiles")
+def draw_tiles(
+    svg: Annotated[Path, typer.Option(metavar="FILE", help="Where the drawing goes.")],
+    config: ConfigOption = Path("demo"),
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    input: InputOption = None,
+    network: Annotated[str | None, typer.Option("--network", "-n", help="Network preset.")] = None,
+    edges: EdgesOption = None,
+    tiling: TilingOption = None,
+    block: Annotated[int, typer.Option(help="Which block, as d3bed plan --tiles counts.", min=1)] = 1,
+    photo: Annotated[Path | None, typer.Option(help="Your own; else one that is shipped.")] = None,
+    cache_dir: CacheOption = Path(".d3bed/cache"),
+) -> None:
+    """Draw the tiles of a block, and what they read of one another, over a photo."""
+    from d3bed.lab.tiles_svg import draw
+    from d3bed.lab.tiling import TileRequest, share
+
+    path = default_config() if config == Path("demo") else config
+    request = TileRequest(path, cache_dir, model, weights, input, network, None, edges, tiling)
+    with _c_output_on_stderr():
+        found = share(request, _hint, every=False)
+    console.print(draw(found, block, photo, svg), highlight=False)
 
 
 @app.command()

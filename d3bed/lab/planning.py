@@ -29,9 +29,12 @@ from d3bed.plan.sweep import Sweep, sweep
 from d3bed.plan.whatif import WhatIf, what_if
 
 if TYPE_CHECKING:
+    from d3bed.agent.profiler import Profile
+    from d3bed.core.graph import Graph
     from d3bed.plan.mix import Mix
+    from d3bed.server.settings import PipelineSettings
 
-__all__ = ["ALL", "AS_PUBLISHED", "Answer", "Case", "Plan", "Request", "answer", "report"]
+__all__ = ["ALL", "AS_PUBLISHED", "Answer", "Case", "Plan", "Request", "answer", "profiled", "report"]
 
 #: The word for every strategy, or every network preset.
 ALL = "all"
@@ -40,12 +43,13 @@ RIVALS = ("neurosurgeon", "dads")
 AS_PUBLISHED = "as published"
 
 #: What stands in the place of a link that the network preset does not name: a fast local network.
-_UNSHAPED = LinkRate(bytes_per_s=1.25e8, latency_s=0.0005)
+UNSHAPED = LinkRate(bytes_per_s=1.25e8, latency_s=0.0005)
 
 #: Runs to time a strategy among others: so many, or as many as fit the budget, one at least.
 _MOST_RUNS, _BUDGET_S = 5, 0.1
 
-_Say = Callable[[str], None]
+#: Tells the user what takes time.
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,7 @@ def report(request: Request, answers: Sequence[Answer]) -> dict[str, Any]:
     return answers[0].report(request)
 
 
-def answer(request: Request, say: _Say) -> list[Answer]:
+def answer(request: Request, say: Say) -> list[Answer]:
     """Answer a request: one answer, or one per network preset. Raises `ConfigError`, `PlanInfeasible`.
 
     A strategy without a plan raises if it was asked for alone, and has a line saying why otherwise.
@@ -341,7 +345,7 @@ def _timed(problem: Problem, strategy: str, objective: Objective) -> Solution:
 # ── cases ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _cases(request: Request, say: _Say) -> list[Case]:
+def _cases(request: Request, say: Say) -> list[Case]:
     if request.problem is not None:
         for option, given in (("--model", request.model), ("--weights", request.weights)):
             if given is not None:
@@ -376,7 +380,7 @@ def _from_file(path: Path, network: str | None) -> list[Case]:
     return cases or [Case(problem, f"problem {path.name}", "as in the file")]
 
 
-def _from_model(request: Request, say: _Say) -> list[Case]:
+def _from_model(request: Request, say: Say) -> list[Case]:
     """Export and profile the model here; speeds, links and pins come from the config file."""
     alone = request.network if request.network != ALL else None
     config = override(
@@ -391,20 +395,7 @@ def _from_model(request: Request, say: _Say) -> list[Case]:
         raise ConfigError(config.path, "pipelines", "there is none", "add a [pipelines.NAME] table")
     pipeline = config.pipelines[0]
 
-    import torch
-
-    from d3bed.agent.profiler import ProfileCache
-    from d3bed.model import fingerprint, load
-
-    torch.set_num_threads(pipeline.threads)
-    say(f"loading {pipeline.model.name} …")
-    loaded = load(pipeline.model)
-    cache, print_ = ProfileCache(request.cache_dir), fingerprint(pipeline.threads)
-    if cache.get(loaded.graph.digest, print_, pipeline.threads) is None:
-        say("profiling it on this machine …")
-    with torch.inference_mode():
-        (times_s, _), _ = cache.profile(loaded, print_, pipeline.threads)
-
+    graph, profile = profiled(pipeline, request.cache_dir, say)
     speeds: dict[Tier, float] = {}
     for name, tier in pipeline.tiers.items():
         speeds[tier] = max(speeds.get(tier, 0.0), config.agent(name).speed)
@@ -413,10 +404,10 @@ def _from_model(request: Request, say: _Say) -> list[Case]:
     cases = []
     for network, shapes in (presets or {pipeline.network: pipeline.shapes}).items():
         problem = Problem.from_graph(
-            loaded.graph,
-            {tier: tuple(t / speed for t in times_s) for tier, speed in speeds.items()},
+            graph,
+            {tier: tuple(t / speed for t in profile.times_s) for tier, speed in speeds.items()},
             _links(speeds, shapes),
-            allowed=pinned(loaded.graph, pins),
+            allowed=pinned(graph, pins),
         )
         about = (
             f"{pipeline.model.name} ({pipeline.model.weights}), network {network}, "
@@ -428,12 +419,30 @@ def _from_model(request: Request, say: _Say) -> list[Case]:
     return cases
 
 
+def profiled(pipeline: PipelineSettings, cache_dir: Path, say: Say) -> tuple[Graph, Profile]:
+    """A pipeline's model and what it takes on this machine: as kept, or measured now."""
+    import torch
+
+    from d3bed.agent.profiler import ProfileCache
+    from d3bed.model import fingerprint, load
+
+    torch.set_num_threads(pipeline.threads)
+    say(f"loading {pipeline.model.name} …")
+    loaded = load(pipeline.model)
+    cache, print_ = ProfileCache(cache_dir), fingerprint(pipeline.threads)
+    if cache.get(loaded.graph.digest, print_, pipeline.threads) is None:
+        say("profiling it on this machine …")
+    with torch.inference_mode():
+        profile, _ = cache.profile(loaded, print_, pipeline.threads)
+    return loaded.graph, profile
+
+
 def _links(speeds: Mapping[Tier, float], shapes: Mapping[str, LinkShape]) -> dict[str, LinkRate]:
     present = [tier for tier in TIERS if tier in speeds]
     links = {}
     for here, there in zip(present, present[1:], strict=False):
         shape = shapes.get(f"{here}-{there}")
-        links[f"{here}-{there}"] = LinkRate(shape.bytes_per_s, shape.latency_s) if shape else _UNSHAPED
+        links[f"{here}-{there}"] = LinkRate(shape.bytes_per_s, shape.latency_s) if shape else UNSHAPED
     direct = shapes.get(DEVICE_CLOUD)
     if direct is not None and len(present) == len(TIERS):
         links[DEVICE_CLOUD] = LinkRate(direct.bytes_per_s, direct.latency_s)

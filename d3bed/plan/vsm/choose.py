@@ -35,13 +35,13 @@ from d3bed.core.ids import AgentId
 from d3bed.core.measurements import LinkRate
 from d3bed.core.plan import TiledBlock
 from d3bed.core.regions import cut
-from d3bed.core.tiles import Grid, map_size
+from d3bed.core.tiles import Grid, exchanged_bytes, map_size, tiling
 from d3bed.plan.vsm.costs import TileCosts
 from d3bed.plan.vsm.methods import METHODS
 from d3bed.plan.vsm.parts import Part
 from d3bed.plan.vsm.traces import Spans, trace
 
-__all__ = ["TileChoice", "choose_tiles"]
+__all__ = ["TileChoice", "choose_tiles", "moved_bytes"]
 
 #: Up to so many agents, every number of them is tried; then every second one.
 _MANY = 8
@@ -87,6 +87,23 @@ def choose_tiles(
         for candidate in _candidates(graph, part, last, team, costs, strips=method == "modnn")
     ]
     return _Search(graph, part, team, costs, rates, found, method).run()
+
+
+def moved_bytes(graph: Graph, blocks: Sequence[TiledBlock], owner: AgentId) -> list[tuple[int, int]]:
+    """Per block of a part: bytes that its tiles take from other agents, and that are gathered behind it."""
+    found: list[tuple[int, int]] = []
+    tilings = [tiling(graph, tiled.block, tiled.grid) for tiled in blocks]
+    for n, (tiled, made) in enumerate(zip(blocks, tilings, strict=True)):
+        before, after = blocks[n - 1 : n], blocks[n + 1 : n + 2]
+        if before and not before[0].gather and before[0].block.sink == tiled.block.source:
+            taken = exchanged_bytes(tilings[n - 1], made, before[0].agents, tiled.agents)
+        else:
+            pairs = zip(made.tiles, tiled.agents, strict=True)
+            taken = sum(tile.input_bytes for tile, agent in pairs if agent != owner)
+        kept = after and not tiled.gather and after[0].block.source == tiled.block.sink
+        pairs = zip(made.tiles, tiled.agents, strict=True)
+        found.append((taken, 0 if kept else sum(t.output_bytes for t, agent in pairs if agent != owner)))
+    return found
 
 
 def _team(
