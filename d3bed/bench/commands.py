@@ -1,0 +1,105 @@
+"""The `d3bed bench` commands: options into calls; each imports what it needs itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from d3bed.core.models import PAPER_MODELS
+
+__all__ = ["bench"]
+
+bench = typer.Typer(
+    no_args_is_help=True, help="Measurements that you can repeat; ratios side by side in one run."
+)
+
+console = Console()
+
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+
+
+@bench.command("wire")
+def bench_wire(json_file: JsonOption = None) -> None:
+    """Tensor transport against raw blocking sockets and pickle, and how exact link shaping is."""
+    from d3bed.bench.wire import run
+
+    run(json_file, console)
+
+
+@bench.command("plan")
+def bench_plan(json_file: JsonOption = None) -> None:
+    """How long an optimal plan takes, building included."""
+    from d3bed.bench.plan import run
+
+    run(json_file, console)
+
+
+@bench.command("adapt")
+def bench_adapt(json_file: JsonOption = None) -> None:
+    """HPA beside its rivals, and its local adjustment over chains of changes, against the exact optimum."""
+    from d3bed.bench.adapt import run
+
+    run(json_file, console)
+
+
+@bench.command("predict")
+def bench_predict(
+    json_file: JsonOption = None,
+    networks: Annotated[str, typer.Option(help="Network presets, comma-separated, or all.")] = "wifi",
+    models: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(PAPER_MODELS),
+    strategies: Annotated[str, typer.Option(help="Comma-separated.")] = "optimal,edge,cloud",
+    frames: Annotated[int, typer.Option("--frames", "-f", help="Frames a run.")] = 15,
+) -> None:
+    """Predicted against measured latency, emulated and at full speed, and emulated slowness."""
+    from d3bed.bench.predict import run
+    from d3bed.config import networks as presets
+
+    run(
+        json_file,
+        console,
+        models=models.split(","),
+        networks=list(presets()) if networks == "all" else networks.split(","),
+        strategies=strategies.split(","),
+        frames=frames,
+    )
+
+
+@bench.command("tiles")
+def bench_tiles(
+    json_file: JsonOption = None,
+    models: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(PAPER_MODELS),
+    nodes: Annotated[str, typer.Option(help="Numbers of edge agents, comma-separated.")] = "2,4,8",
+    mbit: Annotated[float, typer.Option(help="Rate of links between edge agents.")] = 1000.0,
+    methods: Annotated[str, typer.Option(help="vsm, aofl, deepthings, modnn; comma-separated.")] = "vsm",
+    speeds: Annotated[str, typer.Option(help="Relative speeds of the agents, as 1,1,1,0.5.")] = "1",
+    frames: Annotated[int, typer.Option("--frames", "-f", help="Frames a round.")] = 5,
+    rounds: Annotated[int, typer.Option(help="How often one node and tiles alternate.")] = 2,
+) -> None:
+    """Tiles on several edge agents against one of them, alternating, for each method."""
+    from d3bed.bench.tiles import run
+
+    run(
+        json_file,
+        console,
+        models=models.split(","),
+        nodes=[int(count) for count in nodes.split(",")],
+        mbit_per_s=mbit,
+        methods=methods.split(","),
+        speeds=[float(speed) for speed in speeds.split(",")],
+        frames=frames,
+        rounds=rounds,
+    )
+
+
+@bench.command("predictor")
+def bench_predictor(
+    json_file: JsonOption = None,
+    models: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(PAPER_MODELS),
+) -> None:
+    """How well a network that was never profiled is predicted from those that were."""
+    from d3bed.bench.predictor import run
+
+    run(json_file, console, models=models.split(","))
