@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from d3bed.core.graph import Graph, TensorSpec
 from d3bed.core.messages import ModelSpec
 from d3bed.model import weights, zoo
 from d3bed.model.export import export_module, flatten, normalise, read_pt2
+from d3bed.model.packing import packable
 from d3bed.model.vertices import Body, vertices_of
 
 __all__ = ["ENGINE", "LoadedModel", "fingerprint", "load"]
@@ -42,6 +43,8 @@ class LoadedModel:
 
 def load(spec: ModelSpec) -> LoadedModel:
     """Build, fill and export a network; takes seconds. Raises `ModelError`.
+
+    Call it with the intra-op threads that the network will run with: they decide which kernels do.
 
     A `.pt2` file brings its own weights: they are used unless `spec.weights` is a `.safetensors` file.
     Weights `pretrained` of a user's factory are those that the factory gave.
@@ -77,7 +80,7 @@ def load(spec: ModelSpec) -> LoadedModel:
             first = image.clone() if takes_uint8 else normalise(image, mean_, std_)
             return tuple(pytree.tree_leaves(module(first)))
 
-    return LoadedModel(spec, graph, whole, takes, body)
+    return LoadedModel(spec, graph, whole, takes, replace(body, packable=packable(graph, body)))
 
 
 def fingerprint(threads: int) -> str:

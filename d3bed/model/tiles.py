@@ -24,6 +24,7 @@ from d3bed.core.program import Step
 from d3bed.core.regions import WHOLE, Padding, Region, Span, divisors
 from d3bed.core.tiles import Patch, Tile, map_size
 from d3bed.model.export import arguments, operator_name
+from d3bed.model.packing import RUN_PACKED, kernels_of, prepacked
 
 if TYPE_CHECKING:
     from d3bed.model.loading import LoadedModel
@@ -229,19 +230,13 @@ class _Builder:
         read = self._frame(source, patch.reads, beside)
         stride, dilation, groups = list(window.stride), list(window.dilation), window.groups
         weight, bias = arguments(head)["weight"], arguments(head)["bias"]
-        backend = _backend(self._model, head, source, window)
+        backend = kernels_of(self._model.body.constants, head, window, self._model.graph.spec(source))
         if backend == "Mkldnn" and way is Way.PACKED:
             heights, widths = beside.top + beside.bottom, beside.left + beside.right
             rows, columns = patch.reads
             size = [*self._model.graph.spec(source).shape[:2], rows.length + heights, columns.length + widths]
-            constants = self._model.body.constants
-            packed = torch.ops.mkldnn_prepacked.conv2d_prepack(
-                constants[str(weight.target)],
-                constants[str(bias.target)] if bias is not None else None,
-                *(stride, padding, dilation, groups, size, "none"),
-            )
-            run: Any = torch.ops.mkldnn_prepacked.conv2d_run.default
-            return self._call(run, read, self._extra(f"packed_{patch.vertex}", packed))
+            packed = prepacked(self._model.body.constants, head, window, size, padding)
+            return self._call(RUN_PACKED, read, self._extra(f"packed_{patch.vertex}", packed))
         operands = read, self._constant(weight), self._constant(bias) if bias is not None else None
         if backend == "Mkldnn":
             plain: Any = aten.mkldnn_convolution.default
@@ -291,25 +286,3 @@ class _Builder:
 
 def _steady(node: fx.Node) -> bool:
     return operator_name(node) in _STEADY and arguments(node).get("alpha", 1) == 1
-
-
-def _backend(model: LoadedModel, head: fx.Node, source: Value, window: Window) -> str:
-    """The kernel family that torch runs for the whole map under the current thread count."""
-    given = arguments(head)
-    constants = model.body.constants
-    weight = constants[str(given["weight"].target)]
-    bias = constants[str(given["bias"].target)] if given["bias"] is not None else None
-    spec = model.graph.spec(source)
-    chosen: Any = torch._C._select_conv_backend(
-        torch.empty(spec.shape, dtype=getattr(torch, spec.dtype)),
-        weight,
-        bias,
-        list(window.stride),
-        list(window.padding),
-        list(window.dilation),
-        False,
-        [0, 0],
-        window.groups,
-        None,
-    )
-    return str(chosen.name)

@@ -43,11 +43,13 @@ _LIGHT = frozenset(
 
 @dataclass(frozen=True)
 class Body:
-    """What the graph's numbers stand for: operators per vertex, the node of each value, the constants."""
+    """What the graph's numbers stand for: operators per vertex, the node of each value, the constants, and
+    which vertices may run with packed weights."""
 
     nodes: tuple[tuple[fx.Node, ...], ...]
     values: dict[Value, fx.Node]
     constants: dict[str, torch.Tensor]
+    packable: frozenset[int] = frozenset()
 
 
 def vertices_of(name: str, flat: Flat) -> tuple[Graph, Body]:
