@@ -61,7 +61,7 @@ from d3bed.core.messages import (
 )
 from d3bed.core.program import programs_for
 from d3bed.model import ENGINE, LoadedModel, fingerprint, load
-from d3bed.model.images import folder, shipped
+from d3bed.model.images import decoder, folder, shipped
 from d3bed.net import Listener
 
 __all__ = ["Agent", "reachable"]
@@ -197,9 +197,15 @@ class Agent:
                 self._reporter.fact(ModelFailed(spec, str(error)))
                 return
         loaded = self._models[key]
-        took_s = time.monotonic() - started_s
         self._reporter.fact(
-            ModelLoaded(spec, loaded.graph, fingerprint(order.threads), order.threads, took_s)
+            ModelLoaded(
+                spec,
+                loaded.graph,
+                fingerprint(order.threads),
+                order.threads,
+                time.monotonic() - started_s,
+                decoder() if spec.encoded else "",
+            )
         )
 
     def _load_model(self, spec: ModelSpec, threads: int) -> LoadedModel:
@@ -210,7 +216,7 @@ class Agent:
 
     def _load_photos(self, model: LoadedModel) -> list[Photo]:
         where = self.settings.photos
-        paths = folder(where) if where is not None else shipped()
+        paths = folder(where) if where is not None else shipped(jpeg=model.spec.encoded > 0)
         if not paths:
             raise ModelError(str(where), "photos", "no image found", "point `photos` at a folder of images")
         return prepare_photos(model, paths)

@@ -19,7 +19,7 @@ import torch
 
 from d3bed.agent.compute import ComputeThread, Hold, run_held
 from d3bed.agent.schedule import FrameSchedule, Run, Send
-from d3bed.core.errors import D3Error, RemoteProtocolError, StaleEpoch
+from d3bed.core.errors import ConfigError, D3Error, RemoteProtocolError, StaleEpoch
 from d3bed.core.graph import Value
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId
 from d3bed.core.measurements import Span, SpanKind, Transfer
@@ -126,7 +126,7 @@ class Executor:
     async def infer(
         self, pipeline: PipelineId, epoch: Epoch, frame: FrameId, image: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """On the device: run one frame (uint8 [1, 3, H, W]) and wait for its results.
+        """On the device: run one frame (uint8 [1, 3, H, W], or [n] of a file) and wait for its results.
 
         Raises `StaleEpoch` when the epoch is retired before the answer came.
         """
@@ -152,7 +152,7 @@ class Executor:
         if value not in work.program.receives:
             raise RemoteProtocolError(f"value {value} is not expected here")
         spec = work.model.graph.spec(value)
-        if message.shape != spec.shape or message.dtype != spec.dtype:
+        if not spec.admits(message.shape, message.dtype):
             raise RemoteProtocolError(
                 f"value {value} is {message.dtype}{list(message.shape)}, "
                 f"the graph says {spec.dtype}{list(spec.shape)}"
@@ -252,7 +252,7 @@ class Executor:
             done = await self._compute.run(
                 lambda: run_held(lambda: call(*inputs), self._hold, name, ready_s, nominal_s)
             )
-        except (RuntimeError, MemoryError) as error:  # what torch raises when an operator fails
+        except (RuntimeError, MemoryError, ConfigError) as error:  # from torch, or of a file that is no image
             where = f"vertices {step.vertices[0]}-{step.vertices[-1]}" if step.vertices else "joining tiles"
             self._observer.failed(work.pipeline, work.epoch, frame, f"{where} failed: {error}")
             return False

@@ -30,6 +30,7 @@ from d3bed.core.program import Step
 from d3bed.core.regions import Padding, Region, Span, output_size, reach
 from d3bed.core.tiles import Patch, Tile, map_size
 from d3bed.model import LoadedModel, compile_step
+from d3bed.model.images import sample
 from d3bed.model.keep import keep
 
 __all__ = ["Profile", "ProfileCache", "fixed_part", "is_outdated", "measure"]
@@ -87,7 +88,8 @@ class _Passes:
     def __init__(self, model: LoadedModel, clock: Callable[[], float]) -> None:
         self._clock = clock
         generator = torch.Generator().manual_seed(0)
-        self._photo = torch.randint(256, model.input.shape, dtype=torch.uint8, generator=generator)
+        noise = torch.randint(256, model.input.shape, dtype=torch.uint8, generator=generator)
+        self._photo = sample() if model.spec.encoded else noise
         graph = model.graph
         takes: dict[int, list[Value]] = defaultdict(list)
         last_reader: dict[Value, int] = {}

@@ -25,7 +25,7 @@ from d3bed.core.errors import StaleEpoch
 from d3bed.core.ids import Epoch, FrameId, PipelineId
 from d3bed.core.measurements import FrameReport
 from d3bed.model import LoadedModel
-from d3bed.model.images import decode
+from d3bed.model.images import decode, encoded
 
 __all__ = ["MAX_PHOTOS", "Photo", "Source", "prepare_photos", "relative_error"]
 
@@ -38,7 +38,7 @@ PATIENCE_S, PATIENCE_FACTOR = 20.0, 20.0
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded photo (uint8 [1, 3, H, W]) and what the undivided model answers to it."""
+    """A photo (uint8 [1, 3, H, W], or [n] of a file) and what the undivided model answers to it."""
 
     name: str
     image: torch.Tensor
@@ -46,11 +46,16 @@ class Photo:
 
 
 def prepare_photos(model: LoadedModel, paths: list[Path]) -> list[Photo]:
-    """Decode and answer each photo with the whole eager model; call it on the compute thread."""
+    """Decode and answer each photo with the whole eager model; call it on the compute thread.
+
+    Raises `ConfigError` naming the first file that cannot be a frame.
+    """
     height, width = model.input.shape[-2:]
     photos = []
     for path in paths[:MAX_PHOTOS]:
         image = decode(path, height, width)
+        if model.spec.encoded:
+            image = encoded(path)
         photos.append(Photo(path.name, image, model.whole(image)))
     return photos
 

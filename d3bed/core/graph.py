@@ -34,14 +34,27 @@ ITEM_BYTES: dict[str, int] = {
 }
 
 
-class TensorSpec(msgspec.Struct, frozen=True):
-    """Shape `[N, C, H, W]` (or fewer/more dimensions) and dtype, as in `ITEM_BYTES`."""
+class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Shape `[N, C, H, W]` (or fewer/more dimensions) and dtype, as in `ITEM_BYTES`.
+
+    With `usual_bytes`, a file: one dimension whose length differs from frame to frame. `shape` is then
+    the bound that receivers hold it to, and `nbytes`, which planners count, is what is usual.
+    """
 
     shape: tuple[int, ...]
     dtype: str
+    usual_bytes: int | None = None
+
+    def admits(self, shape: tuple[int, ...], dtype: str) -> bool:
+        """Whether a tensor that came over a link may be this value."""
+        if self.usual_bytes is None:
+            return shape == self.shape and dtype == self.dtype
+        return dtype == self.dtype and len(shape) == 1 and 0 < shape[0] <= self.shape[0]
 
     @property
     def nbytes(self) -> int:
+        if self.usual_bytes is not None:
+            return self.usual_bytes
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 

@@ -67,18 +67,20 @@ MAX_CONTROL_BYTES = 8 * 2**20
 class ModelSpec(msgspec.Struct, frozen=True):
     """Which model: a zoo name, `package.module:factory` or a `.pt2` path; `weights` as in the zoo.
 
-    `input` is [C, H, W]; None leaves it to the model. Two agents that load equal specs make equal
-    graphs and equal weights. `name` of equal specs is equal, so `key` may be used to tell them apart.
+    `input` is [C, H, W]; None leaves it to the model. Unless `encoded` (bytes of a usual file) is 0,
+    vertex 0 is an image file, not pixels. Two agents that load equal specs make equal graphs and equal
+    weights. `name` of equal specs is equal, so `key` may be used to tell them apart.
     """
 
     name: str
     weights: str = "random:0"
     input: tuple[int, int, int] | None = None
+    encoded: int = 0
 
     @property
     def key(self) -> str:
         size = "x".join(map(str, self.input)) if self.input else "default"
-        return f"{self.name}@{self.weights}@{size}"
+        return f"{self.name}@{self.weights}@{size}" + (f"@{self.encoded}" if self.encoded else "")
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -130,13 +132,17 @@ class ClockPing(msgspec.Struct, frozen=True, tag=True):
 
 
 class ModelLoaded(msgspec.Struct, frozen=True, tag=True):
-    """The model is in memory. Equal fingerprints promise bit-identical results."""
+    """The model is in memory. Equal fingerprints promise bit-identical results.
+
+    `decoder` makes pixels of files, where the model takes those: equal ones promise equal pixels.
+    """
 
     model: ModelSpec
     graph: Graph
     fingerprint: str
     threads: int
     took_s: float
+    decoder: str = ""
 
 
 class ModelFailed(msgspec.Struct, frozen=True, tag=True):

@@ -177,7 +177,7 @@ def _truth(model: LoadedModel, values: set[Value]) -> dict[Value, torch.Tensor]:
         return {}
     _, _, height, width = model.input.shape
     try:
-        photo = images.decode(images.shipped()[0], height, width)
+        photo = images.sample() if model.spec.encoded else images.decode(images.shipped()[0], height, width)
     except ConfigError:
         generator = torch.Generator().manual_seed(0)
         photo = torch.randint(256, model.input.shape, dtype=torch.uint8, generator=generator)

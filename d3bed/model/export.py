@@ -17,7 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.overrides import TorchFunctionMode
 
 from d3bed.core.errors import ModelError
+from d3bed.model.images import MAX_ENCODED_BYTES, decode_bytes
 
 __all__ = [
+    "DECODE",
     "NORMALISE",
     "Flat",
     "arguments",
@@ -45,6 +47,10 @@ aten = torch.ops.aten
 
 #: Name of the vertex, and mark of its operators.
 NORMALISE = "normalise"
+
+#: The vertex that makes pixels of a file; decoding and resizing are one, as a cut between them would ship
+#: more than either side of it.
+DECODE = "decode"
 
 #: Tagged random by torch, but not so in eval mode.
 _CALM = frozenset({"alpha_dropout", "dropout", "feature_dropout", "rrelu", "scaled_dot_product_attention"})
@@ -74,6 +80,27 @@ def normalise(
     real = call(aten.to.dtype, image, torch.float32)
     unit = call(aten.div.Scalar, real, 255.0)
     return call(aten.div.Tensor, call(aten.sub.Tensor, unit, mean), std)
+
+
+def decode(encoded: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """uint8 `[n]`, a file's bytes → uint8 `[1, 3, height, width]`. Raises `ConfigError`."""
+    return decode_bytes(encoded.numpy().tobytes(), height, width, "frame")
+
+
+def with_decode(flat: Flat, usual_bytes: int) -> Flat:
+    """The same operators behind `decode`: the image is no longer given but made of a file's bytes."""
+    pixels = flat.image.meta["val"]
+    height, width = pixels.shape[-2:]
+    with flat.graph.inserting_before(flat.image):
+        file = flat.graph.placeholder("file")
+    file.meta["val"] = torch.empty(MAX_ENCODED_BYTES, dtype=torch.uint8, device="meta")
+    file.meta["usual_bytes"] = usual_bytes
+    with flat.graph.inserting_after(flat.image):
+        image = flat.graph.call_function(decode, (file, int(height), int(width)))
+    image.meta = {"val": pixels, "nn_module_stack": {}, DECODE: True}
+    flat.image.replace_all_uses_with(image)
+    flat.graph.erase_node(flat.image)
+    return replace(flat, image=file)
 
 
 def export_module(name: str, module: nn.Module, example: torch.Tensor) -> ExportedProgram:

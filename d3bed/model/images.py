@@ -7,18 +7,23 @@ packages are found, not imported.
 from __future__ import annotations
 
 import io
+import platform
 import struct
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy
+import PIL
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from d3bed.core.errors import ConfigError
 
-__all__ = ["decode", "decode_bytes", "folder", "shipped"]
+__all__ = ["MAX_ENCODED_BYTES", "decode", "decode_bytes", "decoder", "encoded", "folder", "sample", "shipped"]
+
+#: Longest file that may be a frame.
+MAX_ENCODED_BYTES = 4 << 20
 
 _SHIPPED = {
     "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
@@ -31,6 +36,7 @@ _SHIPPED = {
     ),
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
 }
+_JPEG = (".jpeg", ".jpg")
 _SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 
 #: What Pillow raises on files that are not, or no longer, images.
@@ -45,13 +51,15 @@ _UNREADABLE = (
 )
 
 
-def shipped() -> list[Path]:
-    """The photos inside installed packages, sorted by name. Raises `ConfigError` when there are none."""
+def shipped(*, jpeg: bool = False) -> list[Path]:
+    """The photos inside installed packages, sorted by name; with `jpeg` only those that are as a camera
+    gives them. Raises `ConfigError` when there are none."""
     found = []
     for package, names in _SHIPPED.items():
         spec = find_spec(package)
         for place in (spec.submodule_search_locations or ()) if spec else ():
             found += [path for path in (Path(place) / name for name in names) if path.is_file()]
+    found = [path for path in found if not jpeg or path.suffix in _JPEG]
     if not found:
         raise ConfigError(
             "shipped photos",
@@ -83,6 +91,38 @@ def decode(path: Path, height: int, width: int) -> torch.Tensor:
     except OSError as error:
         raise _unreadable(str(path), error) from error
     return decode_bytes(encoded, height, width, str(path))
+
+
+def encoded(path: Path) -> torch.Tensor:
+    """uint8 `[n]`, a file as it is. Raises `ConfigError` naming it if it cannot be read or is too long."""
+    try:
+        with path.open("rb") as file:
+            content = bytearray(file.read(MAX_ENCODED_BYTES + 1))
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+    if not 0 < len(content) <= MAX_ENCODED_BYTES:
+        problem = f"has more than {MAX_ENCODED_BYTES >> 20} MiB" if content else "is empty"
+        raise ConfigError(str(path), "", f"{problem}: no frame", "make it smaller, or remove it")
+    return torch.frombuffer(content, dtype=torch.uint8)
+
+
+def sample() -> torch.Tensor:
+    """uint8 `[n]`, a JPEG file to time and check with: a shipped photo, else one made of smooth noise."""
+    try:
+        return encoded(shipped(jpeg=True)[0])
+    except ConfigError:
+        noise = numpy.random.default_rng(0).integers(256, size=(30, 40, 3), dtype=numpy.uint8)
+        made = io.BytesIO()
+        Image.fromarray(noise).resize((640, 480)).save(made, "JPEG", quality=75)
+        return torch.frombuffer(bytearray(made.getvalue()), dtype=torch.uint8)
+
+
+def decoder() -> str:
+    """What decides the pixels that `decode_bytes` makes: equal names promise equal ones."""
+    jpeg = features.version("libjpeg_turbo") or features.version("jpg")
+    kind = "libjpeg-turbo" if features.check("libjpeg_turbo") else "libjpeg"
+    webp = features.version("webp")
+    return f"Pillow {PIL.__version__}, {kind} {jpeg}, libwebp {webp}, {platform.machine()}"
 
 
 def decode_bytes(encoded: bytes, height: int, width: int, where: str) -> torch.Tensor:

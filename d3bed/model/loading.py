@@ -15,7 +15,7 @@ from d3bed.core.errors import ModelError
 from d3bed.core.graph import Graph, TensorSpec
 from d3bed.core.messages import ModelSpec
 from d3bed.model import weights, zoo
-from d3bed.model.export import export_module, flatten, normalise, read_pt2
+from d3bed.model.export import decode, export_module, flatten, normalise, read_pt2, with_decode
 from d3bed.model.packing import packable
 from d3bed.model.vertices import Body, vertices_of
 
@@ -68,8 +68,8 @@ def load(spec: ModelSpec) -> LoadedModel:
 
     mean_, std_ = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
     flat = flatten(spec.name, program, mean_, std_, loaded=spec.name.endswith(".pt2"))
-    graph, body = vertices_of(spec.name, flat)
-    takes = graph.vertices[0].outputs[0]
+    graph, body = vertices_of(spec.name, with_decode(flat, spec.encoded) if spec.encoded else flat)
+    takes = graph.vertices[1 if spec.encoded else 0].outputs[0]
     if spec.input and takes.shape[1:] != spec.input:
         size, asked = ("x".join(map(str, s)) for s in (takes.shape[1:], spec.input))
         raise ModelError(spec.name, "input", f"takes {size}, not {asked}", "leave `input` out")
@@ -77,6 +77,7 @@ def load(spec: ModelSpec) -> LoadedModel:
 
     def whole(image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with torch.inference_mode():
+            image = decode(image, *takes.shape[-2:]) if spec.encoded else image
             first = image.clone() if takes_uint8 else normalise(image, mean_, std_)
             return tuple(pytree.tree_leaves(module(first)))
 

@@ -17,7 +17,7 @@ from torch import fx
 from d3bed.core.errors import ModelError
 from d3bed.core.graph import ITEM_BYTES, Edge, Graph, TensorSpec, Value, Vertex
 from d3bed.model.cost import flops, positional, weight_bytes, window
-from d3bed.model.export import NORMALISE, Flat, operator_name, path_of
+from d3bed.model.export import DECODE, NORMALISE, Flat, operator_name, path_of
 
 __all__ = ["Body", "vertices_of"]
 
@@ -65,6 +65,7 @@ def vertices_of(name: str, flat: Flat) -> tuple[Graph, Body]:
             operator_name(node) in _LIGHT
             and len(owners) == 1
             and 0 not in owners
+            and not any(DECODE in source.meta for source in sources)
             and all(len(source.users) == 1 for source in sources)
         )
         if joins:
@@ -121,7 +122,9 @@ def _vertex(model: str, name: str, group: list[fx.Node], made: list[fx.Node]) ->
                 f"operator {operator_name(node)} makes {dtype}, which cannot cross a link",
                 f"use tensors of {', '.join(ITEM_BYTES)}",
             )
-        outputs.append(TensorSpec(tuple(int(size) for size in value.shape), dtype))
+        outputs.append(
+            TensorSpec(tuple(int(size) for size in value.shape), dtype, node.meta.get("usual_bytes"))
+        )
     if head.op == "placeholder":
         return Vertex(name, "input", tuple(outputs))
     return Vertex(
@@ -148,6 +151,8 @@ def _names(groups: list[list[fx.Node]]) -> list[str]:
     for path, (head, *_) in zip(paths, groups, strict=True):
         if head.op == "placeholder":
             name = "input"
+        elif DECODE in head.meta:
+            name = DECODE
         elif NORMALISE in head.meta:
             name = NORMALISE
         elif path and count[path] == 1 and path not in parents:

@@ -1,13 +1,14 @@
-"""What plans of one pipeline leave out, though it is there: agents that failed as helpers, for a while, and
-vertices whose tiles were not exact, for good. Pure."""
+"""What plans of one pipeline leave out, though it is there: agents that failed as helpers, for a while;
+vertices whose tiles were not exact, for good; decoding where it would make other pixels. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from d3bed.core.ids import AgentId, Tier
-from d3bed.core.messages import ModelSpec, TileReady
+from d3bed.core.ids import TIERS, AgentId, Tier
+from d3bed.core.messages import ModelLoaded, ModelSpec, TileReady
+from d3bed.plan import Pin
 from d3bed.server.epochs import PlannedEpoch
 
 __all__ = ["SHUN_S", "Distrust"]
@@ -18,10 +19,11 @@ SHUN_S = 30.0
 
 @dataclass
 class Distrust:
-    """`shunned`: until when; `untiled`: vertices by model."""
+    """`shunned`: until when; `untiled`: vertices by model; `said`: sentences that are no news."""
 
     shunned: dict[AgentId, float] = field(default_factory=dict)
     untiled: dict[ModelSpec, set[int]] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)
 
     def shun_helpers(self, epoch: PlannedEpoch, now: float) -> None:
         """Tiles of this epoch did not come."""
@@ -40,3 +42,19 @@ class Distrust:
             untiled |= {v for each in epoch.plan.tiles for v in each.block.vertices if first <= v <= last}
             names.append(f"{epoch.graph.vertices[first].name} … {epoch.graph.vertices[last].name}")
         return names[0]
+
+    def decoding(
+        self, loaded: Mapping[AgentId, ModelLoaded], members: Mapping[AgentId, Tier], device: AgentId
+    ) -> tuple[tuple[Pin, ...], str | None]:
+        """Decoding keeps to tiers where all agents have the device's decoder; once, a sentence says so."""
+        ours = loaded[device].decoder
+        foreign = {agent: tier for agent, tier in members.items() if loaded[agent].decoder != ours}
+        if not foreign:
+            return (), None
+        tiers = tuple(tier for tier in TIERS if tier not in foreign.values())
+        vertices = [vertex.name for vertex in loaded[device].graph.vertices if vertex.kind == "decode"]
+        others = ", ".join(f"{agent} with {loaded[agent].decoder}" for agent in foreign)
+        text = f"photos are not decoded on {', '.join(foreign)}: {device} decodes with {ours}, {others}"
+        news = None if text in self.said else text
+        self.said.add(text)
+        return tuple(Pin(name, tiers) for name in vertices), news

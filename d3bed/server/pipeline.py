@@ -239,23 +239,26 @@ class Pipeline:
         self._stage = ("planning", f"{wish.strategy} plans {wish.model.name}")
         self._requests += 1
         self._request = self._requests
-        graph = self.world.agents[self.settings.device].loaded[wish.model].graph
+        loaded = {agent: self.world.agents[agent].loaded[wish.model] for agent in members}
         current = self.active if self.active is not None and self.active.wish.model == wish.model else None
         members = self._distrust.trusted(members, self.world.now)
         self._basis = Basis(self.world.factors(members), self.world.rates(members))
+        pins, news = self._distrust.decoding(loaded, members, self.settings.device)
+        if news:
+            self._say(news, wish)
         self.world.command(
             ComputePlan(
                 pipeline=self.settings.id,
                 request=self._request,
                 device=self.settings.device,
-                graph=graph,
+                graph=loaded[self.settings.device].graph,
                 profiles={a: self.world.agents[a].expected_s(wish.model, self.world.now) for a in members},
                 fixed_s={
                     a: self.world.agents[a].expected_fixed_s(wish.model, self.world.now) for a in members
                 },
                 agents=members,
                 rates=self._basis.rates,
-                pins=self.settings.pins.get(wish.model.name, ()),
+                pins=(*self.settings.pins.get(wish.model.name, ()), *pins),
                 strategy=wish.strategy,
                 tiling=wish.tiling,
                 untiled=frozenset(self._distrust.untiled.get(wish.model, ())),

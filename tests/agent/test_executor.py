@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import struct
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
@@ -20,7 +22,7 @@ from d3bed.core.messages import ModelSpec
 from d3bed.core.plan import Plan
 from d3bed.core.program import STAND_INS, programs_for
 from d3bed.model import LoadedModel, compile_step, load
-from d3bed.model.images import decode, shipped
+from d3bed.model.images import MAX_ENCODED_BYTES, decode, encoded, shipped
 from d3bed.net import Listener, Sender, TensorMessage
 
 pytestmark = [pytest.mark.sockets, pytest.mark.timeout(240)]
@@ -39,7 +41,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, LoadedModel]:
-    return {name: load(ModelSpec(name)) for name in ("alexnet", "resnet18")}
+    return {name: load(ModelSpec(name)) for name in ("alexnet", "resnet18")} | {
+        "file": load(ModelSpec("alexnet", encoded=100_000))
+    }
 
 
 class Recorder(Observer):
@@ -238,3 +242,81 @@ async def test_tensors_that_do_not_fit_the_plan_are_the_peers_fault(
         edge.receive(AgentId("device"), PIPELINE, message(3, (1, 3)))
     edge.receive(AgentId("device"), PIPELINE, message(3, (1, 3), epoch=9))
     assert edge.stale == 1
+
+
+# ── files in place of pixels ──────────────────────────────────────────────────────────────────────────
+
+
+def after_input(model: LoadedModel, tier: Tier) -> Plan:
+    """The file goes to `tier`, which decodes it and does the rest."""
+    return Plan((Tier.DEVICE,) + (tier,) * (len(model.graph.vertices) - 1))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+async def test_a_file_is_decoded_on_any_tier_to_the_same_bits(
+    testbed: Testbed, models: dict[str, LoadedModel], tier: Tier
+) -> None:
+    model, pixels = models["file"], models["alexnet"]
+    testbed.prepare(model, after_input(model, tier), 1)
+    for frame, path in enumerate(shipped(jpeg=True)):
+        file = encoded(path)
+        (answer,) = await testbed.infer(1, frame, file)
+        assert torch.equal(answer, model.whole(file)[0])
+        assert torch.equal(answer, pixels.whole(decode(path, *pixels.input.shape[-2:]))[0])
+        sent = [t for t in testbed.nodes[Tier.DEVICE].seen.transfers if t.frame == frame]
+        assert [t.bytes for t in sent] == ([] if tier is Tier.DEVICE else [path.stat().st_size])
+
+
+async def test_random_cuts_of_a_network_that_takes_files_equal_the_whole_model(
+    testbed: Testbed, models: dict[str, LoadedModel]
+) -> None:
+    model, rng, file = models["file"], random.Random(11), encoded(shipped(jpeg=True)[0])
+    (reference,) = model.whole(file)
+    for epoch in range(1, 13):
+        testbed.prepare(model, random_plan(model.graph, rng), epoch)
+        assert torch.equal((await testbed.infer(epoch, 1, file))[0], reference)
+        testbed.retire(epoch)
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says it has 30000 × 30000 pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(bytes(100))
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, data)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("content", [b"no image", bomb()], ids=["text", "bomb"])
+async def test_a_file_that_is_no_image_fails_its_frame_and_no_other(
+    testbed: Testbed, models: dict[str, LoadedModel], content: bytes
+) -> None:
+    model, good = models["file"], encoded(shipped(jpeg=True)[0])
+    testbed.prepare(model, after_input(model, Tier.CLOUD), 1)
+    bad = asyncio.create_task(testbed.infer(1, 1, torch.frombuffer(bytearray(content), dtype=torch.uint8)))
+    seen = testbed.nodes[Tier.CLOUD].seen
+    async with asyncio.timeout(60):
+        while not seen.problems:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    (answer,) = await testbed.infer(1, 2, good)
+    assert torch.equal(answer, model.whole(good)[0])
+    (problem,) = seen.problems
+    assert "frame: not a readable image" in problem
+    testbed.nodes[Tier.DEVICE].executor.retire(PIPELINE, Epoch(1))
+    with pytest.raises(StaleEpoch):
+        await bad
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [("uint8", (MAX_ENCODED_BYTES + 1,)), ("uint8", (0,)), ("uint8", (1, 9)), ("int8", (9,))],
+)
+async def test_what_can_be_no_file_is_the_peers_fault(
+    testbed: Testbed, models: dict[str, LoadedModel], dtype: str, shape: tuple[int, ...]
+) -> None:
+    model = models["file"]
+    testbed.prepare(model, after_input(model, Tier.EDGE), 1)
+    strides = tuple(torch.empty(shape).stride())
+    payload = memoryview(bytearray(torch.Size(shape).numel()))
+    message = TensorMessage(FrameId(1), Epoch(1), Value(0), dtype, shape, strides, payload)
+    with pytest.raises(RemoteProtocolError, match="the graph says"):
+        testbed.nodes[Tier.EDGE].executor.receive(AgentId("device"), PIPELINE, message)

@@ -20,7 +20,7 @@ from d3bed.core.messages import ModelSpec
 from d3bed.core.plan import Plan
 from d3bed.core.program import STAND_INS, Program, programs_for
 from d3bed.model import LoadedModel, compile_step, load
-from d3bed.model.images import shipped
+from d3bed.model.images import MAX_ENCODED_BYTES, decode, shipped
 
 DEVICE = STAND_INS[Tier.DEVICE]
 PIPELINE = PipelineId("test")
@@ -184,3 +184,38 @@ def test_relative_error_is_scaled_by_the_largest_value() -> None:
     want = (torch.tensor([4.0, -8.0]),)
     assert relative_error((torch.tensor([4.0, -8.4]),), want) == pytest.approx(0.05)
     assert relative_error(want, want) == 0.0
+
+
+# ── files in place of pixels ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def of_files() -> LoadedModel:
+    return load(ModelSpec("alexnet", encoded=100_000))
+
+
+def test_photos_of_a_model_that_takes_files_are_the_files(of_files: LoadedModel) -> None:
+    paths = shipped(jpeg=True)[:2]
+    photos = prepare_photos(of_files, paths)
+    assert [p.image.numpy().tobytes() for p in photos] == [path.read_bytes() for path in paths]
+
+
+def test_a_file_that_is_too_long_for_a_frame_is_named(of_files: LoadedModel, tmp_path: Path) -> None:
+    long = tmp_path / "long.jpg"
+    long.write_bytes(shipped(jpeg=True)[0].read_bytes().ljust(MAX_ENCODED_BYTES + 1, b"\0"))
+    assert decode(long, 8, 8).shape == (1, 3, 8, 8)  # the image is fine, and would do as pixels
+    with pytest.raises(ConfigError, match=r"long\.jpg: has more than 4 MiB.*make it smaller"):
+        prepare_photos(of_files, [long])
+
+
+async def test_a_file_that_nobody_else_decodes_is_answered_by_the_device(
+    of_files: LoadedModel, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(source_module, "_NEW_EPOCH_S", 0.1)
+    device.model, device.photos = of_files, prepare_photos(of_files, shipped(jpeg=True)[:1])
+    device.prepare(1, dead=True)
+    device.activate(1)
+    device.source.start(1, in_flight=1)
+    await device.until(lambda: bool(device.ended))
+    assert [(f.identical, f.photo) for f in device.frames] == [(True, shipped(jpeg=True)[0].name)]

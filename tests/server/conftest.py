@@ -84,6 +84,7 @@ class Script:
         self.tier = TIER_OF[agent]
         self.layers = layers
         self.kind, self.size = kind, size
+        self.decoder = ""
         self.silent: set[type] = set()
         self.heard: list[ToAgent] = []
         self.to_say: list[FromAgent] = []
@@ -103,7 +104,12 @@ class Script:
             case LoadModel(model, threads):
                 return [
                     ModelLoaded(
-                        model, make_graph(model.name, self.layers, self.kind, self.size), "same", threads, 0.5
+                        model,
+                        make_graph(model.name, self.layers, self.kind, self.size),
+                        "same",
+                        threads,
+                        0.5,
+                        self.decoder,
                     )
                 ]
             case ProfileModel(model):
@@ -135,7 +141,7 @@ class Script:
 class Stage:
     """The coordinator with scripted agents, the real planner and a clock that tests turn.
 
-    `kind` and `size` are of the layers and maps of agents that join.
+    `kind` and `size` are of the layers and maps of agents that join, `decoders` what they decode with.
     """
 
     def __init__(self, settings: ServerSettings, *, last_epoch: int = 0) -> None:
@@ -155,6 +161,7 @@ class Stage:
         self.plans: list[ComputePlan] = []
         self.hold_plans = False
         self.kind, self.size = "conv2d", 8
+        self.decoders: dict[AgentId, str] = {}
         self._joined = 0
         self._events: deque[Event] = deque()
 
@@ -193,6 +200,7 @@ class Stage:
     def join(self, *agents: AgentId, layers: int = 3, silent: type | None = None) -> None:
         for agent in agents:
             script = Script(agent, layers=layers, kind=self.kind, size=self.size)
+            script.decoder = self.decoders.get(agent, "")
             if silent is not None:
                 script.silent.add(silent)
             self._joined += 1
