@@ -266,9 +266,10 @@ class TileReport(msgspec.Struct, frozen=True):
     """A tiled block: tile number i of the `grid` (tiles down, across) is run by `agents[i]`; `rows` and
     `columns` say where its map is cut.
 
-    `redundancy` is FLOPs of all tiles over the block's; `exchanged_bytes` cross links for its inputs, per
-    frame; `fallbacks` vertices of tiles are computed on whole maps to stay exact. `predicted_s` and
-    `measured_s` are of the whole run of blocks `part` that it belongs to, cutting up and joining included.
+    `redundancy` is FLOPs of all tiles over the block's; `exchanged_bytes` cross links for its inputs per
+    frame, `gathered_bytes` to join its tiles; `fallbacks` vertices of tiles are computed on whole maps to
+    stay exact. `predicted_s` and `measured_s` are of the whole run of blocks `part` that it belongs to,
+    cutting up and joining included.
     """
 
     part: str
@@ -279,6 +280,7 @@ class TileReport(msgspec.Struct, frozen=True):
     agents: tuple[AgentId, ...]
     redundancy: float
     exchanged_bytes: int
+    gathered_bytes: int
     fallbacks: int
     identical: bool
     predicted_s: float
