@@ -47,6 +47,10 @@ ModelOption = Annotated[
 ]
 WeightsOption = Annotated[str | None, typer.Option(help="random:SEED, pretrained, or a .safetensors file.")]
 InputOption = Annotated[str | None, typer.Option(help="Input size of your own model, as 3x224x224.")]
+EncodedOption = Annotated[
+    int | None,
+    typer.Option("--encoded", metavar="KB", help="Frames are image files, usually so large; 0: pixels."),
+]
 NetworkOption = Annotated[
     str | None, typer.Option("--network", "-n", help="Network preset (configs/networks) or a .toml file.")
 ]
@@ -93,6 +97,7 @@ def demo(
     model: ModelOption = None,
     weights: WeightsOption = None,
     input: InputOption = None,
+    encoded: EncodedOption = None,
     network: NetworkOption = None,
     strategy: StrategyOption = None,
     edges: EdgesOption = None,
@@ -124,6 +129,7 @@ def demo(
         model=model,
         weights=weights,
         input=input,
+        encoded_kb=encoded,
         network=network,
         strategy=strategy,
         edges=edges,
@@ -137,6 +143,7 @@ def demo(
         "--model": model,
         "--weights": weights,
         "--input": input,
+        "--encoded": encoded,
         "--network": network,
         "--strategy": strategy,
         "--edges": edges,
@@ -160,6 +167,7 @@ def server(
     model: ModelOption = None,
     weights: WeightsOption = None,
     input: InputOption = None,
+    encoded: EncodedOption = None,
     network: NetworkOption = None,
     strategy: StrategyOption = None,
     edges: EdgesOption = None,
@@ -183,6 +191,7 @@ def server(
         model=model,
         weights=weights,
         input=input,
+        encoded_kb=encoded,
         network=network,
         strategy=strategy,
         edges=edges,
@@ -315,6 +324,7 @@ def plan(
     model: ModelOption = None,
     weights: WeightsOption = None,
     input: InputOption = None,
+    encoded: EncodedOption = None,
     network: Annotated[
         str | None, typer.Option("--network", "-n", help="Network preset, a .toml file, or all: a grid.")
     ] = None,
@@ -375,7 +385,7 @@ def plan(
 
     if tiles:
         others = (problem, save_problem, svg, explain, what_if, sweep, rate, pin, memory)
-        if any(others) or as_published or objective != "latency" or "all" in (strategy, network):
+        if any(others) or as_published or objective != "latency" or "all" in (strategy, network) or encoded:
             raise ConfigError(
                 "--tiles", "", "goes with a model, a network and a strategy", "leave others out"
             )
@@ -391,6 +401,7 @@ def plan(
         model=model,
         weights=weights,
         input=input,
+        encoded_kb=encoded,
         network=network,
         strategy=strategy,
         objective=objective,

@@ -72,6 +72,7 @@ class _PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str = "alexnet"
     weights: str = "random:0"
     input: str | None = None
+    encoded_kb: int = 0
     strategy: str = "optimal"
     network: str | None = None
     threads: int = 1
@@ -124,6 +125,9 @@ class Config(msgspec.Struct, frozen=True):
 
 #: Edge agents that `--edges` may start: each is a process with a model of its own.
 MOST_EDGES = 16
+
+#: Files of 4 MiB at most may be frames.
+MOST_ENCODED_KB = 4194
 
 _PAIRS = (
     *("device-edge", "edge-cloud", "device-cloud", "edge-device", "cloud-edge", "cloud-device"),
@@ -187,7 +191,12 @@ def _pipeline(
         device=pipeline.device,
         edges=tuple(pipeline.edges),
         cloud=pipeline.cloud,
-        model=ModelSpec(pipeline.model, pipeline.weights, input_size(pipeline.input, where, f"{key}.input")),
+        model=ModelSpec(
+            pipeline.model,
+            pipeline.weights,
+            input_size(pipeline.input, where, f"{key}.input"),
+            encoded_bytes(pipeline.encoded_kb, where, f"{key}.encoded_kb"),
+        ),
         strategy=pipeline.strategy,
         network=pipeline.network or "unshaped",
         shapes=read_network(pipeline.network, where, f"{key}.network") if pipeline.network else {},
@@ -250,6 +259,7 @@ def override(
     model: str | None = None,
     weights: str | None = None,
     input: str | None = None,
+    encoded_kb: int | None = None,
     network: str | None = None,
     strategy: str | None = None,
     tiling: str | None = None,
@@ -282,7 +292,9 @@ def override(
     for pipeline in config.pipelines:
         spec = pipeline.model
         if model is not None:
-            spec = ModelSpec(model, spec.weights, size)
+            spec = msgspec.structs.replace(spec, name=model, input=size)
+        if encoded_kb is not None:
+            spec = msgspec.structs.replace(spec, encoded=encoded_bytes(encoded_kb, "--encoded", ""))
         spec = msgspec.structs.replace(spec, weights=weights or spec.weights, input=size or spec.input)
         changes: dict[str, object] = {"model": spec}
         if shapes is not None:
@@ -418,6 +430,14 @@ def input_size(text: str | None, where: str, key: str) -> tuple[int, int, int] |
             where, key, f"{text!r} is not an input size", "write channels x height x width, as 3x224x224"
         )
     return (size[0], size[1], size[2])
+
+
+def encoded_bytes(kb: int, where: str, key: str) -> int:
+    """What a usual image file has, 0 where frames are pixels; at most what `model.images` lets pass."""
+    if not 0 <= kb <= MOST_ENCODED_KB:
+        remedy = f"use the kB of a usual image file, 1 to {MOST_ENCODED_KB}; 0 for pixels"
+        raise ConfigError(where, key, f"{kb} is out of range", remedy)
+    return 1000 * kb
 
 
 # ── decoding ──────────────────────────────────────────────────────────────────────────────────────

@@ -8,9 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from d3bed.config import agent_settings, data_dir, input_size, networks, override, read_config, read_network
+from d3bed.config import (
+    MOST_ENCODED_KB,
+    agent_settings,
+    data_dir,
+    input_size,
+    networks,
+    override,
+    read_config,
+    read_network,
+)
 from d3bed.core.errors import ConfigError
 from d3bed.core.ids import Tier
+from d3bed.model.images import MAX_ENCODED_BYTES
 
 GOOD = """
 [[agents]]
@@ -69,6 +79,8 @@ def test_a_good_file_is_read_whole(tmp_path: Path) -> None:
         ('network = "wifi"', 'network = "wifi"\nmodel = "resnet19"', "pipelines.main.model", "resnet18"),
         ('network = "wifi"', 'network = "wifi"\nthreads = 0', "pipelines.main.threads", "1 to 64"),
         ('input = "3x96x96"', 'input = "96"', "pipelines.main.input", "3x224x224"),
+        ('input = "3x96x96"', "encoded_kb = 4195", "pipelines.main.encoded_kb", "1 to 4194"),
+        ('input = "3x96x96"', "encoded_kb = -1", "pipelines.main.encoded_kb", "0 for pixels"),
         ("[pipelines.main]", "[server]\nport = 99999\n[pipelines.main]", "server.port", "65535"),
     ],
 )
@@ -98,6 +110,14 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     assert (pipeline.network, pipeline.strategy, pipeline.frames, changed.port) == ("lte", "device", 3, 0)
     assert pipeline.shapes["device-edge"].latency_s == 0.025
     assert override(config) == config
+
+
+def test_a_camera_gives_files_to_whatever_network(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, GOOD.replace('network = "wifi"', "encoded_kb = 44")))
+    assert config.pipelines[0].model.encoded == 44_000
+    assert override(config, model="resnet18").pipelines[0].model.encoded == 44_000
+    assert override(config, encoded_kb=0).pipelines[0].model.encoded == 0
+    assert 1000 * MOST_ENCODED_KB <= MAX_ENCODED_BYTES < 1000 * (MOST_ENCODED_KB + 1)
 
 
 @pytest.mark.parametrize("text", ["", "224x224", "3x0x224", "3x224x224x1", "threex2x2"])

@@ -87,9 +87,7 @@ class _Passes:
 
     def __init__(self, model: LoadedModel, clock: Callable[[], float]) -> None:
         self._clock = clock
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randint(256, model.input.shape, dtype=torch.uint8, generator=generator)
-        self._photo = sample() if model.spec.encoded else noise
+        self._photo = _photo(model)
         graph = model.graph
         takes: dict[int, list[Value]] = defaultdict(list)
         last_reader: dict[Value, int] = {}
@@ -160,6 +158,14 @@ class _Strips:
         return sum_s
 
 
+def _photo(model: LoadedModel) -> torch.Tensor:
+    """A frame: noise does where it is pixels."""
+    if model.spec.encoded:
+        return sample()
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, model.input.shape, dtype=torch.uint8, generator=generator)
+
+
 def _strip(model: LoadedModel, vertex: int, parts: int) -> Step | None:
     """The middle 1/`parts` of the rows of a windowed vertex; None where that is all, or no tile can be."""
     graph = model.graph
@@ -197,7 +203,7 @@ def fixed_part(time_s: float, tiles: Sequence[tuple[float, float]]) -> float:
 def is_outdated(model: LoadedModel, times_s: Sequence[float]) -> bool:
     """Whether the whole network runs clearly faster now than a kept profile says: it was taken while the
     machine was busy. (Slower now says nothing: the machine may be busy now.) Takes two runs."""
-    graph, photo = model.graph, torch.zeros(model.input.shape, dtype=torch.uint8)
+    graph, photo = model.graph, _photo(model)
     whole = compile_step(model, Step(tuple(range(1, len(graph.vertices))), (Value(0),), graph.results))
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     runs_s = []

@@ -52,6 +52,10 @@ class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
         return dtype == self.dtype and len(shape) == 1 and 0 < shape[0] <= self.shape[0]
 
     @property
+    def usual_shape(self) -> tuple[int, ...]:
+        return self.shape if self.usual_bytes is None else (self.usual_bytes,)
+
+    @property
     def nbytes(self) -> int:
         if self.usual_bytes is not None:
             return self.usual_bytes

@@ -62,6 +62,7 @@ class Request:
     model: str | None = None
     weights: str | None = None
     input: str | None = None
+    encoded_kb: int | None = None
     network: str | None = None
     strategy: str | None = None
     objective: str = "latency"
@@ -243,10 +244,11 @@ def _check(request: Request) -> None:
             ("--model", request.model),
             ("--weights", request.weights),
             ("--input", request.input),
+            ("--encoded", request.encoded_kb),
         ):
             if word is not None:
                 raise ConfigError(
-                    option, word, "a problem file has its own vertices", "leave one of them out"
+                    option, f"{word}", "a problem file has its own vertices", "leave one of them out"
                 )
 
 
@@ -388,12 +390,16 @@ def _from_model(request: Request, say: Say) -> list[Case]:
         model=request.model,
         weights=request.weights,
         input=request.input,
+        encoded_kb=request.encoded_kb,
         network=alone,
         strategy=request.strategy if request.strategy != ALL else None,
     )
     if not config.pipelines:
         raise ConfigError(config.path, "pipelines", "there is none", "add a [pipelines.NAME] table")
     pipeline = config.pipelines[0]
+    if pipeline.model.encoded and request.published:
+        remedy = "leave one of them out"
+        raise ConfigError("--as-published", "", "is about pixels, and frames are image files", remedy)
 
     graph, profile = profiled(pipeline, request.cache_dir, say)
     speeds: dict[Tier, float] = {}
@@ -413,6 +419,8 @@ def _from_model(request: Request, say: Say) -> list[Case]:
             f"{pipeline.model.name} ({pipeline.model.weights}), network {network}, "
             f"speeds {', '.join(f'{tier} {speed:g}' for tier, speed in speeds.items())}"
         )
+        if pipeline.model.encoded:
+            about += f", image files of {pipeline.model.encoded / 1000:g} kB"
         if pins:
             about += ", pinned " + ", ".join(f"{pin.vertices}={'|'.join(pin.tiers)}" for pin in pins)
         cases.append(Case(problem, about, network))

@@ -142,6 +142,7 @@ def share(request: TileRequest, say: Say, *, every: bool) -> Sharing:
         model=request.model,
         weights=request.weights,
         input=request.input,
+        encoded_kb=0,  # tiles begin behind the decoder in any case
         network=request.network,
         strategy=request.strategy,
         edges=_EDGES if request.edges is None else request.edges,

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy
 import PIL
 import torch
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from d3bed.core.errors import ConfigError
 
@@ -144,5 +144,9 @@ def decode_bytes(encoded: bytes, height: int, width: int, where: str) -> torch.T
 
 
 def _unreadable(where: str, error: Exception) -> ConfigError:
+    if isinstance(error, UnidentifiedImageError):
+        return ConfigError(
+            where, "", "not a readable image: of no known format", "remove or replace the file"
+        )
     reason = " ".join(str(error).split()) or type(error).__name__
     return ConfigError(where, "", f"not a readable image: {reason}", "remove or replace the file")

@@ -197,7 +197,9 @@ class Api:
                 400,
                 f"model: unknown model {body.model!r}; known: {known}, package.module:factory, a .pt2 file",
             )
-        return self._order(ChangeModel(name, ModelSpec(body.model, body.weights, body.input)))
+        camera = self._coordinator.pipelines[name].settings.model  # it gives files or pixels to any network
+        spec = ModelSpec(body.model, body.weights, body.input, camera.encoded)
+        return self._order(ChangeModel(name, spec))
 
     async def start(self, id: str, body: RunOrder) -> Accepted:
         pipeline = self._coordinator.pipelines[self._known(id)]

@@ -324,7 +324,7 @@ def graph_view(graph: Graph) -> GraphView:
         VertexView(
             name=vertex.name,
             kind=vertex.kind,
-            shape=vertex.outputs[0].shape,
+            shape=vertex.outputs[0].usual_shape,
             dtype=vertex.outputs[0].dtype,
             output_bytes=graph.output_bytes[number],
             flops=vertex.flops,

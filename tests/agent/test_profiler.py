@@ -128,6 +128,17 @@ def test_a_kept_profile_is_used_unless_it_is_outdated_or_a_fresh_one_is_wanted(
     assert not kept and sum(again.times_s) < 100 * sum(first.times_s)
 
 
+def test_decoding_is_measured_on_a_real_file_and_looked_at_again(tmp_path: Path) -> None:
+    model = load(ModelSpec("alexnet", encoded=100_000))
+    cache = ProfileCache(tmp_path)
+    profile, kept = cache.profile(model, "print", 1)
+    decode, normalise = model.graph.index["decode"], model.graph.index["normalise"]
+    assert not kept and profile.times_s[decode] > profile.times_s[normalise] > 0
+    quiet = Profile(tuple(time_s / 10 for time_s in profile.times_s), profile.fixed_s)
+    cache.put(model.graph.digest, "print", 1, quiet)
+    assert cache.profile(model, "print", 1) == (quiet, True)
+
+
 @pytest.mark.parametrize(
     ("tiles", "fixed"),
     [

@@ -17,6 +17,8 @@ import aiohttp
 import psutil
 import pytest
 
+from d3bed.model.images import shipped
+
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +110,20 @@ async def test_headless_demo_answers_every_frame_exactly_over_shaped_links(tmp_p
     assert 0 < report["latency_s"]["median"] <= report["latency_s"]["p95"]
     assert report["latency_s"]["predicted"] > 0
     assert "bit-identical" in text
+
+
+async def test_files_are_decoded_in_the_cloud_to_the_bits_of_the_device(tmp_path: Path) -> None:
+    report_path = tmp_path / "report.json"
+    arguments = ("--headless", "--frames", "4", "--report", str(report_path), "--port", "0", "--fixed")
+    files = ("--model", "resnet18", "--encoded", "128", "--strategy", "cloud")
+    async with demo(tmp_path, *arguments, *files) as process:
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    report = json.loads(report_path.read_text())
+    assert report["exact"] == {"checked": 4, "identical": 4, "max_rel_err": 0.0}
+    assert (report["plan"]["input"], report["plan"]["decode"]) == ("device", "cloud")
+    sent = sum(link["bytes"] for link in report["links"] if link["from"] == "pi-1")
+    assert sent == sum(path.stat().st_size for path in shipped(jpeg=True))
 
 
 async def test_strategy_switch_while_frames_flow_loses_and_mixes_nothing(tmp_path: Path) -> None:

@@ -136,6 +136,28 @@ def test_a_model_is_profiled_once_and_planned_for_every_network(tmp_path: Path) 
     assert again["assignment"] == kept["assignment"]
 
 
+def test_files_that_are_smaller_than_pixels_are_cut_before_the_decoder(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        where = ("--model", "resnet18", "--network", "lte", "--cache-dir", "cache")
+        return subprocess.run(
+            [sys.executable, "-m", "d3bed", "plan", *where, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+
+    found = json.loads(run("--encoded", "44", "--strategy", "cloud", "--json").stdout)
+    assert (found["assignment"]["input"], found["assignment"]["decode"]) == ("device", "cloud")
+    assert 44_000 < found["link_bytes"]["device-edge"] < 60_000  # the file, and scores that come back
+    assert "image files of 44 kB" in run("--encoded", "44").stdout
+    assert "is about pixels" in run("--encoded", "44", "--strategy", "all", "--as-published").stderr
+
+
 # ── limits ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -371,6 +393,7 @@ def test_the_sweep_is_drawn_with_a_line_per_strategy(tmp_path: Path) -> None:
         (("--network", "wfi"), "did you mean wifi"),
         (("--model", "vgg16"), "a problem file has its own vertices"),
         (("--network", "all", "--svg", "x.svg"), "name one with --network"),
+        (("--encoded", "44"), "a problem file has its own vertices"),
         (("--explain", "features.99"), "there is no such vertex"),
         (("--what-if", "edge-cloud=2Mbit"), 'write "link edge-cloud=2Mbit"'),
         (("--what-if", "link edge-cloud=2MB"), "write it as 2Mbit"),

@@ -40,8 +40,13 @@ def loaded() -> Callable[..., LoadedModel]:
     """Load a model once a session; `networks:NAME` is in `networks.py`."""
     kept: dict[ModelSpec, LoadedModel] = {}
 
-    def get(name: str, input: tuple[int, int, int] | None = None, weights: str = "random:0") -> LoadedModel:
-        spec = ModelSpec(name, weights, input)
+    def get(
+        name: str,
+        input: tuple[int, int, int] | None = None,
+        weights: str = "random:0",
+        encoded: int = 0,
+    ) -> LoadedModel:
+        spec = ModelSpec(name, weights, input, encoded)
         if spec not in kept:
             kept[spec] = load(spec)
         return kept[spec]
@@ -66,7 +71,7 @@ def run_split(
 
     def put(agent: AgentId, value: Value, tensor: torch.Tensor) -> None:
         spec = model.graph.spec(value)
-        assert (tuple(tensor.shape), f"torch.{spec.dtype}") == (spec.shape, str(tensor.dtype))
+        assert spec.admits(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
         have[agent][value] = tensor
         for to in programs[agent].forward.get(value, ()):
             put(to, value, cross(tensor))

@@ -22,6 +22,7 @@ from d3bed.core.regions import Region, Span
 from d3bed.core.tiles import Block, Grid, Tiling, largest_grid, map_size, tiling
 from d3bed.model import LoadedModel, compile_step, prepare_tiles
 from d3bed.model.export import export_module, flatten, normalise
+from d3bed.model.images import encoded, shipped
 from d3bed.model.tiles import Way
 from d3bed.model.vertices import vertices_of
 from d3bed.model.weights import randomise
@@ -205,6 +206,15 @@ def test_tiles_of_real_networks_make_the_bits_of_the_whole(
     plan = tiled_plan(model.graph, tilings)
     whole, joined = model.whole(image), split(model, plan, image)
     assert all(map(torch.equal, whole, joined))
+
+
+def test_tiles_of_a_network_that_takes_files_make_the_bits_of_the_whole(loaded: Loaded, split: Split) -> None:
+    model = loaded("resnet18", encoded=100_000)
+    file = encoded(shipped(jpeg=True)[0])
+    blocks = blocks_of(model.graph, 2)
+    assert model.graph.vertices[blocks[0].source.vertex].name == "decode"
+    plan = tiled_plan(model.graph, [even(model.graph, block, 2, 1) for block in blocks])
+    assert torch.equal(model.whole(file)[0], split(model, plan, file)[0])
 
 
 def test_one_ulp_in_any_halo_changes_the_result(loaded: Loaded, split: Split, photo: Photo) -> None:
