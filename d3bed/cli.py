@@ -206,7 +206,9 @@ def server(
 
     def ready(url: str) -> None:
         errors.print(f"dashboard: {url}", highlight=False)
-        address.write_text(url + "\n")
+        whole = address.with_suffix(".new")
+        whole.write_text(url + "\n")
+        whole.replace(address)  # who waits for the file must not find it empty
 
     plan = ServerSettings(
         data_dir=data_dir, pipelines=settings.pipelines, host=settings.host, port=settings.port, token=token

@@ -28,6 +28,7 @@ from d3bed.core.messages import (
     FramesAnswered,
     Heartbeat,
     LoadModel,
+    ModelSpec,
     SetSpeed,
     ShapeLink,
     StartSource,
@@ -524,6 +525,18 @@ async def test_model_is_loaded_with_the_pipelines_threads(lab: Lab) -> None:
     await lab.running()
     (load,) = [message for message in script.heard if isinstance(message, LoadModel)]
     assert load.threads == 1
+
+
+async def test_another_model_still_takes_what_the_camera_gives(
+    start_lab: StartLab, make_settings: MakeSettings
+) -> None:
+    lab = await start_lab(make_settings(model=ModelSpec("alexnet", encoded=44_000)))
+    (script, *_) = await lab.join(*ALL)
+    await lab.running()
+    await lab.post("api/pipelines/demo/model", {"model": "resnet18"})
+    await lab.until(lambda pipeline: pipeline["epoch"] == 2)
+    loads = [message.model for message in script.heard if isinstance(message, LoadModel)]
+    assert [(model.name, model.encoded) for model in loads] == [("alexnet", 44_000), ("resnet18", 44_000)]
 
 
 # ── conditions ────────────────────────────────────────────────────────────────────────────────────
