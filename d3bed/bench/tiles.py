@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -179,7 +180,10 @@ def _table(rows: list[dict[str, Any]], mbit_per_s: float, *, even: bool) -> Tabl
     table = Table(
         *("model", "nodes", "method", "alone ms", "tiled ms", "×", "target", "MB", "off by", "exact"),
         title=f"tiles at {mbit_per_s:g} Mbit/s, convolutional part",
-        caption="×: speed-up over one node; MB exchanged per frame; off by: the tiled part's prediction",
+        caption="×: speed-up over one node; MB exchanged a frame; off by: predicted part",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     for row in rows:
         target = TARGETS.get(row["model"], {}).get(row["nodes"]) if even and mbit_per_s == 1000 else None
