@@ -26,7 +26,7 @@ from d3bed.plan.problem import Problem, link_bytes
 from d3bed.plan.problem_file import near
 from d3bed.plan.solve import Solution, solve
 from d3bed.plan.timeline import Timeline, timeline
-from d3bed.plan.vsm import TileCosts, tileable_parts
+from d3bed.plan.vsm import PIECE_S, TileCosts, tileable_parts
 
 __all__ = ["TILED_STRATEGIES", "Choice", "Pin", "choose", "pinned"]
 
@@ -139,7 +139,7 @@ def choose(
     if not found:
         raise refusals[0]
     best = min(found, key=lambda entry: entry[:3])[3]
-    costs = TileCosts(graph, profiles, fixed_s or {})
+    costs = TileCosts(graph, profiles, fixed_s or {}, PIECE_S)
     if tiling != "none" and strategy in TILED_STRATEGIES:
         edges = [agent for agent, tier in agents.items() if tier is Tier.EDGE and agent in profiles]
         tiles = _Tiles(costs, rates, edges, tiling, frozenset(untiled))
@@ -156,7 +156,9 @@ def _kept_s(
 ) -> float | None:
     """Predicted latency of a plan that is there already."""
     try:
-        seen = timeline(costs.graph, current.plan, current.route, costs.times_s, rates, costs.tile_s)
+        seen = timeline(
+            costs.graph, current.plan, current.route, costs.times_s, rates, costs.tile_s, costs.piece_s
+        )
     except (PlanInfeasible, KeyError):
         return None
     return seen.latency_s
@@ -229,7 +231,15 @@ def _tiled(
         before = choice.plan.tiers
         blocks, times_s = tiles.of(choice.plan.segment(Tier.EDGE), owner)
         plan = msgspec.structs.replace(choice.plan, tiles=blocks)
-        seen = timeline(graph, plan, choice.agents, tiles.costs.times_s, tiles.rates, tiles.costs.tile_s)
+        seen = timeline(
+            graph,
+            plan,
+            choice.agents,
+            tiles.costs.times_s,
+            tiles.rates,
+            tiles.costs.tile_s,
+            tiles.costs.piece_s,
+        )
         if blocks and seen.latency_s < best.timeline.latency_s:
             best = msgspec.structs.replace(choice, plan=plan, timeline=seen)
     return best

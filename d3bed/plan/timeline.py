@@ -71,12 +71,14 @@ def timeline(
     times_s: Mapping[AgentId, Sequence[float]],
     links: Mapping[tuple[AgentId, AgentId], LinkRate],
     tile_s: Callable[[AgentId, Tile], float] | None = None,
+    piece_s: float = 0.0,
 ) -> Timeline:
-    """Play one frame; `times_s` per vertex, `links` by (from, to), `tile_s` for plans with tiles.
+    """Play one frame; `times_s` per vertex, `links` by (from, to), `tile_s` and `piece_s` for plans with
+    tiles, as in `TileCosts`.
 
     Raises `PlanInfeasible` naming an agent or link that the plan needs and that has no numbers.
     """
-    frame = _Frame(graph, programs_for(graph, plan, route), times_s, links, tile_s)
+    frame = _Frame(graph, programs_for(graph, plan, route), times_s, links, tile_s, piece_s)
     frame.play(route[Tier.DEVICE])
     edge_s = [frame.busy_s[agent] for agent in frame.programs if agent not in route.values()]
     compute_s = {tier: frame.busy_s[agent] for tier, agent in route.items()}
@@ -96,6 +98,7 @@ class _Frame:
         times_s: Mapping[AgentId, Sequence[float]],
         links: Mapping[tuple[AgentId, AgentId], LinkRate],
         tile_s: Callable[[AgentId, Tile], float] | None,
+        piece_s: float,
     ) -> None:
         self.graph, self.programs, self.times_s, self.links, self.tile_s = (
             graph,
@@ -112,6 +115,8 @@ class _Frame:
         self.missing = set(graph.results)
         self.answered_s = 0.0
         self.tiled_s: dict[tuple[int, int], float] = {}
+        self.piece_s = piece_s
+        self.loop_free_s = dict.fromkeys(programs, 0.0)
         self.spans: list[StageSpan] = []
         self.busy_s: dict[str, float] = dict.fromkeys(programs, 0.0)
         #: What happens when: (time, sequence number, what, where, link, values).
@@ -132,6 +137,9 @@ class _Frame:
                     continue
                 if what == "computed":
                     self.idle[agent] = True
+                if what == "arrived" and (handled_s := self._handled(agent, now_s, values[0])) > now_s:
+                    self._at(handled_s, "handled", agent, values)
+                    continue
                 for value in values:
                     self._have(now_s, agent, value)
             for agent in self.programs:
@@ -204,8 +212,17 @@ class _Frame:
         self.sending.add(link)
         if taken_s > 0:
             self._span(f"{here}→{there}", now_s, taken_s, value.vertex, value.vertex)
-        self._at(now_s + taken_s, "sent", there, link=link)
-        self._at(now_s + taken_s + rate.latency_s, "arrived", there, (value,))
+        begin_s = self._handled(here, now_s, value)
+        self._at(begin_s + taken_s, "sent", there, link=link)
+        self._at(begin_s + taken_s + rate.latency_s, "arrived", there, (value,))
+
+    def _handled(self, agent: AgentId, when_s: float, value: Value) -> float:
+        """When an agent's event loop is done with a value that it sends or receives. Whole ones are few and
+        large; pieces of tiles are many and small, and wait for each other."""
+        if value.whole == value:
+            return when_s
+        self.loop_free_s[agent] = max(when_s, self.loop_free_s[agent]) + self.piece_s
+        return self.loop_free_s[agent]
 
     def _span(
         self, stage: str, start_s: float, taken_s: float, first: int, last: int, tile: Tile | None = None

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from d3bed.plan.vsm.costs import TileCosts
+from d3bed.plan.vsm.costs import PIECE_S, TileCosts
 from d3bed.plan.vsm.methods import METHODS
 from d3bed.plan.vsm.parts import Part, tileable_parts
 
-__all__ = ["METHODS", "Part", "TileCosts", "tileable_parts"]
+__all__ = ["PIECE_S", "METHODS", "Part", "TileCosts", "tileable_parts"]

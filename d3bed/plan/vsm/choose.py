@@ -273,6 +273,7 @@ class _Search:
         method: str,
     ) -> None:
         self.part, self.team, self.found, self.method = part, team, found, method
+        self.piece_s = costs.piece_s
         self.tables = _Tables(graph, part, team, costs, found)
         times_s = costs.times_s[team[0]]
         self.sections_s = [
@@ -339,7 +340,8 @@ class _Search:
         tables, count = self.tables, self.tables.tiles[border]
         rows, columns = (s.length[b[:count]] for s, b in zip(tables.takes[border], tables.bands, strict=True))
         nbytes = rows * columns * tables.per_position[border]
-        sent_s = self._sent_s(0, tables.agents[:count], nbytes)
+        agents = tables.agents[:count]
+        sent_s = self._sent_s(0, agents, nbytes) + self.piece_s * np.where(agents > 0, agents + 1, 0)
         return tables.latest(sent_s + tables.computing_s[border], border)
 
     def _exchanged_s(self, border: int, candidate: int) -> _Seconds:
@@ -350,13 +352,16 @@ class _Search:
         )
         nbytes = (rows[:, None] * columns).reshape(-1, count) * tables.per_position[border]
         sent_s = self._sent_s(np.arange(len(nbytes))[:, None], tables.agents[:count], nbytes)
-        return tables.latest(sent_s.max(axis=0) + tables.computing_s[border], border)
+        pieces = (nbytes > 0) & (np.arange(len(nbytes))[:, None] != tables.agents[:count])
+        handled_s = self.piece_s * 2 * pieces.sum(axis=0)  # an agent sends about as many as it receives
+        return tables.latest(sent_s.max(axis=0) + handled_s + tables.computing_s[border], border)
 
     def _gather_s(self, candidate: int) -> float:
         rows, columns = (held.length for held in self.tables.held[candidate])
         nbytes = (rows[:, None] * columns).ravel() * self.tables.per_position[self.found[candidate].last]
         ways = np.arange(len(nbytes))
-        return float(np.max(self.latency_s[ways, 0] + nbytes * self.per_byte_s[ways, 0]))
+        sent_s = self.latency_s[ways, 0] + nbytes * self.per_byte_s[ways, 0]
+        return float(np.max(sent_s)) + self.piece_s * len(ways)
 
     def _blocks(self) -> tuple[TiledBlock, ...]:
         blocks: list[TiledBlock] = []
