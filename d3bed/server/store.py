@@ -148,8 +148,18 @@ class Store:
             raise sqlite3.DatabaseError(f"it has version {version}, this d3bed knows {_VERSION}")
         database.executescript(_SCHEMA)
         database.execute(f"PRAGMA user_version={_VERSION}")
+        self._end_open_runs()
         self._prune()
         database.commit()
+
+    def _end_open_runs(self) -> None:
+        """Runs that a server left open when it was killed ended with the last sign of life in the store."""
+        last = "(SELECT max(at_s) FROM (SELECT at_s FROM events UNION SELECT at_s FROM measurements))"
+        ended = f"max(started_s, coalesce({last}, started_s))"
+        self._database.execute(
+            f"UPDATE runs SET ended_s = {ended},"
+            f" view = json_set(view, '$.ended_s', {ended}, '$.cut', json('true')) WHERE ended_s IS NULL"
+        )
 
     def _meta(self, key: str) -> int:
         found = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()

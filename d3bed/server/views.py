@@ -306,7 +306,8 @@ class RunReport(msgspec.Struct, frozen=True):
 
 
 class RunView(msgspec.Struct, frozen=True):
-    """One run of a source; `ended_s` is None while it goes on (or if the server died in it)."""
+    """One run of a source; `ended_s` is None while it goes on. With `cut` the server died in it, and it ends
+    with the last that the store knows of that time."""
 
     id: str
     pipeline: PipelineId
@@ -316,6 +317,7 @@ class RunView(msgspec.Struct, frozen=True):
     strategy: str
     network: str
     frames: FramesView
+    cut: bool = False
 
 
 def graph_view(graph: Graph) -> GraphView:

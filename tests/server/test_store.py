@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -43,6 +44,23 @@ def test_rows_are_there_again_after_closing(tmp_path: Path) -> None:
     assert (store.boot, store.last_epoch) == (2, Epoch(7))
     (row,) = store.read("SELECT * FROM plans")
     assert (row["pipeline"], row["route"]) == ("demo", '{"device":"pi-1"}')
+    store.close()
+
+
+def test_a_run_that_a_killed_server_left_open_ends_with_the_last_sign_of_life(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number, ended_s in ((1, 12.0), (2, None)):
+        view = {"id": f"r{number}", "ended_s": ended_s}
+        store.put("runs", {"id": f"r{number}", "started_s": 10.0, "ended_s": ended_s, "view": view})
+    store.put("events", {"at_s": 34.5, "cause_id": "c", "kind": "note", "data": {}})
+    store.close()
+    store = Store(tmp_path)
+    rows = store.read("SELECT ended_s, view FROM runs ORDER BY id")
+    assert [row["ended_s"] for row in rows] == [12.0, 34.5]
+    assert [json.loads(row["view"]) for row in rows] == [
+        {"id": "r1", "ended_s": 12.0},
+        {"id": "r2", "ended_s": 34.5, "cut": True},
+    ]
     store.close()
 
 
