@@ -109,9 +109,10 @@ class Testbed:
         return await self._settled()
 
     async def _settled(self) -> dict[str, Any]:
+        """The pipeline's view once a plan is in force; where no frames flow, one from measured times."""
         while True:
             view = await self._view()
-            if view["phase"] in ("idle", "running"):
+            if view["phase"] == "running" or (view["phase"] == "idle" and not view["guessed"]):
                 return view
             if view["phase"] == "failed":
                 raise SwitchFailed(str(view["phase_text"]))

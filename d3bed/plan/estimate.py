@@ -127,6 +127,11 @@ class ProfileCorrection:
             for old in [s for s, ratios in self._ratios.items() if ratios.last_s < since_s]:
                 del self._ratios[old], self._profiled_s[old]
 
+    def forget(self, graph: str) -> None:
+        """The profile of the graph with this digest is another one now."""
+        for segment in [s for s in self._ratios if s.graph == graph]:
+            del self._ratios[segment], self._profiled_s[segment]
+
     def factor(self, now: float) -> Factor | None:
         """Of the agent as a whole; None where nothing is known, or nothing recent."""
         counted = self._counted()

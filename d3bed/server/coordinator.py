@@ -40,7 +40,6 @@ from d3bed.core.messages import (
     Transferred,
     Welcome,
 )
-from d3bed.plan import ProfileCorrection
 from d3bed.server.events import (
     AgentJoined,
     AgentLost,
@@ -60,8 +59,8 @@ from d3bed.server.events import (
     StopRun,
     Ticked,
 )
-from d3bed.server.pipeline import Pipeline, Start
-from d3bed.server.runs import Run
+from d3bed.server.pipeline import Pipeline
+from d3bed.server.runs import Run, Start
 from d3bed.server.settings import ServerSettings
 from d3bed.server.traffic import Traffic
 from d3bed.server.views import FrameView, PipelineView, RunReport, StateView
@@ -273,6 +272,7 @@ class Coordinator:
             case ModelFailed(model, problem):
                 record.due.pop(("load", model), None)
                 record.due.pop(("profile", model), None)
+                record.predicted.pop(model, None)  # or it would be asked to measure it again and again
                 for pipe in self._pipelines_of(record):
                     if pipe.wish is not None and pipe.wish.model == model:
                         pipe.give_up(f"{agent} could not load or profile {model.name}: {problem}")
@@ -333,7 +333,7 @@ class Coordinator:
         guess_s = sum(record.predicted[model]) if record.is_guessed(model) else 0.0
         record.profiles[model] = message.times_s
         if guess_s:
-            record.correction = ProfileCorrection()  # what it said was about the prediction
+            record.correction.forget(loaded.graph.digest)  # it was about the prediction
             for pipe in self._pipelines_of(record):
                 pipe.profiled(agent, model, guess_s / sum(message.times_s) - 1)
         if len(message.fixed_s) == len(message.times_s):

@@ -45,8 +45,7 @@ class PlannedEpoch:
 
     `choice` is the planner's answer: the plan, its route, what is predicted. `moved` counts vertices
     against the epoch before, if that had the same model. `connections` are those of the agents that take
-    part when it was decided: an agent that came back under another one knows nothing of this epoch. Times
-    on those that are `guessed` were predicted, not measured.
+    part when it was decided: an agent that came back under another one knows nothing of this epoch.
     """
 
     pipeline: PipelineId
@@ -56,10 +55,8 @@ class PlannedEpoch:
     choice: Choice
     moved: int
     connections: dict[AgentId, int]
-    profiles: dict[Tier, tuple[float, ...]]
     due_s: float
     basis: Basis
-    guessed: tuple[AgentId, ...] = ()
     ready: set[AgentId] = field(default_factory=set)
     activated_at: float | None = None
     #: Whether a node or link that it needs was lost: its unanswered frames must run again.

@@ -35,25 +35,18 @@ from d3bed.plan import Basis, Choice, Patience, changes, judge
 from d3bed.server.distrust import Distrust
 from d3bed.server.epochs import PlannedEpoch, Wish
 from d3bed.server.events import ComputePlan
-from d3bed.server.runs import Run
+from d3bed.server.runs import Run, Start
 from d3bed.server.settings import PipelineSettings
 from d3bed.server.views import Phase
 from d3bed.server.world import LinkRecord, World
 
-__all__ = ["PREPARE_S", "SETTLE_S", "Pipeline", "Start"]
+__all__ = ["PREPARE_S", "SETTLE_S", "Pipeline"]
 
 #: How long agents may take to prepare an epoch.
 PREPARE_S = 120.0
 EPOCHS_KEPT = 100
 #: A run shows as running for this long after its end: then all agents' batches have come.
 SETTLE_S = 0.6
-
-
-class Start(msgspec.Struct, frozen=True):
-    """A run that was asked for and waits for an active epoch."""
-
-    frames: int | None
-    in_flight: int
 
 
 class Pipeline:
@@ -94,6 +87,13 @@ class Pipeline:
     def target(self) -> Wish | None:
         """What is, or is about to be, in force: the wish, else the active epoch's."""
         return self.wish or (self.active.wish if self.active else None)
+
+    @property
+    def guessed(self) -> tuple[AgentId, ...]:
+        """The members whose times for the active model are predicted, not measured."""
+        agents = self.world.agents
+        model = self.active.wish.model if self.active else None
+        return tuple(a for a in self.members if model is not None and agents[a].is_guessed(model))
 
     @property
     def is_running(self) -> bool:
@@ -304,8 +304,6 @@ class Pipeline:
             choice=choice,
             moved=len(choice.plan.moved(active.plan)) if active and same_model else 0,
             connections=connections,
-            profiles={t: self.world.agents[a].times_s(wish.model) or () for t, a in route.items()},
-            guessed=tuple(a for a in choice.participants if self.world.agents[a].is_guessed(wish.model)),
             due_s=self.world.now + PREPARE_S,
             basis=self._basis,
         )
@@ -365,8 +363,8 @@ class Pipeline:
         abandoned = tuple(old.number for old in self.draining.values() if old.broken)
         self.world.send(self.settings.device, Activate(self.settings.id, number, abandoned))
         predicted = f"predicted {1000 * epoch.predicted_s:.0f} ms a frame"
-        if epoch.guessed:
-            predicted += f" (times on {', '.join(epoch.guessed)} are predicted from other networks)"
+        if guessed := self.guessed:
+            predicted += f" (times on {', '.join(guessed)} are predicted from other networks)"
         self._say(f"{epoch.wish.cause} → epoch {number}: {epoch.sentence()}; {predicted}", epoch.wish)
         if self.run is not None and self.is_running:
             self.run.epochs.append(epoch)
@@ -468,21 +466,20 @@ class Pipeline:
         """Once no frames flow, have agents measure what was predicted for the active plan."""
         if self.active is None or self.wish is not None or self.is_running:
             return
-        model = self.active.wish.model
-        for agent in self.members:
-            if self.world.agents[agent].is_guessed(model):
-                self.world.order_profile(agent, model)
+        for agent in self.guessed:
+            self.world.order_profile(agent, self.active.wish.model)
 
     def profiled(self, agent: AgentId, model: ModelSpec, off: float) -> None:
         """An agent has measured what was predicted, and the prediction was `off` by that share."""
         self.world.note(
             f"{agent} has measured {model.name}: its time was predicted {off:+.1%} off",
             pipeline=self.settings.id,
+            cause_id=self.active.wish.cause_id if self.active else None,
         )
         active = self.active
         if active is None or self.wish is not None or active.wish.model != model:
             return
-        if not any(self.world.agents[a].is_guessed(model) for a in self.members):
+        if not self.guessed:
             self.wish = msgspec.structs.replace(
                 active.wish,
                 cause=f"{model.name} is measured now",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from d3bed.core.ids import PipelineId, Tier
 from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.statistics import RunStatistics
@@ -20,7 +22,14 @@ from d3bed.server.views import (
 )
 from d3bed.server.world import AgentRecord
 
-__all__ = ["Run"]
+__all__ = ["Run", "Start"]
+
+
+class Start(msgspec.Struct, frozen=True):
+    """A run that was asked for and waits for an active epoch."""
+
+    frames: int | None
+    in_flight: int
 
 
 @dataclass

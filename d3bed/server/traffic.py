@@ -17,8 +17,8 @@ from d3bed.plan import Segment
 from d3bed.plan.vsm import TileCosts
 from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.frames import FrameTracker
-from d3bed.server.pipeline import Pipeline, Start
-from d3bed.server.runs import Run
+from d3bed.server.pipeline import Pipeline
+from d3bed.server.runs import Run, Start
 from d3bed.server.tiles import tile_reports
 from d3bed.server.views import (
     EpochView,
@@ -211,8 +211,8 @@ class Traffic:
             plan_text=epoch.text if epoch else None,
             route=epoch.route if epoch else {},
             graph=self._draw(graph) if graph else None,
-            profile_s=epoch.profiles if epoch else {},
-            guessed=epoch.guessed if epoch else (),
+            profile_s=self._profiles(epoch) if epoch else {},
+            guessed=pipe.guessed,
             predicted=PredictionView(epoch.predicted_s, dict(epoch.choice.timeline.compute_s))
             if epoch
             else None,
@@ -245,6 +245,11 @@ class Traffic:
         if self._tiled is None or self._tiled[0] != epoch.number:
             self._tiled = (epoch.number, tile_reports(epoch))
         return self._tiled[1]
+
+    def _profiles(self, epoch: PlannedEpoch) -> dict[Tier, tuple[float, ...]]:
+        """Seconds per vertex on the agents of the route, as far as they are known."""
+        found = {t: self._world.agents[a].times_s(epoch.wish.model) for t, a in epoch.route.items()}
+        return {tier: times_s for tier, times_s in found.items() if times_s is not None}
 
     def _is_slowed(self) -> bool:
         agents = self._world.agents

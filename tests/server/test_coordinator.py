@@ -250,7 +250,7 @@ def test_a_model_of_known_operators_is_planned_at_once_and_measured_when_no_fram
     stage.submit(ChangeModel(DEMO, ModelSpec("vgg16")))
     assert stage.active == 2 and stage.phase == "running"
     view = stage.coordinator.view(DEMO)
-    assert set(view.guessed) == {DEVICE, EDGE_1, CLOUD} == set(view.route.values())
+    assert set(view.guessed) == set(stage.scripts)
     assert view.profile_s[Tier.CLOUD][1:] == pytest.approx((0.005,) * 3, rel=0.3)
     assert "predicted from other networks" in stage.notes("info")[-1]
     stage.tick(2.0)
@@ -262,6 +262,22 @@ def test_a_model_of_known_operators_is_planned_at_once_and_measured_when_no_fram
     said = stage.notes("info")
     assert any("pi-1 has measured vgg16: its time was predicted" in text for text in said)
     assert "vgg16 is measured now: epoch 2 kept, because the plan is the same" in said[-1]
+    view = stage.coordinator.view(DEMO)
+    assert view.guessed == () and view.profile_s[Tier.CLOUD] == (0.0, 0.005, 0.005, 0.005)
+
+
+def test_a_background_measurement_that_fails_is_not_asked_for_again_and_again(stage: Stage) -> None:
+    stage.join_all()
+    stage.submit(ChangeModel(DEMO, ModelSpec("vgg16")), StopRun(DEMO))
+    stage.end_source(2, 2)
+    for script in stage.scripts.values():
+        script.silent.add(ProfileModel)
+    stage.tick(1.0)
+    asked = len(stage.heard(CLOUD, ProfileModel))
+    stage.say(CLOUD, ModelFailed(ModelSpec("vgg16"), "out of memory"))
+    stage.tick(2.0)
+    assert len(stage.heard(CLOUD, ProfileModel)) == asked
+    assert stage.active == 2 and CLOUD not in stage.coordinator.view(DEMO).guessed
 
 
 def test_pins_go_by_model(make_stage: MakeStage) -> None:
