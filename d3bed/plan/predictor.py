@@ -4,8 +4,8 @@ Decides from shapes and earlier profiles alone; it must not know agents, files o
 stands for one agent: one fingerprint, thread count and speed.
 
 Per class of operator, seconds are a non-negative combination of five causes: a fixed share per call,
-FLOPs, bytes read, bytes made, and bytes of weights (which oneDNN reorders on every call, whatever the
-map's size: a tile pays them in full). Residuals count relative to the measured time, so that short
+FLOPs, bytes read, bytes made, and bytes of weights (which are read on every call, whatever the map's size:
+a tile pays them in full). Residuals count relative to the measured time, so that short
 vertices weigh as much as long ones. The classes of a convolution are 1×1, larger, grouped; they differ
 in kernel, not only in size. A class with fewer than `LEAST_SAMPLES` samples, or one never seen, takes
 the coefficients of its kind, else those of all vertices with weights (or without), else those of all.

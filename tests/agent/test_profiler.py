@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,6 @@ from d3bed.model import LoadedModel, load
 
 KEY = ("0123456789abcdef", "torch x, 1 thread", 1)
 PROFILE = Profile((0.0, 0.25, 1e-05), (0.0, 0.125, 0.0))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

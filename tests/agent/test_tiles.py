@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,14 +35,6 @@ DEVICE, EDGE, CLOUD = (AgentId(name) for name in ("pi", "edge-1", "vm"))
 ROUTE = {Tier.DEVICE: DEVICE, Tier.EDGE: EDGE, Tier.CLOUD: CLOUD}
 HELPERS = (AgentId("edge-2"), AgentId("edge-3"))
 EDGES = (EDGE, *HELPERS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
