@@ -203,7 +203,7 @@ class Api:
 
     async def start(self, id: str, body: RunOrder) -> Accepted:
         pipeline = self._coordinator.pipelines[self._known(id)]
-        if pipeline.is_running:
+        if pipeline.stream.is_running:
             raise ApiError(409, f"pipeline {id}: a run is under way; stop it first")
         in_flight = body.in_flight or pipeline.settings.in_flight
         return self._order(StartRun(pipeline.settings.id, body.frames, in_flight))

@@ -134,9 +134,10 @@ class Coordinator:
             case ChangeModel(pipeline, model):
                 self.pipelines[pipeline].want(f"model {model.name} chosen", model=model)
             case StartRun(pipeline, frames, in_flight):
-                self.pipelines[pipeline].begin_run(Start(frames, in_flight))
+                pipe = self.pipelines[pipeline]
+                pipe.stream.begin(Start(frames, in_flight), pipe.active)
             case StopRun(pipeline):
-                self.pipelines[pipeline].stop_run()
+                self.pipelines[pipeline].stream.stop()
             case ChangeLink(source, target, shape):
                 self._shape_link(source, target, shape)
             case ChangeSpeed(agent, speed):
@@ -358,13 +359,13 @@ class Coordinator:
 
     def runs(self) -> list[Run]:
         """The latest run of each pipeline."""
-        return [p.run for p in self.pipelines.values() if p.run is not None]
+        return [p.stream.run for p in self.pipelines.values() if p.stream.run is not None]
 
     def report(self, run: str) -> RunReport | None:
         """Of one of `runs`; None for older ones, which are in the store."""
         for pipe in self.pipelines.values():
-            if pipe.run is not None and pipe.run.id == run:
-                return self._traffic[pipe.settings.id].report(pipe.run)
+            if pipe.stream.run is not None and pipe.stream.run.id == run:
+                return self._traffic[pipe.settings.id].report(pipe.stream.run)
         return None
 
     def snapshot(self) -> StateView:

@@ -95,6 +95,10 @@ class PlannedEpoch:
         """All that take part: those of the route, and edge agents that help with tiles."""
         return self.choice.participants
 
+    def needs(self, *agents: AgentId) -> bool:
+        """Whether frames cannot be finished without these, or a link between them: not so for tiles."""
+        return set(agents) <= set(self.route.values())
+
     @cached_property
     def _programs(self) -> dict[AgentId, Program]:
         return programs_for(self.graph, self.plan, self.route)

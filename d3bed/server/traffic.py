@@ -96,7 +96,7 @@ class Traffic:
             record.correction.observe(segment, span.end_s - span.start_s, profiled_s, self._world.now)
 
     def transferred(self, agent: AgentId, transfers: Iterable[Transfer]) -> None:
-        run = self._pipeline.run
+        run = self._pipeline.stream.run
         for transfer in transfers:
             ends = (agent, transfer.peer)
             link = self._world.links.setdefault(ends, LinkRecord())
@@ -108,28 +108,27 @@ class Traffic:
                 run.unsaved = True
 
     def source_ended(self, sent: int, answered: int) -> None:
-        run = self._pipeline.run
+        run = self._pipeline.stream.run
         if run is None or run.ended_s is not None:
             return
         run.numbers.sent = sent
         run.numbers.lost = 0 if run.stopped else max(0, sent - answered)
-        self._pipeline.end_run()
+        self._pipeline.stream.end()
         self._note(
             f"run {run.id} {'stopped' if run.stopped else 'ended'}: {answered} of {sent} frames answered",
             error=run.numbers.lost > 0,
         )
 
     def _run_now(self) -> Run:
-        run, pipe = self._pipeline.run, self._pipeline
-        if run is not None and pipe.is_counting:
+        run, pipe = self._pipeline.stream.run, self._pipeline
+        if run is not None and pipe.stream.is_counting:
             return run
-        pipe.start = None
-        return pipe.open_run(Start(None, pipe.settings.in_flight))
+        return pipe.stream.open(Start(None, pipe.settings.in_flight), pipe.active)
 
     def _count_compute(self, tier: Tier, compute_s: float) -> None:
-        if self._pipeline.run is not None:
-            self._pipeline.run.numbers.add_compute(tier, compute_s)
-            self._pipeline.run.unsaved = True
+        if self._pipeline.stream.run is not None:
+            self._pipeline.stream.run.numbers.add_compute(tier, compute_s)
+            self._pipeline.stream.run.unsaved = True
 
     def _steps_of(self, number: Epoch) -> Mapping[AgentId, int]:
         epoch = self._pipeline.epochs.get(number)
@@ -161,7 +160,7 @@ class Traffic:
 
     def save_run(self) -> None:
         """Store the latest run as it is now, if it changed."""
-        run = self._pipeline.run
+        run = self._pipeline.stream.run
         if run is None or not run.unsaved:
             return
         run.unsaved = False
@@ -177,8 +176,8 @@ class Traffic:
 
     def judge_links(self) -> None:
         """Once a run is over: say which links were not as fast as they were meant to be."""
-        run = self._pipeline.run
-        if run is None or run.judged or self._pipeline.is_counting:
+        run = self._pipeline.stream.run
+        if run is None or run.judged or self._pipeline.stream.is_counting:
             return
         run.judged = True
         for (source, target), traffic in run.numbers.traffic.items():
@@ -194,7 +193,7 @@ class Traffic:
 
     def view(self, before: PipelineView | None) -> PipelineView:
         """The pipeline as it is now; with `before`, its running numbers are taken from there."""
-        pipe, epoch, run = self._pipeline, self._pipeline.active, self._pipeline.run
+        pipe, epoch, run = self._pipeline, self._pipeline.active, self._pipeline.stream.run
         target = pipe.target
         phase, phase_text = pipe.phase
         graph = self._graph()

@@ -195,9 +195,9 @@ def test_source_that_outlived_the_server_gets_a_run(make_stage: MakeStage) -> No
     stage = make_stage(last_epoch=5)
     stage.join(DEVICE, EDGE_1, CLOUD)
     pipeline = stage.coordinator.pipelines[DEMO]
-    assert pipeline.run is None
+    assert pipeline.stream.run is None
     stage.say_answer_of_unknown_epoch(7)
-    assert pipeline.run is not None and pipeline.is_running
+    assert pipeline.stream.run is not None and pipeline.stream.is_running
     stage.join(AgentId("edge-2"))
     assert stage.active == 8
     assert stage.starts == 0

@@ -1,0 +1,92 @@
+"""What a plan must know of the agents of a pipeline, and the orders that fetch what is not known.
+
+Pure. Models are loaded, their graphs agree, times are profiled (or predicted), links are measured: each
+step says what it waits for, or None. Called again after every event, it orders nothing twice. It must
+not know what is wanted, or what the plan will be.
+"""
+
+from __future__ import annotations
+
+from d3bed.core.ids import AgentId, Tier
+from d3bed.core.messages import ModelSpec, Peer
+from d3bed.server.settings import PipelineSettings
+from d3bed.server.views import Phase
+from d3bed.server.world import LinkRecord, World
+
+__all__ = ["Groundwork", "Stage"]
+
+#: What a pipeline is at, and of whom or what it waits.
+Stage = tuple[Phase, str]
+
+
+class Groundwork:
+    """Of one pipeline. `members` are always those of its agents that are to be planned with."""
+
+    def __init__(self, settings: PipelineSettings, world: World) -> None:
+        self._settings = settings
+        self._world = world
+
+    def load(self, model: ModelSpec, members: dict[AgentId, Tier]) -> Stage | None:
+        waiting = [agent for agent in members if model not in self._world.agents[agent].loaded]
+        for agent in waiting:
+            self._world.order_load(agent, model, self._settings.threads)
+        return ("loading", f"{', '.join(waiting)} load {model.name}") if waiting else None
+
+    def disagreement(self, model: ModelSpec, members: dict[AgentId, Tier]) -> str | None:
+        """Vertex numbers mean the same everywhere only if all exported equal graphs."""
+        holders: dict[str, list[AgentId]] = {}
+        for agent in members:
+            holders.setdefault(self._world.agents[agent].loaded[model].graph.digest, []).append(agent)
+        if len(holders) == 1:
+            return None
+        parts = [f"{', '.join(agents)} have {digest}" for digest, agents in holders.items()]
+        return f"the graphs of {model.name} differ: {'; '.join(parts)}; install equal versions"
+
+    def profile(self, model: ModelSpec, members: dict[AgentId, Tier]) -> Stage | None:
+        """Where an agent has profiled other networks, their prediction will do until no frames flow."""
+        records = {agent: self._world.agents[agent] for agent in members}
+        waiting = [a for a, r in records.items() if model not in r.profiles and not r.predict(model)]
+        for agent in waiting:
+            self._world.order_profile(agent, model)
+        return ("profiling", f"{', '.join(waiting)} measure {model.name}") if waiting else None
+
+    def measure(self, members: dict[AgentId, Tier], *, busy: bool) -> Stage | None:
+        """Links that are not known; unless `busy` with frames, also those of which nothing was heard for
+        long."""
+        waiting = []
+        for agent in members:
+            peers = []
+            for peer in self._peers(agent, members):
+                link = self._world.links.setdefault((agent, peer.agent), LinkRecord())
+                stale = link.measured is not None and link.estimator.probe_due(self._world.now)
+                if not link.known or (stale and not busy):
+                    peers.append(peer)
+            if peers:
+                waiting.append(agent)
+                self._world.order_links(agent, tuple(peers))
+        return ("measuring", f"{', '.join(waiting)} measure links") if waiting else None
+
+    def measure_out_of_sight(self, members: dict[AgentId, Tier]) -> None:
+        """While frames flow: links that nothing has crossed, and nobody has measured, for long."""
+        for agent in members:
+            peers = [p for p in self._peers(agent, members) if self._is_out_of_sight(agent, p.agent)]
+            if peers:
+                self._world.order_links(agent, tuple(peers))
+
+    def _is_out_of_sight(self, source: AgentId, target: AgentId) -> bool:
+        link = self._world.links.get((source, target))
+        return (
+            link is None
+            or not link.known
+            or (link.measured is not None and link.estimator.probe_due(self._world.now))
+        )
+
+    def _peers(self, agent: AgentId, members: dict[AgentId, Tier]) -> tuple[Peer, ...]:
+        """Whom `agent` may have to send to."""
+        others = self._settings.neighbours(agent, members)
+        return tuple(self.peer(agent, members[agent], other, members[other]) for other in others)
+
+    def peer(self, agent: AgentId, tier: Tier, other: AgentId, there: Tier) -> Peer:
+        """The link from `agent` to `other`, as `agent` is told of it."""
+        shape = self._world.shapes.get((agent, other)) or self._settings.shape(tier, there)
+        return Peer(other, there, self._world.agents[other].register.data_address, shape)

@@ -1,0 +1,91 @@
+"""The frames of one pipeline: when its source runs, and which run counts them. Pure.
+
+A run is asked for (`begin`) and starts with the first active epoch; it ends when its frames are sent, when
+it is stopped, or when its device is lost: then what is left of it waits for the device to come back.
+"""
+
+from __future__ import annotations
+
+from d3bed.core.messages import StartSource, StopSource
+from d3bed.server.epochs import PlannedEpoch
+from d3bed.server.runs import Run, Start
+from d3bed.server.settings import PipelineSettings
+from d3bed.server.world import World
+
+__all__ = ["SETTLE_S", "Stream"]
+
+#: A run shows as running for this long after its end: then all agents' batches have come.
+SETTLE_S = 0.6
+
+
+class Stream:
+    """`run` is the latest one; `start` the one that waits for an active epoch."""
+
+    def __init__(self, settings: PipelineSettings, world: World) -> None:
+        self._settings, self._world = settings, world
+        self.run: Run | None = None
+        self.start = Start(settings.frames, settings.in_flight) if settings.autostart else None
+        self._runs = 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the source is producing frames."""
+        return self.run is not None and self.run.ended_s is None
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether a run is under way, or may still get late batches of other agents than the device."""
+        run = self.run
+        return run is not None and (run.ended_s is None or self._world.now - run.ended_s < SETTLE_S)
+
+    def begin(self, start: Start, active: PlannedEpoch | None) -> None:
+        """Start the source, or note that it shall start with the first active epoch."""
+        if active is None:
+            self.start = start
+            return
+        self.open(start, active)
+        message = StartSource(self._settings.id, start.frames, start.in_flight)
+        self._world.send(self._settings.device, message)
+
+    def open(self, start: Start, active: PlannedEpoch | None) -> Run:
+        """Begin to count; also for a source that was running before the server (re)started."""
+        self.start = None
+        self._runs += 1
+        self.run = Run(
+            id=f"{self._settings.id}-{self._world.boot}-{self._runs}",
+            pipeline=self._settings.id,
+            network=self._settings.network,
+            started_s=self._world.now,
+            frames_wanted=start.frames,
+            in_flight=start.in_flight,
+            epochs=[active] if active else [],
+        )
+        return self.run
+
+    def activated(self, epoch: PlannedEpoch) -> None:
+        """Frames that start from now on run under `epoch`."""
+        if self.run is not None and self.is_running:
+            self.run.epochs.append(epoch)
+        elif self.start is not None:
+            self.begin(self.start, epoch)
+
+    def stop(self) -> None:
+        self.start = None
+        if self.run is not None and self.is_running:
+            self.run.stopped = True
+            self._world.send(self._settings.device, StopSource(self._settings.id))
+
+    def end(self) -> None:
+        if self.run is not None and self.run.ended_s is None:
+            self.run.ended_s = self._world.now
+            self.run.unsaved = True
+
+    def lose_device(self) -> None:
+        """The run ends; what is left of it starts when the device is back."""
+        if self.run is None or not self.is_running:
+            return
+        left = self.run.frames_wanted
+        if left is not None:
+            left = max(0, left - self.run.numbers.answered)
+        self.start = Start(left, self.run.in_flight) if left != 0 else None
+        self.end()

@@ -1,0 +1,104 @@
+"""How one plan epoch of a pipeline follows another: prepare → ready from all → activate → drain → retire.
+
+Pure. It keeps the epochs and moves them through their table of states, records each move, and tells agents
+to forget what is over. Which epoch is to come, and why, `pipeline` decides.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from d3bed.core.epochs import EpochState
+from d3bed.core.ids import AgentId, Epoch, PipelineId
+from d3bed.core.messages import Activate, Retire
+from d3bed.server.epochs import PlannedEpoch
+from d3bed.server.world import World
+
+__all__ = ["EPOCHS_KEPT", "Succession"]
+
+EPOCHS_KEPT = 100
+
+
+class Succession:
+    """The epochs of one pipeline: at most one `preparing` and one `active`, any number `draining`.
+
+    `epochs` are the last `EPOCHS_KEPT`, and those that still carry frames, by number.
+    """
+
+    def __init__(self, pipeline: PipelineId, device: AgentId, world: World) -> None:
+        self._pipeline, self._device, self._world = pipeline, device, world
+        self.active: PlannedEpoch | None = None
+        self.preparing: PlannedEpoch | None = None
+        self.draining: dict[Epoch, PlannedEpoch] = {}
+        self.epochs: dict[Epoch, PlannedEpoch] = {}
+
+    def propose(self, epoch: PlannedEpoch) -> None:
+        """A new epoch, which its agents are to prepare."""
+        self.epochs[epoch.number] = epoch
+        over = (EpochState.RETIRED, EpochState.FAILED)
+        gone = [number for number, old in self.epochs.items() if old.life.state in over]
+        for number in gone[: max(0, len(self.epochs) - EPOCHS_KEPT)]:
+            del self.epochs[number]
+        self.preparing = epoch
+        self._move(epoch, "prepare")
+
+    def call_off(self) -> PlannedEpoch | None:
+        """Give up the epoch in preparation, if there is one, and return it."""
+        epoch, self.preparing = self.preparing, None
+        if epoch is not None:
+            self._move(epoch, "fail")
+            self._retire_everywhere(epoch)
+        return epoch
+
+    def activate(self) -> PlannedEpoch | None:
+        """The prepared epoch takes over; returns the one that it follows. Frames of those that cannot be
+        finished, and only of those, are run again."""
+        epoch = self.preparing
+        assert epoch is not None
+        epoch.activated_at = self._world.now
+        self._move(epoch, "activate")
+        old, self.active, self.preparing = self.active, epoch, None
+        if old is not None:
+            self.draining[old.number] = old
+            self._move(old, "drain")
+        abandoned = tuple(old.number for old in self.draining.values() if old.broken)
+        self._world.send(self._device, Activate(self._pipeline, epoch.number, abandoned))
+        return old
+
+    def drained(self, number: Epoch) -> bool:
+        """The device has all answers of an old epoch. Returns whether the epoch is known here."""
+        epoch = self.draining.pop(number, None)
+        if epoch is not None:
+            self._move(epoch, "retire")
+            self._retire_everywhere(epoch)
+        return number in self.epochs
+
+    def end_all(self) -> None:
+        """The device is gone, and its frames with it: all epochs that carried some are over."""
+        self.call_off()
+        if self.active is not None:
+            self._move(self.active, "drain")
+            self.draining[self.active.number] = self.active
+            self.active = None
+        for number in list(self.draining):
+            self.drained(number)
+
+    def lose(self, *agents: AgentId) -> None:
+        """Frames of epochs that need these agents, or the link between them, cannot be finished there."""
+        for epoch in (self.active, *self.draining.values()):
+            if epoch is not None and epoch.needs(*agents):
+                epoch.broken = True
+
+    def _move(self, epoch: PlannedEpoch, event: str) -> None:
+        epoch.life.move(event)
+        self._record(epoch)
+
+    def _retire_everywhere(self, epoch: PlannedEpoch) -> None:
+        for agent in epoch.agents:
+            self._world.send(agent, Retire(self._pipeline, epoch.number))
+
+    def _record(self, epoch: PlannedEpoch) -> None:
+        """Publish and store the epoch as it is now. At once on disk: numbers must never come twice."""
+        view = epoch.view
+        self._world.publish("epoch", view, epoch.wish.cause_id)
+        self._world.record("epochs", urgent=True, **msgspec.to_builtins(view), plan=epoch.plan.describe())
