@@ -211,7 +211,12 @@ def server(
         whole.replace(address)  # who waits for the file must not find it empty
 
     plan = ServerSettings(
-        data_dir=data_dir, pipelines=settings.pipelines, host=settings.host, port=settings.port, token=token
+        data_dir=data_dir,
+        pipelines=settings.pipelines,
+        host=settings.host,
+        port=settings.port,
+        token=token,
+        retention=settings.retention,
     )
     try:
         _run(_until_signal(serve(plan, ready=ready)))

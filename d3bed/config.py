@@ -27,6 +27,7 @@ from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import ModelSpec
 from d3bed.core.models import ZOO
 from d3bed.plan import STRATEGIES, Pin
+from d3bed.server.schema import Retention
 from d3bed.server.settings import TILINGS, PipelineSettings
 
 __all__ = [
@@ -87,6 +88,8 @@ class _PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: int = 8333
+    keep_days: float = 30.0
+    keep_mb: float = 512.0
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,6 +116,7 @@ class Config(msgspec.Struct, frozen=True):
     port: int
     agents: tuple[AgentConfig, ...]
     pipelines: tuple[PipelineSettings, ...]
+    retention: Retention = Retention()
 
     def agent(self, name: str) -> AgentConfig:
         for agent in self.agents:
@@ -141,6 +145,9 @@ def read_config(path: Path) -> Config:
     file = _decode(path, _File)
     if not 0 <= file.server.port <= 65535:
         raise ConfigError(where, "server.port", f"{file.server.port} is not a port", "use 0 to 65535")
+    for key, value in (("keep_days", file.server.keep_days), ("keep_mb", file.server.keep_mb)):
+        if not 0 < value < float("inf"):
+            raise ConfigError(where, f"server.{key}", f"{value} is out of range", "use more than 0")
     seen: set[str] = set()
     for number, agent in enumerate(file.agents):
         key = f"agents[{number}]"
@@ -157,7 +164,8 @@ def read_config(path: Path) -> Config:
             )
     tiers = {agent.name: agent.tier for agent in file.agents}
     pipelines = tuple(_pipeline(where, name, p, tiers) for name, p in file.pipelines.items())
-    return Config(where, file.server.host, file.server.port, tuple(file.agents), pipelines)
+    retention = Retention(file.server.keep_days, round(file.server.keep_mb * 1e6))
+    return Config(where, file.server.host, file.server.port, tuple(file.agents), pipelines, retention)
 
 
 def _pipeline(

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -26,14 +27,17 @@ from d3bed.server.events import (
     StartRun,
     StopRun,
 )
+from d3bed.server.history import FRAMES, frame_series
 from d3bed.server.runner import Runner
 from d3bed.server.settings import TILINGS
-from d3bed.server.views import AgentView, LinkView, PipelineView, RunReport, RunView, StateView
+from d3bed.server.views import AgentView, FrameSeries, LinkView, PipelineView, RunReport, RunView, StateView
 
 __all__ = ["MAX_BODY_BYTES", "ROUTES", "Api", "ApiError", "Route", "json_response", "openapi"]
 
 MAX_BODY_BYTES = 64 * 1024
 _LISTED = 200
+#: Frames of one run that are answered at once: the newest.
+_FRAMES = 100_000
 
 _T = TypeVar("_T")
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=300)]
@@ -156,14 +160,14 @@ class Api:
         return self._coordinator.snapshot()
 
     async def plans(self) -> list[PlanRow]:
-        rows = await self._runner.read(f"SELECT * FROM plans ORDER BY id DESC LIMIT {_LISTED}")
+        rows = await self._read(f"SELECT * FROM plans ORDER BY id DESC LIMIT {_LISTED}")
         for row in rows:
             row["route"] = msgspec.json.decode(row["route"])
         return msgspec.convert(rows, list[PlanRow])
 
     async def runs(self) -> list[RunView]:
         sql = f"SELECT id, view FROM runs ORDER BY started_s DESC LIMIT {_LISTED}"
-        stored = {r["id"]: msgspec.json.decode(r["view"], type=RunView) for r in await self._runner.read(sql)}
+        stored = {r["id"]: msgspec.json.decode(r["view"], type=RunView) for r in await self._read(sql)}
         live = {run.id: run.view for run in self._coordinator.runs()}
         return sorted((stored | live).values(), key=lambda run: run.started_s, reverse=True)
 
@@ -176,6 +180,10 @@ class Api:
     async def report(self, id: str) -> RunReport:
         report = self._coordinator.report(id)
         return report or msgspec.json.decode(await self._stored(id, "report"), type=RunReport)
+
+    async def frames(self, id: str) -> FrameSeries:
+        await self.run(id)
+        return frame_series(id, await self._read(FRAMES, id, _FRAMES))
 
     async def openapi(self) -> dict[str, Any]:
         return openapi()
@@ -247,8 +255,14 @@ class Api:
         cause_id = self._coordinator.cause_of(order.pipeline)
         return Accepted(order.pipeline, cause_id, f"{order.pipeline}: {phase}: {text}")
 
+    async def _read(self, sql: str, *values: object) -> list[dict[str, Any]]:
+        try:
+            return await self._runner.read(sql, *values)
+        except sqlite3.Error as error:
+            raise ApiError(503, f"the store cannot be read now ({error}); frames go on") from error
+
     async def _stored(self, id: str, column: str) -> str:
-        rows = await self._runner.read(f"SELECT {column} FROM runs WHERE id = ?", id)
+        rows = await self._read(f"SELECT {column} FROM runs WHERE id = ?", id)
         if not rows:
             raise ApiError(404, f"there is no run {id!r}")
         return str(rows[0][column])
@@ -295,6 +309,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/runs", "Runs, newest first", Api.runs, list[RunView]),
     Route("GET", "/api/runs/{id}", "One run", Api.run, RunView),
     Route("GET", "/api/runs/{id}/report", "Its report, d3bed.report/1", Api.report, RunReport),
+    Route("GET", "/api/runs/{id}/frames", "Its frames, by columns", Api.frames, FrameSeries),
     Route("GET", "/api/openapi.json", "This document", Api.openapi, dict[str, Any]),
     Route("POST", f"{_PIPELINE}/strategy", "Plan by a strategy", Api.strategy, Accepted, StrategyOrder),
     Route("POST", f"{_PIPELINE}/model", "Switch to a model", Api.model, Accepted, ModelOrder),

@@ -56,7 +56,7 @@ async def serve(
     settings.check(tuple(STRATEGIES))
     listener = _listen(settings.host, settings.port)
     try:
-        store = Store(settings.data_dir)
+        store = Store(settings.data_dir, settings.retention)
         try:
             await _serve(settings, listener, store, ready, tell)
         finally:

@@ -57,6 +57,8 @@ from d3bed.server.events import (
     Shutdown,
     StartRun,
     StopRun,
+    StoreFailed,
+    StoreRecovered,
     Ticked,
 )
 from d3bed.server.pipeline import Pipeline
@@ -128,6 +130,10 @@ class Coordinator:
                 self.pipelines[pipeline].plan_computed(request, choice)
             case PlanFailed(pipeline, request, problem):
                 self.pipelines[pipeline].plan_failed(request, problem)
+            case StoreFailed(problem):
+                self.world.note(f"nothing can be stored ({problem}); frames go on", "warn")
+            case StoreRecovered(lost, remade):
+                self._store_recovered(lost, remade)
             case ChangeStrategy(pipeline, strategy, tiling):
                 cause = f"strategy {strategy} chosen" + (f" with tiling {tiling}" if tiling else "")
                 self.pipelines[pipeline].want(cause, strategy=strategy, tiling=tiling)
@@ -315,8 +321,8 @@ class Coordinator:
                 pipe.drained(epoch)
             case FramesAnswered(sent=sent, frames=frames):
                 traffic.frames_answered(sent, frames)
-            case SpansRecorded(spans=spans):
-                traffic.spans_recorded(agent, spans)
+            case SpansRecorded(spans=spans, clock_error_s=clock_error_s):
+                traffic.spans_recorded(agent, spans, clock_error_s)
             case Transferred(transfers=transfers):
                 traffic.transferred(agent, transfers)
             case SourceEnded(sent=sent, answered=answered):
@@ -351,6 +357,16 @@ class Coordinator:
             subject=subject,
             data=msgspec.to_builtins(message),
         )
+
+    def _store_recovered(self, lost: int, remade: bool) -> None:
+        """What the store must have and may not is recorded again."""
+        for pipe in self.pipelines.values():
+            if remade:
+                pipe.record_again()
+            if pipe.stream.run is not None:
+                pipe.stream.run.unsaved = True
+        where = " in a new database: what was in the old one is gone" if remade else ""
+        self.world.note(f"storing goes on{where}" + (f"; {lost} rows are lost" if lost else ""), "warn")
 
     # ── what the page sees ────────────────────────────────────────────────────────────────────────
 

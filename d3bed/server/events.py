@@ -34,6 +34,8 @@ __all__ = [
     "Shutdown",
     "StartRun",
     "StopRun",
+    "StoreFailed",
+    "StoreRecovered",
     "Ticked",
 ]
 
@@ -74,6 +76,19 @@ class PlanFailed(msgspec.Struct, frozen=True):
     pipeline: PipelineId
     request: int
     problem: str
+
+
+class StoreFailed(msgspec.Struct, frozen=True):
+    """Rows cannot be written at present; they wait."""
+
+    problem: str
+
+
+class StoreRecovered(msgspec.Struct, frozen=True):
+    """Rows are written again, but for `lost` of them. `remade`: into a new, empty database."""
+
+    lost: int
+    remade: bool
 
 
 class ChangeStrategy(msgspec.Struct, frozen=True):
@@ -125,7 +140,17 @@ class Shutdown(msgspec.Struct, frozen=True):
 Order = ChangeStrategy | ChangeModel | StartRun | StopRun
 Condition = ChangeLink | ChangeSpeed
 Event = (
-    AgentJoined | AgentSaid | AgentLost | Ticked | PlanComputed | PlanFailed | Order | Condition | Shutdown
+    AgentJoined
+    | AgentSaid
+    | AgentLost
+    | Ticked
+    | PlanComputed
+    | PlanFailed
+    | StoreFailed
+    | StoreRecovered
+    | Order
+    | Condition
+    | Shutdown
 )
 
 

@@ -1,9 +1,10 @@
 """Joins what the device says of a frame with the spans that other agents send later.
 
 Pure. A frame is ripe when its answer is here and every tier's compute spans are complete (as many
-as its program has steps), or `PATIENCE_S` after its answer. At most `SHOWN_PER_S` frames a second
-are shown; the compute time of all is counted, once per frame and tier: when complete, else when
-patience ends. Memory is bounded: the oldest of `TRACKED` frames is let go.
+as its program has steps), or `PATIENCE_S` after its answer, or when memory runs out: the oldest of
+`TRACKED` frames is let go. Every answered frame is given out once; of these at most `SHOWN_PER_S` a
+second are shown. The compute time of all is counted, once per frame and tier: when complete, else when
+it is ripe.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import FrameReport, Span, SpanKind
 from d3bed.server.views import FrameView, SpanView
 
-__all__ = ["PATIENCE_S", "SHOWN_PER_S", "TRACKED", "FrameTracker"]
+__all__ = ["PATIENCE_S", "SHOWN_PER_S", "TRACKED", "Allowance", "FrameTracker"]
 
 PATIENCE_S = 0.5
 SHOWN_PER_S = 20.0
@@ -22,9 +23,27 @@ TRACKED = 128
 _BURST = 10.0
 
 
+class Allowance:
+    """Says which of many frames are shown: a few at once, and `SHOWN_PER_S` from then on."""
+
+    def __init__(self) -> None:
+        self._left = _BURST
+        self._topped_up_s = 0.0
+
+    def take(self, now: float) -> bool:
+        since_s = max(0.0, now - self._topped_up_s)
+        self._left = min(_BURST, self._left + since_s * SHOWN_PER_S)
+        self._topped_up_s = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class _Tracked:
     def __init__(self) -> None:
         self.report: FrameReport | None = None
+        self.run = ""
         self.answered_at_s = 0.0
         self.spans: list[SpanView] = []
         self.busy_s: dict[AgentId, float] = {}
@@ -55,8 +74,7 @@ class FrameTracker:
         self._steps_of = steps_of
         self._count = count
         self._tracked: dict[tuple[FrameId, Epoch], _Tracked] = {}
-        self._allowance = _BURST
-        self._topped_up_s = 0.0
+        self._let_go: list[tuple[FrameId, Epoch, _Tracked]] = []
 
     def __len__(self) -> int:
         return len(self._tracked)
@@ -66,12 +84,15 @@ class FrameTracker:
         if tracked is None:
             tracked = self._tracked[(frame, epoch)] = _Tracked()
             if len(self._tracked) > TRACKED:
-                del self._tracked[next(iter(self._tracked))]
+                oldest = next(iter(self._tracked))
+                gone = self._tracked.pop(oldest)
+                if gone.report is not None and not gone.ripe:
+                    self._let_go.append((*oldest, gone))
         return tracked
 
-    def add_report(self, report: FrameReport, now: float) -> None:
+    def add_report(self, report: FrameReport, now: float, run: str = "") -> None:
         tracked = self._of(report.frame, report.epoch)
-        tracked.report, tracked.answered_at_s = report, now
+        tracked.report, tracked.answered_at_s, tracked.run = report, now, run
 
     def add_spans(self, agent: AgentId, spans: Iterable[Span]) -> None:
         tier = self._tiers[agent]
@@ -103,39 +124,37 @@ class FrameTracker:
             self._count(tier, self._compute_s(tracked)[tier])
 
     def take_ripe(self, now: float) -> list[FrameView]:
-        """Frames to show now, in order of their answers; each is given out once."""
-        since = max(0.0, now - self._topped_up_s)
-        self._allowance = min(_BURST, self._allowance + since * SHOWN_PER_S)
-        self._topped_up_s = now
-        ripe = []
-        for (frame, epoch), tracked in self._tracked.items():
-            report = tracked.report
-            if tracked.ripe or report is None or not self._is_ripe(tracked, epoch, now):
-                continue
-            tracked.ripe = True
-            compute_s = self._compute_s(tracked)
-            for tier in compute_s:
-                self._count_once(tracked, tier)
-            if self._allowance < 1:
-                continue
-            self._allowance -= 1
-            ripe.append(
-                FrameView(
-                    pipeline=self._pipeline,
-                    frame=frame,
-                    epoch=epoch,
-                    photo=report.photo,
-                    answer=report.answer,
-                    started_s=report.started_s,
-                    latency_s=report.latency_s,
-                    identical=report.identical,
-                    max_rel_err=report.max_rel_err,
-                    attempts=report.attempts,
-                    compute_s=compute_s,
-                    spans=tuple(sorted(tracked.spans, key=lambda s: s.start_s)),
-                )
-            )
-        return ripe
+        """Frames that are ripe now, in order of their answers; each is given out once."""
+        found, self._let_go = self._let_go, []
+        found += [
+            (frame, epoch, tracked)
+            for (frame, epoch), tracked in self._tracked.items()
+            if tracked.report is not None and not tracked.ripe and self._is_ripe(tracked, epoch, now)
+        ]
+        return [self._view(*of_frame) for of_frame in found]
+
+    def _view(self, frame: FrameId, epoch: Epoch, tracked: _Tracked) -> FrameView:
+        tracked.ripe = True
+        report = tracked.report
+        assert report is not None
+        compute_s = self._compute_s(tracked)
+        for tier in compute_s:
+            self._count_once(tracked, tier)
+        return FrameView(
+            pipeline=self._pipeline,
+            run=tracked.run,
+            frame=frame,
+            epoch=epoch,
+            photo=report.photo,
+            answer=report.answer,
+            started_s=report.started_s,
+            latency_s=report.latency_s,
+            identical=report.identical,
+            max_rel_err=report.max_rel_err,
+            attempts=report.attempts,
+            compute_s=compute_s,
+            spans=tuple(sorted(tracked.spans, key=lambda s: s.start_s)),
+        )
 
     def _compute_s(self, tracked: _Tracked) -> dict[Tier, float]:
         """Per tier; where several agents share the work, of the one that computed longest."""

@@ -100,6 +100,10 @@ class Pipeline:
             return ("running" if self.stream.is_counting else "idle", self.active.sentence())
         return ("failed", self._problem) if self._problem else ("waiting", "for a device")
 
+    def record_again(self) -> None:
+        """The store lost its epochs."""
+        self._line.record_again()
+
     # ── wishes ────────────────────────────────────────────────────────────────────────────────────
 
     def want(

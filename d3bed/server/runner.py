@@ -72,12 +72,15 @@ class Runner:
     # ── life ──────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.store.watch(lambda news: loop.call_soon_threadsafe(self.submit, news))
         self._spawn(self._beat())
         # The first plan should not wait for this import; agents are still loading their model.
         self._planner.submit(importlib.import_module, "scipy.sparse.csgraph")
 
     async def stop(self) -> None:
         """Cancel what is under way and store what is not yet; `Store.close` then writes it."""
+        self.store.watch(None)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -19,6 +19,7 @@ from d3bed.core.messages import ModelSpec
 from d3bed.core.models import PAPER_MODELS
 from d3bed.plan import Pin
 from d3bed.plan.vsm import METHODS
+from d3bed.server.schema import Retention
 
 __all__ = ["TILINGS", "PipelineSettings", "ServerSettings"]
 
@@ -88,7 +89,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
     """`host` and `port` to listen on (port 0: any free one); `data_dir` holds database and secrets.
 
     `token` is required of agents and of requests that change something whenever it is set; where
-    `host` is not loopback and none is given, one is made in `data_dir` on the first start.
+    `host` is not loopback and none is given, one is made in `data_dir` on the first start. `retention`
+    says how much of what happened is kept.
     """
 
     data_dir: Path
@@ -97,6 +99,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     port: int = 8333
     token: str | None = None
     models: tuple[str, ...] = PAPER_MODELS
+    retention: Retention = Retention()
 
     def check(self, strategies: tuple[str, ...]) -> None:
         """Raise `ConfigError` for repeated ids, one agent on two tiers, or an unknown strategy."""

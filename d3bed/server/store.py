@@ -2,7 +2,11 @@
 
 Rows are queued and committed together, at most `COMMIT_S` later (at once if urgent). WAL mode with
 `synchronous=NORMAL`: killing the process loses at most what was not committed and never corrupts.
-Every table keeps its newest rows only (`KEPT`). One server per directory: a lock file guards it.
+How much is kept says `schema`. One server per directory: a lock file guards it.
+
+Whatever becomes of the disk while the server runs, nobody waits for it. A full or failing disk, or a
+database that was deleted or replaced: the rows wait (the newest `QUEUED` of them), the database is
+opened, or made, again every `RETRY_S`, and `watch` hears of it, of trouble at most once in `TELL_S`.
 """
 
 from __future__ import annotations
@@ -10,10 +14,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import queue
 import sqlite3
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,136 +26,224 @@ import msgspec
 
 from d3bed.core.errors import ConfigError
 from d3bed.core.ids import Epoch
+from d3bed.server.events import StoreFailed, StoreRecovered
+from d3bed.server.schema import Retention, create, prune
 
-__all__ = ["COMMIT_S", "KEPT", "Store"]
+__all__ = ["COMMIT_S", "QUEUED", "RETRY_S", "TELL_S", "Store", "read_rows"]
 
 logger = logging.getLogger(__name__)
 
 COMMIT_S = 0.5
-#: How many rows each table keeps.
-KEPT = {"runs": 500, "epochs": 5_000, "plans": 5_000, "measurements": 20_000, "events": 20_000}
-_PRUNE_EVERY = 1_000
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS runs (
-    id TEXT PRIMARY KEY, pipeline TEXT, started_s REAL, ended_s REAL, view TEXT, report TEXT);
-CREATE TABLE IF NOT EXISTS epochs (
-    epoch INTEGER PRIMARY KEY, pipeline TEXT, strategy TEXT, model TEXT, cause TEXT, cause_id TEXT,
-    state TEXT, activated_at REAL, moved INTEGER, predicted_s REAL, measured_s REAL, plan TEXT);
-CREATE TABLE IF NOT EXISTS plans (
-    id INTEGER PRIMARY KEY, at_s REAL, cause_id TEXT, pipeline TEXT, model TEXT, strategy TEXT,
-    cost_s REAL, plan_time_s REAL, latency_s REAL, route TEXT, tiers TEXT);
-CREATE TABLE IF NOT EXISTS measurements (
-    id INTEGER PRIMARY KEY, at_s REAL, cause_id TEXT, kind TEXT, subject TEXT, data TEXT);
-CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, at_s REAL, cause_id TEXT, kind TEXT, data TEXT);
-"""
+RETRY_S = 1.0
+TELL_S = 60.0
+#: Rows that wait while the database cannot be written; then the oldest are lost, and counted.
+QUEUED = 20_000
+#: Limits are enforced, and the file is looked at, this often; limits also after so many rows.
+_CHECK_S = 2.0
+_PRUNE_S, _PRUNE_ROWS = 60.0, 1_000
+#: Primary result codes of SQLite that tell of the database or its disk, not of the row.
+_TROUBLE = frozenset(
+    {
+        sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB,
+    }
+)  # fmt: skip
+
+
+class _Gone(OSError):
+    """The database's files are not those that were opened."""
+
+
+class _Row(msgspec.Struct, frozen=True):
+    table: str
+    values: dict[str, object]
 
 
 class Store:
     """Opens (and makes) `directory`. Raises `ConfigError` if it is in use, unreadable or broken."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, retention: Retention = Retention()) -> None:  # noqa: B008
         self.path = directory / "d3bed.sqlite3"
+        self._retention = retention
         self._lock = _lock(directory)
         try:
-            self._database = sqlite3.connect(self.path, check_same_thread=False)
-            self._open()
+            self._database = self._open()
+            self.boot = self._meta("boot") + 1
+            self.last_epoch = Epoch(self._meta("last_epoch"))
+            self._end_open_runs()
+            self._set_meta()
+            prune(self._database, retention, time.time())
+            self._database.commit()
         except sqlite3.DatabaseError as error:
             self._lock.close()
             raise ConfigError(str(self.path), "", f"cannot be used ({error})", "move it away") from error
-        self.boot = self._raise_meta("boot", 1)
-        self.last_epoch = Epoch(self._meta("last_epoch"))
-        self._database.commit()
-        self._queue: queue.SimpleQueue[tuple[str, dict[str, object], bool] | None] = queue.SimpleQueue()
+        self._file = self.path.stat().st_ino
+        self._changed = threading.Condition()
+        self._rows: deque[_Row] = deque()
+        self._urgent = self._closing = False
+        self._listener: Callable[[StoreFailed | StoreRecovered], object] | None = None
+        self._failed = self._told = self._remade = False
+        self._told_s = -TELL_S
+        self._lost = 0
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
         self._thread.start()
 
+    def watch(self, listener: Callable[[StoreFailed | StoreRecovered], object] | None) -> None:
+        """`listener` is called on the store's thread, and must neither block nor raise."""
+        self._listener = listener
+
     def put(self, table: str, row: dict[str, object], *, urgent: bool = False) -> None:
-        """Queue a row; never blocks. A row of equal primary key is replaced."""
-        self._queue.put((table, row, urgent))
+        """Queue a row; never waits for the disk. A row of equal primary key is replaced."""
+        with self._changed:
+            self._rows.append(_Row(table, row))
+            self._bound()
+            self._urgent |= urgent
+            if len(self._rows) == 1 or self._urgent:
+                self._changed.notify()
 
     def close(self) -> None:
-        """Write and commit what is queued."""
-        self._queue.put(None)
+        """Write and commit what is queued, if that is possible."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
         self._thread.join()
         self._database.close()
         self._lock.close()
 
     def read(self, sql: str, *values: object) -> list[dict[str, Any]]:
         """Run a query on a connection of its own; call it off the event loop. JSON columns stay text."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as database:
-            database.row_factory = sqlite3.Row
-            return [dict(row) for row in database.execute(sql, values)]
+        return read_rows(self.path, sql, *values)
 
     # ── the writing thread ────────────────────────────────────────────────────────────────────────
 
     def _write(self) -> None:
-        written = 0
-        commit_at: float | None = None
+        prune_at_s, written = time.monotonic() + _PRUNE_S, 0
         while True:
-            wait_s = None if commit_at is None else max(0.0, commit_at - time.monotonic())
-            urgent = stop = False
+            rows, closing = self._take()
             try:
-                item = self._queue.get(timeout=wait_s)
-            except queue.Empty:
-                pass
+                if self._failed:
+                    self._reopen()
+                self._check_file()
+                for row in rows:
+                    self._insert(row)
+                written += len(rows)
+                if written >= _PRUNE_ROWS or time.monotonic() >= prune_at_s:
+                    prune(self._database, self._retention, time.time())
+                    prune_at_s, written = time.monotonic() + _PRUNE_S, 0
+                self._database.commit()
+            except (sqlite3.Error, OSError, ConfigError) as error:
+                self._trouble(error, rows, closing)
             else:
-                stop = item is None
-                if item is not None:
-                    table, row, urgent = item
-                    self._insert(table, row)
-                    written += 1
-                    if written % _PRUNE_EVERY == 0:
-                        self._prune()
-                    commit_at = commit_at or time.monotonic() + COMMIT_S
-            if stop or urgent or (commit_at is not None and time.monotonic() >= commit_at):
-                self._commit()
-                commit_at = None
-            if stop:
+                if self._failed or self._lost:
+                    self._recovered()
+            if closing:
                 return
 
-    def _insert(self, table: str, row: dict[str, object]) -> None:
-        values = [v if isinstance(v, str | int | float | None) else _json(v) for v in row.values()]
-        names, marks = ", ".join(row), ", ".join("?" * len(row))
-        try:
-            self._database.execute(f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({marks})", values)
-            if table == "epochs":
-                self._database.execute(
-                    "INSERT INTO meta VALUES ('last_epoch', ?1)"
-                    " ON CONFLICT (key) DO UPDATE SET value = max(value, ?1)",
-                    (row["epoch"],),
-                )
-        except sqlite3.Error:
-            logger.exception("a row of %s is lost", table)
+    def _take(self) -> tuple[list[_Row], bool]:
+        """What is to be written now, once there is something, it had time to pile up, or time is up."""
+        with self._changed:
+            if self._failed:
+                self._changed.wait_for(lambda: self._closing, RETRY_S)
+            else:
+                self._changed.wait_for(lambda: self._rows or self._closing, _CHECK_S)
+                if self._rows:
+                    self._changed.wait_for(lambda: self._urgent or self._closing, COMMIT_S)
+            rows = list(self._rows)
+            self._rows.clear()
+            self._urgent = False
+            return rows, self._closing
 
-    def _commit(self) -> None:
+    def _insert(self, row: _Row) -> None:
+        plain = str | int | float | bytes | None
+        values = [v if isinstance(v, plain) else msgspec.json.encode(v).decode() for v in row.values.values()]
+        names, marks = ", ".join(row.values), ", ".join("?" * len(values))
         try:
-            self._database.commit()
-        except sqlite3.Error:
-            logger.exception("a commit failed")
+            self._database.execute(f"INSERT OR REPLACE INTO {row.table} ({names}) VALUES ({marks})", values)
+            if row.table == "epochs":
+                epoch = row.values["epoch"]
+                assert isinstance(epoch, int)
+                self.last_epoch = Epoch(max(self.last_epoch, epoch))
+                self._set_meta()
+        except sqlite3.Error as error:
+            if _is_trouble(error):
+                raise
+            logger.exception("a row of %s is lost", row.table)
 
-    def _prune(self) -> None:
-        for table, kept in KEPT.items():
-            self._database.execute(
-                f"DELETE FROM {table} WHERE rowid <= (SELECT rowid FROM {table}"
-                f" ORDER BY rowid DESC LIMIT 1 OFFSET {kept})"
-            )
+    # ── trouble ───────────────────────────────────────────────────────────────────────────────────
+
+    def _check_file(self) -> None:
+        """Raise `_Gone` if others would not see what is written: SQLite goes on in deleted files."""
+        log = self.path.with_name(f"{self.path.name}-wal")
+        try:
+            if self.path.stat().st_ino == self._file and log.exists():
+                return
+        except FileNotFoundError:
+            pass
+        raise _Gone(f"{self.path.name} was deleted or replaced")
+
+    def _trouble(self, error: Exception, rows: list[_Row], closing: bool) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._database.rollback()
+        with self._changed:
+            self._rows.extendleft(reversed(rows))
+            self._bound()
+        self._failed = True
+        now_s = time.monotonic()
+        if now_s - self._told_s >= TELL_S:
+            self._told, self._told_s = True, now_s
+            logger.error("%s: %s", self.path, error)
+            self._tell(StoreFailed(f"{self.path}: {error}"))
+        if closing:
+            logger.error("%s: %d rows are lost", self.path, self._lost + len(self._rows))
+
+    def _bound(self) -> None:
+        while len(self._rows) > QUEUED:
+            self._rows.popleft()
+            self._lost += 1
+
+    def _reopen(self) -> None:
+        """Another connection; what the disk lacks is made. Raises what stands in the way."""
+        with contextlib.suppress(sqlite3.Error):
+            self._database.close()
+        lock = self.path.with_name("lock")
+        if not lock.exists():
+            self._lock.close()
+            self._lock = _lock(self.path.parent)
+        is_new = not self.path.exists()
+        if is_new:  # what is left of the old one's log would be taken for the new one's
+            for end in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + end).unlink(missing_ok=True)
+        self._database = self._open()
+        self._set_meta()
+        self._database.commit()
+        self._file = self.path.stat().st_ino
+        self._remade |= is_new
+
+    def _recovered(self) -> None:
+        """The first commit after trouble, or after rows were lost, has succeeded."""
+        self._failed = False
+        if self._told or self._remade or self._lost:
+            logger.warning("%s: written again, %d rows are lost", self.path, self._lost)
+            self._tell(StoreRecovered(self._lost, self._remade))
+        self._told = self._remade = False
+        with self._changed:
+            self._lost = 0
+
+    def _tell(self, news: StoreFailed | StoreRecovered) -> None:
+        if self._listener is not None:
+            self._listener(news)
 
     # ── opening ───────────────────────────────────────────────────────────────────────────────────
 
-    def _open(self) -> None:
-        database = self._database
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=NORMAL")
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _VERSION):
-            raise sqlite3.DatabaseError(f"it has version {version}, this d3bed knows {_VERSION}")
-        database.executescript(_SCHEMA)
-        database.execute(f"PRAGMA user_version={_VERSION}")
-        self._end_open_runs()
-        self._prune()
-        database.commit()
+    def _open(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, check_same_thread=False)
+        try:
+            create(database)
+        except BaseException:
+            database.close()
+            raise
+        return database
 
     def _end_open_runs(self) -> None:
         """Runs that a server left open when it was killed ended with the last sign of life in the store."""
@@ -165,14 +258,24 @@ class Store:
         found = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return int(found[0]) if found else 0
 
-    def _raise_meta(self, key: str, by: int) -> int:
-        value = self._meta(key) + by
-        self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-        return value
+    def _set_meta(self) -> None:
+        for key, value in (("boot", self.boot), ("last_epoch", self.last_epoch)):
+            self._database.execute(
+                "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = max(value, ?2)",
+                (key, value),
+            )
 
 
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+def read_rows(path: Path, sql: str, *values: object) -> list[dict[str, Any]]:
+    """Run a query on a store, of a running server or not, without changing it. Raises `sqlite3.Error`."""
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        database.row_factory = sqlite3.Row
+        return [dict(row) for row in database.execute(sql, values)]
+
+
+def _is_trouble(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _TROUBLE
 
 
 def _lock(directory: Path) -> IO[str]:

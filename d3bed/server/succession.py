@@ -89,6 +89,11 @@ class Succession:
             if epoch is not None and epoch.needs(*agents):
                 epoch.broken = True
 
+    def record_again(self) -> None:
+        """What was stored of the epochs is gone."""
+        for epoch in self.epochs.values():
+            self._record(epoch)
+
     def _move(self, epoch: PlannedEpoch, event: str) -> None:
         epoch.life.move(event)
         self._record(epoch)

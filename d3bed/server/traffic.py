@@ -16,7 +16,9 @@ from d3bed.core.measurements import FrameReport, Span, SpanKind, Transfer
 from d3bed.plan import Segment
 from d3bed.plan.vsm import TileCosts
 from d3bed.server.epochs import PlannedEpoch
-from d3bed.server.frames import FrameTracker
+from d3bed.server.events import Record
+from d3bed.server.frames import Allowance, FrameTracker
+from d3bed.server.history import frame_row, spans_row
 from d3bed.server.pipeline import Pipeline
 from d3bed.server.runs import Run, Start
 from d3bed.server.tiles import tile_reports
@@ -50,6 +52,7 @@ class Traffic:
         self._frames = FrameTracker(
             pipeline.settings.id, pipeline.settings.tiers, self._steps_of, self._count_compute
         )
+        self._allowance = Allowance()
         self._drawn: tuple[str, GraphView] | None = None
         self._tiled: tuple[Epoch, tuple[TileReport, ...]] | None = None
         self._shown_epochs: dict[Epoch, EpochView] = {}
@@ -62,7 +65,7 @@ class Traffic:
         run.unsaved = True
         for frame in frames:
             run.numbers.add_answer(frame)
-            self._frames.add_report(frame, self._world.now)
+            self._frames.add_report(frame, self._world.now, run.id)
             epoch = self._pipeline.epochs.get(frame.epoch)
             if epoch is None:
                 self._world.saw_epoch(frame.epoch)
@@ -73,9 +76,10 @@ class Traffic:
                 self._note(f"frame {frame.frame} differs from the undivided model (epoch {frame.epoch})")
         run.numbers.sent = max(run.numbers.sent, sent)
 
-    def spans_recorded(self, agent: AgentId, spans: Iterable[Span]) -> None:
+    def spans_recorded(self, agent: AgentId, spans: Iterable[Span], clock_error_s: float) -> None:
         self._frames.add_spans(agent, spans)
         record = self._world.agents[agent]
+        record.clock_error_s = clock_error_s
         for span in spans:
             epoch = self._pipeline.epochs.get(span.epoch)
             if span.kind is SpanKind.TILED and epoch is not None:
@@ -146,7 +150,18 @@ class Traffic:
     # ── from time to time ─────────────────────────────────────────────────────────────────────────
 
     def take_ripe(self) -> list[FrameView]:
-        return self._frames.take_ripe(self._world.now)
+        """Store the frames that are complete now; those to be shown are returned."""
+        shown, world = [], self._world
+        for frame in self._frames.take_ripe(world.now):
+            world.command(Record("frames", frame_row(frame)))
+            world.command(Record("spans", spans_row(frame, self._clock_error_s())))
+            if self._allowance.take(world.now):
+                shown.append(frame)
+        return shown
+
+    def _clock_error_s(self) -> dict[AgentId, float]:
+        agents = self._world.agents
+        return {a: agents[a].clock_error_s for a in self._pipeline.settings.tiers if a in agents}
 
     def publish_numbers(self) -> None:
         """Publish links that carried something and epochs whose measured latency changed."""

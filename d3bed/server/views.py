@@ -21,6 +21,7 @@ __all__ = [
     "EpochReport",
     "EpochView",
     "ExactView",
+    "FrameSeries",
     "FrameView",
     "FramesView",
     "GraphView",
@@ -191,6 +192,7 @@ class SpanView(msgspec.Struct, frozen=True):
 
 class FrameView(msgspec.Struct, frozen=True):
     pipeline: PipelineId
+    run: str
     frame: FrameId
     epoch: Epoch
     photo: str
@@ -202,6 +204,24 @@ class FrameView(msgspec.Struct, frozen=True):
     attempts: int
     compute_s: dict[Tier, float]
     spans: tuple[SpanView, ...]
+
+
+class FrameSeries(msgspec.Struct, frozen=True):
+    """Every answered frame of a run that is kept, a column per number: entry i of each is of one frame.
+
+    `device_s` and the like are compute seconds on that tier, held time included; null where it had none.
+    """
+
+    run: str
+    frame: tuple[FrameId, ...]
+    epoch: tuple[Epoch, ...]
+    started_s: tuple[float, ...]
+    latency_s: tuple[float, ...]
+    device_s: tuple[float | None, ...]
+    edge_s: tuple[float | None, ...]
+    cloud_s: tuple[float | None, ...]
+    attempts: tuple[int, ...]
+    identical: tuple[bool | None, ...]
 
 
 class NoteView(msgspec.Struct, frozen=True):

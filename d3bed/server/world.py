@@ -51,7 +51,7 @@ class AgentRecord:
 
     `profiles`, and the `fixed` part of them, are as the agent reported them; `predicted` stands in for a
     profile that is not there yet; `correction` is what its live spans say about either. `speed` is what it
-    was told to emulate since it registered, if anything.
+    was told to emulate since it registered, if anything; `clock_error_s` bounds how far its times are off.
     """
 
     register: Register
@@ -61,6 +61,7 @@ class AgentRecord:
     queued: int = 0
     rejected: int = 0
     rss_bytes: int = 0
+    clock_error_s: float = 0.0
     loaded: dict[ModelSpec, ModelLoaded] = field(default_factory=dict)
     profiles: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
     fixed: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)

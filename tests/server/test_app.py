@@ -204,6 +204,8 @@ async def test_run_is_listed_reported_and_outlives_the_server(
         (run,) = await lab.get("api/runs")
         assert run["id"] == pipeline["run"] and run["ended_s"] is None
         report = await lab.get(f"api/runs/{run['id']}/report")
+        frames = await lab.until(lambda found: found["frame"], f"api/runs/{run['id']}/frames")
+        assert (frames["run"], frames["latency_s"]) == (run["id"], [pytest.approx(0.25)])
         assert report["exact"] == {"checked": 1, "identical": 1, "max_rel_err": 0.0}
         assert report["latency_s"]["median"] == pytest.approx(0.25)
         state = await lab.until(lambda found: len(found["frames"]) == 1, "api/state")
@@ -380,7 +382,9 @@ async def test_bad_orders_are_refused_with_words(
     assert set(answer) == {"error"} and words in answer["error"]
 
 
-@pytest.mark.parametrize("path", ["api/pipelines/x", "api/runs/x", "api/runs/x/report", "api/x", "x"])
+@pytest.mark.parametrize(
+    "path", ["api/pipelines/x", "api/runs/x", "api/runs/x/report", "api/runs/x/frames", "api/x", "x"]
+)
 async def test_unknown_things_are_404(lab: Lab, path: str) -> None:
     assert set(await lab.get(path, 404)) == {"error"}
 

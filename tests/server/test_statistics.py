@@ -10,7 +10,7 @@ import pytest
 from d3bed.core.graph import Value
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import FrameReport, Span, SpanKind, Transfer
-from d3bed.server.frames import TRACKED, FrameTracker
+from d3bed.server.frames import TRACKED, Allowance, FrameTracker
 from d3bed.server.statistics import LinkTraffic, Recent
 from d3bed.server.views import FrameView
 
@@ -93,18 +93,25 @@ def test_frame_waits_no_longer_than_half_a_second() -> None:
     assert dict(counted) == pytest.approx({Tier.DEVICE: 0.1})
 
 
-def test_at_most_twenty_frames_a_second_are_shown_and_memory_is_bounded() -> None:
+def test_every_frame_is_given_out_once_and_memory_is_bounded() -> None:
     counted: list[float] = []
     tracker = FrameTracker(DEMO, TIERS_OF, lambda _: {DEVICE: 1}, lambda _, s: counted.append(s))
-    shown = 0
+    found = []
     for frame in range(1000):
-        now = 100.0 + frame / 100
-        tracker.add_report(report(frame), now)
-        tracker.add_spans(DEVICE, [span(frame, 0.1)])
-        shown += len(tracker.take_ripe(now))
-    assert 200 <= shown <= 215
-    assert len(counted) == 1000
+        tracker.add_report(report(frame), 100.0)
+        tracker.add_spans(DEVICE, [span(frame, 0.1)] if frame % 2 else [])
+        if frame % 400 == 399:
+            found += tracker.take_ripe(100.0)
     assert len(tracker) == TRACKED
+    found += tracker.take_ripe(200.0)
+    assert sorted(frame.frame for frame in found) == list(range(1000))
+    assert len(counted) == 500
+
+
+def test_at_most_twenty_frames_a_second_are_shown() -> None:
+    allowance = Allowance()
+    shown = sum(allowance.take(100.0 + frame / 100) for frame in range(1000))
+    assert 200 <= shown <= 215
 
 
 def test_answers_and_spans_become_statistics(stage: Stage) -> None:
