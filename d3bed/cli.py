@@ -24,6 +24,7 @@ from rich.logging import RichHandler
 from d3bed import __version__
 from d3bed.bench.commands import bench
 from d3bed.core.errors import ConfigError, D3Error
+from d3bed.lab.commands import steer
 
 __all__ = ["app", "main"]
 
@@ -35,6 +36,7 @@ app = typer.Typer(
     help="One deep neural network over a device, edge boxes and a cloud, with exactly the same bits.",
     epilog="Start with [bold]d3bed demo[/]. Docs: README.md and docs/.",
 )
+app.add_typer(steer)
 app.add_typer(bench, name="bench")
 
 console = Console()
@@ -272,57 +274,6 @@ def agent(
 
     with asyncio.Runner(loop_factory=lambda: new_event_loop(settings.shaped)) as runner:
         runner.run(_until_signal(run()))
-
-
-@app.command()
-def strategy(
-    name: Annotated[str, typer.Argument(help="The strategy to plan with from now on.")],
-    tiling: TilingOption = None,
-    pipeline: Annotated[str, typer.Option(help="Which pipeline.")] = "main",
-    server: ServerOption = "http://127.0.0.1:8333",
-    token: TokenOption = None,
-) -> None:
-    """Switch a running pipeline to another strategy while frames flow."""
-    from d3bed.lab.client import post
-
-    answer = _run(
-        post(server, f"/api/pipelines/{pipeline}/strategy", {"strategy": name, "tiling": tiling}, token)
-    )
-    console.print(answer.get("message") or json.dumps(answer), highlight=False)
-
-
-@app.command()
-def link(
-    source: Annotated[str, typer.Argument(help="Agent at the sending end.")],
-    target: Annotated[str, typer.Argument(help="Agent at the receiving end.")],
-    rate: Annotated[float, typer.Option(help="Mbit/s.", min=0.01)],
-    delay: Annotated[float, typer.Option(help="One-way latency in ms.", min=0)] = 0.0,
-    both: Annotated[bool, typer.Option("--both", help="The other direction too.")] = False,
-    server: ServerOption = "http://127.0.0.1:8333",
-    token: TokenOption = None,
-) -> None:
-    """Change an emulated link while frames flow, and watch the plan follow."""
-    from d3bed.lab.client import post
-
-    for ends in [(source, target)] + ([(target, source)] if both else []):
-        body = {"from": ends[0], "to": ends[1], "mbit_per_s": rate, "latency_ms": delay}
-        console.print(_run(post(server, "/api/links", body, token))["message"], highlight=False)
-
-
-@app.command()
-def speed(
-    name: Annotated[str, typer.Argument(help="Agent.")],
-    value: Annotated[
-        float, typer.Argument(help="0.2 is five times slower than its machine.", min=0.001, max=1)
-    ],
-    server: ServerOption = "http://127.0.0.1:8333",
-    token: TokenOption = None,
-) -> None:
-    """Change an agent's emulated speed, as if other work came to its board or left it."""
-    from d3bed.lab.client import post
-
-    answer = _run(post(server, f"/api/agents/{name}/speed", {"speed": value}, token))
-    console.print(answer["message"], highlight=False)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from d3bed.agent.compute import ComputeThread
 from d3bed.agent.control import resident_bytes, run_control
 from d3bed.agent.executor import Executor
 from d3bed.agent.links import Links
+from d3bed.agent.load import BusyProcesses
 from d3bed.agent.prepare import epoch_work
 from d3bed.agent.profiler import ProfileCache
 from d3bed.agent.reporter import Reporter
@@ -32,8 +33,10 @@ from d3bed.core.errors import ConfigError, D3Error, ModelError
 from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
 from d3bed.core.measurements import FrameReport
 from d3bed.core.messages import (
+    CRASHED,
     Activate,
     ClockPong,
+    Crash,
     Drained,
     Heartbeat,
     LinkFailed,
@@ -50,6 +53,7 @@ from d3bed.core.messages import (
     Ready,
     Register,
     Retire,
+    SetLoad,
     SetSpeed,
     ShapeLink,
     SourceEnded,
@@ -64,9 +68,12 @@ from d3bed.model import ENGINE, LoadedModel, fingerprint, load
 from d3bed.model.images import decoder, folder, shipped
 from d3bed.net import Listener
 
-__all__ = ["Agent", "reachable"]
+__all__ = ["SERVER_GONE_S", "Agent", "reachable"]
 
 _log = logging.getLogger(__name__)
+
+#: After so long without a word from the server (it answers a clock ping every 4 s) it counts as gone.
+SERVER_GONE_S = 8.0
 
 
 class Agent:
@@ -89,6 +96,8 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._one_at_a_time = asyncio.Lock()
         self._stopped = asyncio.Event()
+        self._load_on_board = BusyProcesses()
+        self._heard_s = time.monotonic()
 
     async def run(self) -> None:
         """Raises `ConfigError` when the listener cannot bind or the server refuses the registration."""
@@ -117,6 +126,7 @@ class Agent:
             )
         )
         stopped = asyncio.create_task(self._stopped.wait())
+        self._spawn(self._watch_server())
         try:
             await asyncio.wait((control, stopped), return_when=asyncio.FIRST_COMPLETED)
             if control.done():
@@ -131,15 +141,18 @@ class Agent:
             await self._links.close()
             await self._listener.close()
             self._compute.close()
+            self._load_on_board.carry(0)
 
     # ── what the server asks ──────────────────────────────────────────────────────────────────────
 
     async def _handle(self, message: ToAgent) -> None:
+        self._heard_s = time.monotonic()
         match message:
             case Welcome():
+                self._change_back()  # what is in force is said anew
                 self._links.secret = self._listener.secret = bytes.fromhex(message.link_secret)
             case ClockPong():
-                pass  # taken by the connection, which knows when it came
+                pass  # taken by the connection, too, which knows when it came
             case LoadModel():
                 self._spawn(self._load(message))
             case ProfileModel():
@@ -157,14 +170,31 @@ class Agent:
             case StopSource():
                 self._source(message.pipeline).stop()
             case ShapeLink(peer, shape):
-                self._links.reshape(peer, shape)
+                self._links.change(peer, shape)
             case SetSpeed(speed):
                 self._executor.set_speed(speed)
+            case SetLoad(processes):
+                self._load_on_board.carry(processes)
+            case Crash():
+                os._exit(CRASHED)
             case Stop():
                 _log.info("the server says stop: %s", message.reason)
                 self._stopped.set()
             case _:
                 assert_never(message)
+
+    def _change_back(self) -> None:
+        """Be as configured: no changed links, no other speed, no load."""
+        self._links.change_back()
+        self._executor.set_speed(self.settings.speed)
+        self._load_on_board.carry(0)
+
+    async def _watch_server(self) -> None:
+        """Changed conditions must not outlive the server that knows when they end."""
+        while True:
+            await asyncio.sleep(0.5)
+            if time.monotonic() - self._heard_s > SERVER_GONE_S:
+                self._change_back()
 
     def _registration(self) -> Register:
         settings = self.settings
@@ -243,7 +273,8 @@ class Agent:
             except (D3Error, OSError, TimeoutError) as error:
                 self._reporter.fact(LinkFailed(peer.agent, str(error) or type(error).__name__))
                 continue
-            target = peer.shape.bytes_per_s if peer.shape else None
+            shape = self._links.shape(peer)
+            target = shape.bytes_per_s if shape else None
             self._reporter.fact(
                 LinkMeasured(peer.agent, found.bytes_per_s, found.latency_s, found.rtt_s, target)
             )

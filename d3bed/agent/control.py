@@ -126,6 +126,7 @@ async def _serve(
             match message:
                 case ClockPong(sent_s, server_s):
                     clock.sample(sent_s, server_s, received_s)
+                    await handle(message)
                 case Welcome():
                     heartbeat_s = message.heartbeat_s
                     await handle(message)

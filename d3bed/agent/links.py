@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-import msgspec
-
 from d3bed.core.errors import LinkBroken
 from d3bed.core.ids import AgentId, PipelineId
 from d3bed.core.measurements import LinkShape
@@ -26,11 +24,13 @@ class _Open:
 
 
 class Links:
-    """One `Sender` a pipeline and peer; a peer that moved or was reshaped gets a new one."""
+    """One `Sender` a pipeline and peer; a peer that moved gets a new one. Shaped links are held to what
+    `change` said last of their peer, else to what the peer comes with."""
 
     def __init__(self, me: AgentId) -> None:
         self._me = me
         self._open: dict[tuple[PipelineId, AgentId], _Open] = {}
+        self._changed: dict[AgentId, LinkShape] = {}
         self._lock = asyncio.Lock()
         self.secret: bytes | None = None
 
@@ -52,12 +52,25 @@ class Links:
         finally:
             await sender.close()
 
-    def reshape(self, peer: AgentId, shape: LinkShape) -> None:
-        """Hold the shaped links to `peer` to another rate and latency."""
-        for key, found in self._open.items():
-            if found.peer.agent == peer and found.sender.shape is not None:
-                found.sender.reshape(shape)
-                self._open[key] = _Open(msgspec.structs.replace(found.peer, shape=shape), found.sender)
+    def change(self, peer: AgentId, shape: LinkShape | None) -> None:
+        """Hold the shaped links to `peer`, and those to come, to another shape; None: to their own again."""
+        if shape is None:
+            self._changed.pop(peer, None)
+        else:
+            self._changed[peer] = shape
+        for found in self._open.values():
+            now = self.shape(found.peer)
+            if found.peer.agent == peer and now is not None and not found.sender.closed:
+                found.sender.reshape(now)
+
+    def change_back(self) -> None:
+        """Hold all links to their own shapes again."""
+        for peer in list(self._changed):
+            self.change(peer, None)
+
+    def shape(self, peer: Peer) -> LinkShape | None:
+        """What a link to `peer` is held to now."""
+        return self._changed.get(peer.agent, peer.shape) if peer.shape is not None else None
 
     async def keep_only(self, pipeline: PipelineId, senders: set[Sender]) -> None:
         """Close the pipeline's links that no epoch uses any more."""
@@ -80,5 +93,5 @@ class Links:
             peer=peer.agent,
             pipeline=pipeline,
             secret=self.secret,
-            shape=peer.shape,
+            shape=self.shape(peer),
         )

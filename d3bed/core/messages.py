@@ -18,10 +18,12 @@ from d3bed.core.measurements import FrameReport, LinkShape, Span, Transfer
 from d3bed.core.plan import Plan
 
 __all__ = [
+    "CRASHED",
     "MAX_CONTROL_BYTES",
     "Activate",
     "ClockPing",
     "ClockPong",
+    "Crash",
     "Drained",
     "FrameRescued",
     "FramesAnswered",
@@ -44,6 +46,7 @@ __all__ = [
     "Register",
     "Retire",
     "Route",
+    "SetLoad",
     "SetSpeed",
     "ShapeLink",
     "SourceEnded",
@@ -59,6 +62,9 @@ __all__ = [
     "decode_to_agent",
     "encode",
 ]
+
+#: Exit code of an agent that was told to `Crash`: what shells show for a process that SIGKILL ended.
+CRASHED = 137
 
 #: Largest control message: the graph of a network of some thousand vertices fits well.
 MAX_CONTROL_BYTES = 8 * 2**20
@@ -364,22 +370,33 @@ class StopSource(msgspec.Struct, frozen=True, tag=True):
 
 
 class ShapeLink(msgspec.Struct, frozen=True, tag=True):
-    """Hold your links to `peer` to another emulated rate and latency, from the next tensor on."""
+    """Hold your shaped links to `peer`, and those to come, to `shape` instead of what `Peer` says, from the
+    next tensor on; None: as `Peer` says. Forgotten when you register, or hear nothing for some seconds."""
 
     peer: AgentId
-    shape: LinkShape
+    shape: LinkShape | None
 
 
 class SetSpeed(msgspec.Struct, frozen=True, tag=True):
-    """Emulate another speed from the next step on, as when other work loads the board (0 < speed ≤ 1)."""
+    """Emulate another speed from the next step on (0 < speed ≤ 1). Forgotten as in `ShapeLink`."""
 
     speed: float
+
+
+class SetLoad(msgspec.Struct, frozen=True, tag=True):
+    """Keep so many processes of your board busy with other work; 0 ends them. Forgotten as in `ShapeLink`."""
+
+    processes: int
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """End the process in an orderly way."""
 
     reason: str
+
+
+class Crash(msgspec.Struct, frozen=True, tag=True):
+    """End the process at once, without a goodbye to anyone, as if SIGKILL ended it; its code is `CRASHED`."""
 
 
 ToAgent = (
@@ -395,7 +412,9 @@ ToAgent = (
     | StopSource
     | ShapeLink
     | SetSpeed
+    | SetLoad
     | Stop
+    | Crash
 )
 
 _T = TypeVar("_T")

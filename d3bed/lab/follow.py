@@ -22,6 +22,7 @@ _KEYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pipeline": ("pipelines", ("id",)),
     "epoch": ("epochs", ("pipeline", "epoch")),
 }
+_WHOLE = {"conditions"}
 _LISTS = {"frame": ("frames", 100), "note": ("notes", 200)}
 
 
@@ -31,8 +32,11 @@ class State:
     def __init__(self, snapshot: dict[str, Any]) -> None:
         self.data = snapshot
 
-    def apply(self, kind: str, data: dict[str, Any]) -> None:
-        """One event: merge by its key, or append."""
+    def apply(self, kind: str, data: Any) -> None:
+        """One event: merge by its key, append, or replace the whole list."""
+        if kind in _WHOLE:
+            self.data[kind] = data
+            return
         if kind in _LISTS:
             name, keep = _LISTS[kind]
             rows = self.data.setdefault(name, [])

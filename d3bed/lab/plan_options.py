@@ -15,6 +15,7 @@ import msgspec
 
 from d3bed.core.errors import ConfigError
 from d3bed.core.ids import TIERS, Tier
+from d3bed.lab.units import NUMBER, bytes_per_s, number
 from d3bed.plan import Problem
 from d3bed.plan.problem_file import near
 from d3bed.plan.whatif import Supposition
@@ -22,8 +23,6 @@ from d3bed.plan.whatif import Supposition
 __all__ = ["limited", "rate_range", "read_supposition", "vertex_named", "with_pins"]
 
 _BYTES = {"": 1, "B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_BITS_PER_S = {"kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9}
-_NUMBER = r"([0-9.]+(?:[eE][-+]?[0-9]+)?)"
 
 
 def limited(problem: Problem, memory: Sequence[str], rate_per_s: float | None) -> Problem:
@@ -32,10 +31,10 @@ def limited(problem: Problem, memory: Sequence[str], rate_per_s: float | None) -
     for text in memory:
         name, _, size = text.partition("=")
         tier = _known(name.strip(), problem.tiers, "--memory", text)
-        found = re.fullmatch(_NUMBER + r"\s*([A-Za-z]*)", size.strip())
+        found = re.fullmatch(NUMBER + r"\s*([A-Za-z]*)", size.strip())
         if found is None or found[2] not in _BYTES:
             raise ConfigError("--memory", text, f"{size!r} is not a size", "write it as edge=512MB")
-        limits[Tier(tier)] = _number(found[1], "--memory", text) * _BYTES[found[2]]
+        limits[Tier(tier)] = number(found[1], "--memory", text) * _BYTES[found[2]]
     if rate_per_s is not None and not 0 < rate_per_s < math.inf:
         raise ConfigError("--rate", "", f"{rate_per_s} is out of range", "use frames a second, above 0")
     if not memory and rate_per_s is None:
@@ -116,21 +115,19 @@ def read_supposition(problem: Problem, text: str) -> Supposition:
     if kind not in ("link", "tier", "vertex") or not equals:
         remedy = 'write "link edge-cloud=2Mbit", "tier edge=0.5x" or "vertex NAME=2x"'
         raise ConfigError(option, text, "is not a change", remedy)
-    factor = re.fullmatch(_NUMBER + "x", value)
+    factor = re.fullmatch(NUMBER + "x", value)
     if kind == "link":
         _known(name, problem.links, option, text)
         if factor is None:
-            return Supposition("link", name, _bytes_per_s(value, option, text))
-        times = _number(factor[1], option, text)
+            return Supposition("link", name, bytes_per_s(value, option, text))
+        times = number(factor[1], option, text)
         return Supposition("link", name, problem.links[name].bytes_per_s * times)
     if factor is None:
         raise ConfigError(option, text, f"{value!r} is not a factor", "0.5x makes it half as fast")
     if kind == "tier":
-        return Supposition(
-            "tier", _known(name, problem.tiers, option, text), _number(factor[1], option, text)
-        )
+        return Supposition("tier", _known(name, problem.tiers, option, text), number(factor[1], option, text))
     vertex_named(problem, name, option)
-    return Supposition("vertex", name, _number(factor[1], option, text))
+    return Supposition("vertex", name, number(factor[1], option, text))
 
 
 def rate_range(problem: Problem, text: str) -> tuple[str, float, float]:
@@ -142,29 +139,12 @@ def rate_range(problem: Problem, text: str) -> tuple[str, float, float]:
     if not dots:
         raise ConfigError(option, text, "is not a range", f"write it as {link}=0.5..1000Mbit")
     unit = re.search(r"[A-Za-z]+$", high)
-    if unit is not None and re.fullmatch(_NUMBER, low):
+    if unit is not None and re.fullmatch(NUMBER, low):
         low += unit[0]
-    first, last = (_bytes_per_s(end, option, text) for end in (low, high))
+    first, last = (bytes_per_s(end, option, text) for end in (low, high))
     if not first < last:
         raise ConfigError(option, text, "the range runs backward", "the lower rate comes first")
     return link, first, last
-
-
-def _bytes_per_s(text: str, option: str, whole: str) -> float:
-    found = re.fullmatch(_NUMBER + r"\s*([A-Za-z]+)(?:/s)?", text)
-    if found is None or found[2] not in _BITS_PER_S:
-        raise ConfigError(option, whole, f"{text!r} is not a rate", "write it as 2Mbit, 500kbit or 1Gbit")
-    return _number(found[1], option, whole) * _BITS_PER_S[found[2]] / 8
-
-
-def _number(text: str, option: str, whole: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 1e-9 <= number <= 1e12:
-        raise ConfigError(option, whole, f"{text} is not a number above 0", "use one from 1e-9 to 1e12")
-    return number
 
 
 def _known(name: str, known: Collection[str], option: str, text: str) -> str:

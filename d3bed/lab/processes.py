@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from d3bed.core.errors import D3Error
+from d3bed.core.messages import CRASHED
 
 __all__ = ["Child", "ChildDied", "Children", "die_with_parent"]
 
@@ -38,11 +39,12 @@ class ChildDied(D3Error):
 
 @dataclass(frozen=True)
 class Child:
-    """One running process."""
+    """One running process; one that `may_leave` may end when the server tells it to stop or to crash."""
 
     name: str
     process: asyncio.subprocess.Process
     log: Path
+    may_leave: bool = False
 
     def last_words(self) -> str:
         """The last line of the log that says something."""
@@ -69,10 +71,10 @@ class Children:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def start(self, name: str, arguments: Sequence[str]) -> Child:
-        """Start `python -m d3bed ARGUMENTS …` under this interpreter."""
+    async def start(self, name: str, arguments: Sequence[str], *, may_leave: bool = False) -> Child:
+        """Start `python -m d3bed ARGUMENTS …` under this interpreter; one that left may be started again."""
         log = self._log_dir / f"{name}.log"
-        with log.open("wb") as output:
+        with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -86,7 +88,7 @@ class Children:
                 # Ctrl-C in the terminal goes to the parent alone, which ends them in order.
                 start_new_session=True,
             )
-        child = Child(name, process, log)
+        child = Child(name, process, log, may_leave)
         self._children.append(child)
         self._watchers.append(asyncio.create_task(self._watch(child)))
         return child
@@ -117,6 +119,8 @@ class Children:
 
     async def _watch(self, child: Child) -> None:
         code = await child.process.wait()
+        if child.may_leave and code in (0, CRASHED):
+            return
         if not self._stopping and not self._died.done():
             self._died.set_exception(ChildDied(child.name, child.process.pid, code, child.last_words()))
 

@@ -19,7 +19,7 @@ from d3bed.core.errors import ConfigError, D3Error
 from d3bed.lab import client
 from d3bed.lab.processes import Children
 
-__all__ = ["SwitchFailed", "Testbed", "check_cores", "open_testbed", "start_processes"]
+__all__ = ["SwitchFailed", "Testbed", "check_cores", "open_testbed", "start_agent", "start_processes"]
 
 _T = TypeVar("_T")
 
@@ -59,14 +59,21 @@ async def start_processes(
     while not address.exists():  # noqa: ASYNC110 - another process makes it
         await asyncio.sleep(0.05)
     base = address.read_text().strip().rstrip("/")
-    shaped = ["--shaped"] if any(pipeline.shapes for pipeline in config.pipelines) else []
     for agent in config.agents:
-        arguments = ["agent", "--name", agent.name, "--tier", agent.tier, "--speed", str(agent.speed)]
-        arguments += ["--host", agent.host, "--port", str(agent.port), "--server", base, *shaped]
-        if agent.photos is not None:
-            arguments += ["--photos", str(Path(config.path).parent / agent.photos)]
-        await children.start(agent.name, arguments)
+        await start_agent(config, agent.name, base, children)
     return base
+
+
+async def start_agent(config: Config, name: str, base: str, children: Children) -> None:
+    """Start an agent of the config for the server at `base`, for the first time or after it left."""
+    agent = config.agent(name)
+    arguments = ["agent", "--name", agent.name, "--tier", agent.tier, "--speed", str(agent.speed)]
+    arguments += ["--host", agent.host, "--port", str(agent.port), "--server", base]
+    if any(pipeline.shapes for pipeline in config.pipelines):
+        arguments.append("--shaped")
+    if agent.photos is not None:
+        arguments += ["--photos", str(Path(config.path).parent / agent.photos)]
+    await children.start(agent.name, arguments, may_leave=True)
 
 
 class Testbed:

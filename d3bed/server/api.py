@@ -16,21 +16,33 @@ from aiohttp import web
 
 from d3bed import __version__
 from d3bed.core.ids import AgentId, CauseId, PipelineId
-from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import ModelSpec
 from d3bed.server.events import (
-    ChangeLink,
+    Change,
     ChangeModel,
-    ChangeSpeed,
     ChangeStrategy,
+    Circumstance,
+    EndAgent,
     Order,
+    Quantity,
     StartRun,
     StopRun,
+    Subject,
+    Undo,
 )
 from d3bed.server.history import FRAMES, frame_series
 from d3bed.server.runner import Runner
 from d3bed.server.settings import TILINGS
-from d3bed.server.views import AgentView, FrameSeries, LinkView, PipelineView, RunReport, RunView, StateView
+from d3bed.server.views import (
+    AgentView,
+    ConditionView,
+    FrameSeries,
+    LinkView,
+    PipelineView,
+    RunReport,
+    RunView,
+    StateView,
+)
 
 __all__ = ["MAX_BODY_BYTES", "ROUTES", "Api", "ApiError", "Route", "json_response", "openapi"]
 
@@ -44,6 +56,8 @@ _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=300)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 _InFlight = Annotated[int, msgspec.Meta(ge=1, le=64)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=8192)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)]
+_Who = Annotated[str, msgspec.Meta(min_length=1, max_length=60)]
 
 
 class ApiError(Exception):
@@ -82,22 +96,49 @@ class RunOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class LinkOrder(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"source": "from", "target": "to"}
 ):
-    """Only links that a network preset shapes can be changed."""
+    """Only links that a network preset shapes can be changed; what is null stays as it is. `for_s` null:
+    until undone."""
 
     source: _Text
     target: _Text
-    mbit_per_s: Annotated[float, msgspec.Meta(ge=0.01, le=100_000)]
-    latency_ms: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 0.0
+    mbit_per_s: Annotated[float, msgspec.Meta(ge=0.01, le=100_000)] | None = None
+    latency_ms: Annotated[float, msgspec.Meta(ge=0, le=10_000)] | None = None
+    for_s: _Seconds | None = None
+    by: _Who = "api"
+
+
+class LinkReset(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"source": "from", "target": "to"}
+):
+    source: _Text
+    target: _Text
+    by: _Who = "api"
+
+
+class LoadOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`processes`: so many busy ones on the agent's board, 0 for none; where its speed is emulated, that
+    drops instead. `for_s` null: until undone."""
+
+    processes: Annotated[int, msgspec.Meta(ge=0, le=64)]
+    for_s: _Seconds | None = None
+    by: _Who = "api"
 
 
 class SpeedOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Emulated speed: 0.2 is five times slower than the machine that the agent runs on."""
+    """Emulated speed: 0.2 is five times slower than the agent's machine; null: as configured. `for_s` null:
+    until undone."""
 
-    speed: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    speed: Annotated[float, msgspec.Meta(ge=0.001, le=1)] | None
+    for_s: _Seconds | None = None
+    by: _Who = "api"
+
+
+class EndOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    by: _Who = "api"
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """The change is on its way to the agent; what follows from it is in the feed."""
+    """What was noted; it is on its way to the agent, and what follows from it is in the feed."""
 
     message: str
 
@@ -219,28 +260,71 @@ class Api:
     async def stop(self, id: str, body: StopOrder) -> Accepted:
         return self._order(StopRun(self._known(id)))
 
+    async def conditions(self) -> tuple[ConditionView, ...]:
+        return self._coordinator.conditions.views
+
     async def link(self, body: LinkOrder) -> Changed:
-        ends = self._agent(body.source), self._agent(body.target)
-        pipelines = self._coordinator.pipelines.values()
-        if not any(p.settings.is_shaped(*ends) for p in pipelines):
-            raise ApiError(409, f"link {body.source}→{body.target} is not emulated: its rate cannot be set")
-        shape = LinkShape(body.mbit_per_s * 1e6 / 8, body.latency_ms / 1e3)
-        self._runner.submit(ChangeLink(*ends, shape))
-        return Changed(
-            f"link {body.source}→{body.target}: {body.mbit_per_s:g} Mbit/s, {body.latency_ms:g} ms"
-        )
+        values: dict[Quantity, float] = {}
+        if body.mbit_per_s is not None:
+            values["bytes_per_s"] = body.mbit_per_s * 1e6 / 8
+        if body.latency_ms is not None:
+            values["latency_s"] = body.latency_ms / 1e3
+        if not values:
+            raise ApiError(400, "nothing to change: give mbit_per_s or latency_ms; undo by /api/links/reset")
+        return self._change(self._link(body.source, body.target), values, body.for_s, body.by)
+
+    async def link_reset(self, body: LinkReset) -> Changed:
+        return self._undo(self._link(body.source, body.target), ("bytes_per_s", "latency_s"), body.by)
+
+    async def load(self, id: str, body: LoadOrder) -> Changed:
+        if body.processes == 0:
+            return self._undo((self._agent(id),), ("load",), body.by)
+        return self._change((self._agent(id),), {"load": body.processes}, body.for_s, body.by)
 
     async def speed(self, id: str, body: SpeedOrder) -> Changed:
-        agent = self._agent(id)
-        self._runner.submit(ChangeSpeed(agent, body.speed))
-        return Changed(f"{agent}: emulated speed {body.speed:g}")
+        if body.speed is None:
+            return self._undo((self._agent(id),), ("speed",), body.by)
+        return self._change((self._agent(id),), {"speed": body.speed}, body.for_s, body.by)
+
+    async def stop_agent(self, id: str, body: EndOrder) -> Changed:
+        return self._tell(EndAgent(self._agent(id), crash=False, by=body.by))
+
+    async def kill_agent(self, id: str, body: EndOrder) -> Changed:
+        return self._tell(EndAgent(self._agent(id), crash=True, by=body.by))
+
+    def _change(
+        self, subject: Subject, values: dict[Quantity, float], for_s: float | None, by: str
+    ) -> Changed:
+        return self._tell(Change(subject, values, by, for_s))
+
+    def _undo(self, subject: Subject, quantities: tuple[Quantity, ...], by: str) -> Changed:
+        return self._tell(Undo(subject, quantities, by))
+
+    def _tell(self, order: Circumstance) -> Changed:
+        """Orders are handled at once; the note that they leave says what came of it."""
+        notes = self._coordinator.world.notes
+        last = notes[-1] if notes else None
+        self._runner.submit(order)
+        said = self._coordinator.world.notes
+        return Changed(said[-1].text if said and said[-1] is not last else "nothing of it was changed")
+
+    def _link(self, source: str, target: str) -> Subject:
+        ends = self._agent(source), self._agent(target)
+        if self._coordinator.conditions.base(ends) is None:
+            raise ApiError(
+                409,
+                f"link {source}→{target} is not emulated: it cannot be changed; use a network that shapes it",
+            )
+        return ends
 
     def _agent(self, id: str) -> AgentId:
-        agent = AgentId(id)
-        if not self._coordinator.world.is_connected(agent):
-            known = ", ".join(a for a in self._coordinator.world.agents) or "none"
-            raise ApiError(404, f"there is no connected agent {id!r}; known: {known}")
-        return agent
+        agent, world = AgentId(id), self._coordinator.world
+        if world.is_connected(agent):
+            return agent
+        if agent in world.agents:
+            raise ApiError(409, f"agent {id} has left: nothing can be changed until it is started again")
+        known = ", ".join(world.agents) or "none"
+        raise ApiError(404, f"there is no connected agent {id!r}; known: {known}")
 
     def _known(self, id: str) -> PipelineId:
         name = PipelineId(id)
@@ -299,10 +383,12 @@ class Route:
 
 
 _PIPELINE = "/api/pipelines/{id}"
+_AGENT = "/api/agents/{id}"
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/state", "Everything that the dashboard shows", Api.state, StateView),
     Route("GET", "/api/agents", "All agents seen since the start", Api.agents, list[AgentView]),
     Route("GET", "/api/links", "Measured links and what went over them", Api.links, list[LinkView]),
+    Route("GET", "/api/conditions", "Changes in force", Api.conditions, list[ConditionView]),
     Route("GET", "/api/pipelines", "All pipelines", Api.pipelines, list[PipelineView]),
     Route("GET", _PIPELINE, "One pipeline", Api.pipeline, PipelineView),
     Route("GET", "/api/plans", "The planner's latest answers, newest first", Api.plans, list[PlanRow]),
@@ -316,7 +402,11 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", f"{_PIPELINE}/start", "Start a run of frames", Api.start, Accepted, RunOrder),
     Route("POST", f"{_PIPELINE}/stop", "Stop the run", Api.stop, Accepted, StopOrder),
     Route("POST", "/api/links", "Change an emulated link", Api.link, Changed, LinkOrder),
-    Route("POST", "/api/agents/{id}/speed", "Change an emulated speed", Api.speed, Changed, SpeedOrder),
+    Route("POST", "/api/links/reset", "Undo its changes", Api.link_reset, Changed, LinkReset),
+    Route("POST", f"{_AGENT}/load", "Load an agent's board, or end that", Api.load, Changed, LoadOrder),
+    Route("POST", f"{_AGENT}/speed", "Change an emulated speed", Api.speed, Changed, SpeedOrder),
+    Route("POST", f"{_AGENT}/stop", "End an agent's process", Api.stop_agent, Changed, EndOrder),
+    Route("POST", f"{_AGENT}/kill", "Have it crash", Api.kill_agent, Changed, EndOrder),
 )
 
 

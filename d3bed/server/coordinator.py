@@ -14,11 +14,11 @@ from typing import assert_never
 import msgspec
 
 from d3bed.core.graph import Graph
-from d3bed.core.ids import AgentId, CauseId, Epoch, PipelineId
-from d3bed.core.measurements import LinkShape
+from d3bed.core.ids import CauseId, Epoch, PipelineId
 from d3bed.core.messages import (
     ClockPing,
     ClockPong,
+    Crash,
     Drained,
     FrameRescued,
     FramesAnswered,
@@ -32,24 +32,23 @@ from d3bed.core.messages import (
     Profiled,
     Ready,
     Register,
-    SetSpeed,
-    ShapeLink,
     SourceEnded,
     SpansRecorded,
     Stop,
     Transferred,
     Welcome,
 )
+from d3bed.server.conditions import Conditions
 from d3bed.server.events import (
     AgentJoined,
     AgentLost,
     AgentSaid,
-    ChangeLink,
+    Change,
     ChangeModel,
-    ChangeSpeed,
     ChangeStrategy,
     CloseAgent,
     Command,
+    EndAgent,
     Event,
     PlanComputed,
     PlanFailed,
@@ -60,6 +59,7 @@ from d3bed.server.events import (
     StoreFailed,
     StoreRecovered,
     Ticked,
+    Undo,
 )
 from d3bed.server.pipeline import Pipeline
 from d3bed.server.runs import Run, Start
@@ -98,6 +98,7 @@ class Coordinator:
         self.settings = settings
         self.world = World(boot=boot, last_epoch=last_epoch)
         self.pipelines = {p.id: Pipeline(p, self.world) for p in settings.pipelines}
+        self.conditions = Conditions(self.world, self.pipelines)
         self.strategies = strategies
         self.frames: deque[FrameView] = deque(maxlen=FRAMES_KEPT)
         self._traffic = {p.settings.id: Traffic(p) for p in self.pipelines.values()}
@@ -144,10 +145,13 @@ class Coordinator:
                 pipe.stream.begin(Start(frames, in_flight), pipe.active)
             case StopRun(pipeline):
                 self.pipelines[pipeline].stream.stop()
-            case ChangeLink(source, target, shape):
-                self._shape_link(source, target, shape)
-            case ChangeSpeed(agent, speed):
-                self._set_speed(agent, speed)
+            case Change():
+                self.conditions.change(event)
+            case Undo():
+                self.conditions.undo(event)
+            case EndAgent(agent, crash, by):
+                self.world.note(f"{agent} was told to {'crash' if crash else 'stop'} by {by}")
+                self.world.send(agent, Crash() if crash else Stop(f"{by} says so"))
             case Shutdown(reason):
                 for agent in self.world.agents:
                     self.world.send(agent, Stop(reason))
@@ -168,25 +172,6 @@ class Coordinator:
         """What the pipeline's latest wish is remembered by."""
         target = self.pipelines[pipeline].target
         return target.cause_id if target else None
-
-    # ── conditions that users change ──────────────────────────────────────────────────────────────
-
-    def _shape_link(self, source: AgentId, target: AgentId, shape: LinkShape) -> None:
-        """What follows is for the monitors to notice; a link that carries nothing is measured again."""
-        world, ends = self.world, (source, target)
-        world.shapes[ends] = shape
-        world.send(source, ShapeLink(target, shape))
-        rate, latency = f"{shape.bytes_per_s * 8e-6:g} Mbit/s", f"{shape.latency_s * 1e3:g} ms"
-        world.note(f"emulated link {source}→{target} set to {rate}, {latency}")
-        if not any(set(ends) <= p.active.agents.keys() for p in self.pipelines.values() if p.active):
-            world.links.setdefault(ends, LinkRecord()).forget()
-
-    def _set_speed(self, agent: AgentId, speed: float) -> None:
-        record = self.world.agents[agent]
-        record.speed = speed
-        self.world.send(agent, SetSpeed(speed))
-        self.world.note(f"{agent} now emulates speed {speed:g}")
-        self.world.publish("agent", record.view(self.world.now))
 
     # ── agents come and go ────────────────────────────────────────────────────────────────────────
 
@@ -210,6 +195,7 @@ class Coordinator:
         record = AgentRecord(register, connection, heard_s=world.now)
         world.agents[agent] = self._connections[connection] = record
         world.send(agent, Welcome(self._link_secret, HEARTBEAT_S))
+        self.conditions.agent_joined(agent)
         world.publish("agent", record.view(world.now))
         world.note(f"{agent} ({register.tier}) joined from {register.host}")
         for pipe in self.pipelines.values():
@@ -223,6 +209,7 @@ class Coordinator:
         agent = record.register.agent
         self.world.lose(agent)
         self.world.note(f"{agent} lost: {reason}", "warn")
+        self.conditions.agent_lost(agent)
         for pipe in self.pipelines.values():
             if agent in pipe.settings.tiers:
                 pipe.agent_lost(agent)
@@ -237,6 +224,7 @@ class Coordinator:
             if now - record.heard_s > limit:
                 self.world.command(CloseAgent(connection, SILENT, f"silent for {limit:g} s"))
                 self._lost(connection, f"silent for {limit:g} s")
+        self.conditions.end_due()
         for connection, failure in self.world.expired():
             self._said(self._connections[connection], failure)
         for pipe in self.pipelines.values():
@@ -396,6 +384,7 @@ class Coordinator:
             notes=tuple(self.world.notes),
             strategies=self.strategies,
             models=self.settings.models,
+            conditions=self.conditions.views,
         )
 
     def _publish_changes(self, *, with_numbers: bool) -> None:

@@ -7,12 +7,13 @@ runner must do. A finished effect (`ComputePlan`) comes back as an event (`PlanC
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, PipelineId, Tier
-from d3bed.core.measurements import LinkRate, LinkShape
+from d3bed.core.measurements import LinkRate
 from d3bed.core.messages import FromAgent, ModelSpec, Register, ToAgent
 from d3bed.plan import Choice, Pin
 
@@ -20,15 +21,18 @@ __all__ = [
     "AgentJoined",
     "AgentLost",
     "AgentSaid",
+    "Change",
     "ChangeModel",
     "ChangeStrategy",
     "CloseAgent",
     "Command",
     "ComputePlan",
+    "EndAgent",
     "Event",
     "PlanComputed",
     "PlanFailed",
     "Publish",
+    "Quantity",
     "Record",
     "SendTo",
     "Shutdown",
@@ -36,7 +40,9 @@ __all__ = [
     "StopRun",
     "StoreFailed",
     "StoreRecovered",
+    "Subject",
     "Ticked",
+    "Undo",
 ]
 
 
@@ -116,19 +122,35 @@ class StopRun(msgspec.Struct, frozen=True):
     pipeline: PipelineId
 
 
-class ChangeLink(msgspec.Struct, frozen=True):
-    """Hold an emulated link to another rate and latency while frames flow."""
-
-    source: AgentId
-    target: AgentId
-    shape: LinkShape
+#: What a user may change of a link (the first two) or an agent. A load is in busy processes.
+Quantity = Literal["bytes_per_s", "latency_s", "load", "speed"]
+#: Whose: an agent's, or a directed link's from the first to the second.
+Subject = tuple[AgentId, ...]
 
 
-class ChangeSpeed(msgspec.Struct, frozen=True):
-    """Let an agent emulate another speed, as if other work came to its board or left it."""
+class Change(msgspec.Struct, frozen=True):
+    """Other conditions for a subject, for `for_s` seconds (None: until undone). `by` is who says so."""
+
+    subject: Subject
+    values: Mapping[Quantity, float]
+    by: str
+    for_s: float | None = None
+
+
+class Undo(msgspec.Struct, frozen=True):
+    """What of these was changed is as configured again."""
+
+    subject: Subject
+    quantities: tuple[Quantity, ...]
+    by: str
+
+
+class EndAgent(msgspec.Struct, frozen=True):
+    """End an agent's process: in an orderly way, or by a `crash`."""
 
     agent: AgentId
-    speed: float
+    crash: bool
+    by: str
 
 
 class Shutdown(msgspec.Struct, frozen=True):
@@ -138,7 +160,7 @@ class Shutdown(msgspec.Struct, frozen=True):
 
 
 Order = ChangeStrategy | ChangeModel | StartRun | StopRun
-Condition = ChangeLink | ChangeSpeed
+Circumstance = Change | Undo | EndAgent
 Event = (
     AgentJoined
     | AgentSaid
@@ -149,7 +171,7 @@ Event = (
     | StoreFailed
     | StoreRecovered
     | Order
-    | Condition
+    | Circumstance
     | Shutdown
 )
 

@@ -88,5 +88,5 @@ class Groundwork:
 
     def peer(self, agent: AgentId, tier: Tier, other: AgentId, there: Tier) -> Peer:
         """The link from `agent` to `other`, as `agent` is told of it."""
-        shape = self._world.shapes.get((agent, other)) or self._settings.shape(tier, there)
+        shape = self._settings.shape(tier, there)
         return Peer(other, there, self._world.agents[other].register.data_address, shape)

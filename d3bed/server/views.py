@@ -18,6 +18,7 @@ from d3bed.server.layout import layout
 __all__ = [
     "AgentReport",
     "AgentView",
+    "ConditionView",
     "EpochReport",
     "EpochView",
     "ExactView",
@@ -232,6 +233,23 @@ class NoteView(msgspec.Struct, frozen=True):
     pipeline: PipelineId | None = None
 
 
+class ConditionView(msgspec.Struct, frozen=True):
+    """What a user changed of an agent or a directed link, and is in force. `until_s` null: until undone.
+
+    `values` go by quantity: bytes_per_s, latency_s, load (busy processes), speed; `what` is them in words.
+    A load is emulated where the agent's speed is: then that drops instead.
+    """
+
+    subject: str
+    agents: tuple[AgentId, ...]
+    what: str
+    values: dict[str, float]
+    by: str
+    since_s: float
+    until_s: float | None
+    emulated: bool
+
+
 class StateView(msgspec.Struct, frozen=True):
     """All that the page shows: the snapshot of the feed."""
 
@@ -243,6 +261,7 @@ class StateView(msgspec.Struct, frozen=True):
     notes: tuple[NoteView, ...]
     strategies: tuple[str, ...]
     models: tuple[str, ...]
+    conditions: tuple[ConditionView, ...] = ()
 
 
 # ── d3bed.report/1 ────────────────────────────────────────────────────────────────────────────────

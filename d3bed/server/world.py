@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from d3bed.core.ids import AgentId, CauseId, Epoch, PipelineId
-from d3bed.core.measurements import LinkRate, LinkShape
+from d3bed.core.measurements import LinkRate
 from d3bed.core.messages import (
     LinkFailed,
     LinkMeasured,
@@ -50,8 +50,9 @@ class AgentRecord:
     """One registered agent. `due`: when each open order counts as failed.
 
     `profiles`, and the `fixed` part of them, are as the agent reported them; `predicted` stands in for a
-    profile that is not there yet; `correction` is what its live spans say about either. `speed` is what it
-    was told to emulate since it registered, if anything; `clock_error_s` bounds how far its times are off.
+    profile that is not there yet; `correction` is what its live spans say about either. `speed` and
+    `processes` (busy ones) are what it was told to emulate, or to carry, since it registered; `clock_error_s`
+    bounds how far its times are off.
     """
 
     register: Register
@@ -69,7 +70,18 @@ class AgentRecord:
     correction: ProfileCorrection = field(default_factory=ProfileCorrection)
     due: dict[Order, float] = field(default_factory=dict)
     speed: float | None = None
+    processes: int = 0
     last_loaded: ModelLoaded | None = None
+
+    @property
+    def emulated_speed(self) -> float:
+        """1: as fast as its machine."""
+        return self.register.speed if self.speed is None else self.speed
+
+    @property
+    def threads(self) -> int:
+        """Intra-op threads of the model that it loaded last; 1 before."""
+        return self.last_loaded.threads if self.last_loaded else 1
 
     def has_open(self, *kinds: str) -> bool:
         return any(kind in kinds for kind, _ in self.due)
@@ -122,7 +134,7 @@ class AgentRecord:
             pid=register.pid,
             host=register.host,
             data_address=register.data_address,
-            speed=register.speed if self.speed is None else self.speed,
+            speed=self.emulated_speed,
             engine=register.engine,
             version=register.version,
             threads=loaded.threads if loaded else None,
@@ -187,7 +199,6 @@ class World:
         self.now = 0.0
         self.agents: dict[AgentId, AgentRecord] = {}
         self.links: dict[tuple[AgentId, AgentId], LinkRecord] = {}
-        self.shapes: dict[tuple[AgentId, AgentId], LinkShape] = {}  # what users changed
         self.notes: list[NoteView] = []
         self._out: list[Command] = []
         self.boot = boot

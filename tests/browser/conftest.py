@@ -177,6 +177,10 @@ class Testbed:
     async def leave(self, agent: AgentId) -> None:
         await self.actors.pop(agent).leave()
 
+    async def post(self, path: str, body: dict[str, Any]) -> None:
+        async with self._http.post(f"{self.address}api/{path}", json=body) as answer:
+            assert answer.status == 202, await answer.text()
+
     async def answer(
         self, count: int = 1, *, photo: str = "cat.jpg", max_rel_err: float | None = 0.0
     ) -> None:

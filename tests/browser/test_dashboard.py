@@ -145,6 +145,20 @@ async def test_refused_order_is_explained_beside_its_button(page: Page, testbed:
     await expect(button).not_to_have_attribute("aria-busy", "true")
 
 
+async def test_changed_conditions_are_listed_with_their_time_left(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
+    await expect(page.locator("#conditions-part")).to_be_hidden()
+    await testbed.post("links", {"from": "pi-1", "to": "edge-1", "mbit_per_s": 5, "for_s": 90, "by": "ann"})
+    await testbed.post("agents/vm-1/load", {"processes": 2})
+    first, second = page.locator("#conditions li").nth(0), page.locator("#conditions li").nth(1)
+    await expect(first).to_have_text(re.compile(r"pi-1→edge-1: 5 Mbit/s, emulated ?[78]\d s left, by ann"))
+    await expect(second).to_have_text(re.compile(r"vm-1: 2 busy processes ?until undone, by api"))
+    await testbed.post("agents/vm-1/load", {"processes": 0})
+    await expect(page.locator("#conditions li")).to_have_count(1)
+
+
 async def test_lost_agent_is_shown_as_lost(page: Page, testbed: Testbed) -> None:
     await open_page(page, testbed)
     await testbed.join()

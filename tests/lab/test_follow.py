@@ -27,6 +27,12 @@ def test_frames_are_kept_to_the_last_hundred() -> None:
     assert [f["frame"] for f in state.data["frames"]] == list(range(50, 150))
 
 
+def test_changes_in_force_are_told_as_a_whole() -> None:
+    state = State({"conditions": [{"subject": "edge-1"}, {"subject": "edge-2"}]})
+    state.apply("conditions", [{"subject": "edge-2"}])
+    assert state.data["conditions"] == [{"subject": "edge-2"}]
+
+
 def test_kinds_of_a_newer_server_are_ignored() -> None:
     state = State({"agents": []})
     state.apply("weather", {"sun": True})

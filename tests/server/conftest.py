@@ -85,13 +85,14 @@ class Script:
         self.layers = layers
         self.kind, self.size = kind, size
         self.decoder = ""
+        self.speed = 1.0
         self.silent: set[type] = set()
         self.heard: list[ToAgent] = []
         self.to_say: list[FromAgent] = []
 
     @property
     def register(self) -> Register:
-        return Register(self.agent, self.tier, 4711, "laptop", "127.0.0.1:4000", 1.0, "torch", "0.1.0")
+        return Register(self.agent, self.tier, 4711, "laptop", "127.0.0.1:4000", self.speed, "torch", "0.1.0")
 
     def count(self, kind: type) -> int:
         return sum(isinstance(message, kind) for message in self.heard)
@@ -197,9 +198,10 @@ class Stage:
             return PlanFailed(command.pipeline, command.request, str(error))
         return PlanComputed(command.pipeline, command.request, choice)
 
-    def join(self, *agents: AgentId, layers: int = 3, silent: type | None = None) -> None:
+    def join(self, *agents: AgentId, layers: int = 3, silent: type | None = None, speed: float = 1.0) -> None:
         for agent in agents:
             script = Script(agent, layers=layers, kind=self.kind, size=self.size)
+            script.speed = speed
             script.decoder = self.decoders.get(agent, "")
             if silent is not None:
                 script.silent.add(silent)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
-from d3bed.core.measurements import LinkShape
-from d3bed.core.messages import Activate, MeasureLinks, Prepare, SetSpeed, ShapeLink
-from d3bed.server.events import ChangeLink, ChangeSpeed, ChangeStrategy, StopRun
+from d3bed.core.messages import Activate, MeasureLinks
+from d3bed.server.events import Change, StopRun
 
 if TYPE_CHECKING:
     from tests.server.conftest import MakeStage, Stage
@@ -106,38 +105,16 @@ def test_links_that_carry_nothing_are_looked_at_again_while_frames_flow(on_edge:
     assert on_edge.active == 1
 
 
-def test_a_changed_link_is_told_to_its_sender_and_to_later_plans(on_edge: Stage) -> None:
-    shape = LinkShape(1e6, 0.02)
-    on_edge.submit(ChangeLink(DEVICE, EDGE_1, shape))
-    assert on_edge.heard(DEVICE, ShapeLink) == [ShapeLink(EDGE_1, shape)]
-    for strategy in ("device", "edge"):
-        on_edge.submit(ChangeStrategy(DEMO, strategy))
-    prepare = on_edge.heard(DEVICE, Prepare)[-1]
-    assert isinstance(prepare, Prepare)
-    assert {p.agent: p.shape for p in prepare.peers}[EDGE_1] == shape
-
-
 def test_a_changed_link_that_carries_nothing_is_measured_again_at_once(on_edge: Stage) -> None:
     before = len(on_edge.heard(DEVICE, MeasureLinks))
-    on_edge.submit(ChangeLink(DEVICE, EDGE_2, LinkShape(1e6, 0.02)))
+    on_edge.submit(Change((DEVICE, EDGE_2), {"bytes_per_s": 1e6}, "ann", for_s=3))
     on_edge.tick(0.2)
     asked = on_edge.heard(DEVICE, MeasureLinks)
     assert len(asked) == before + 1
     assert isinstance(asked[-1], MeasureLinks)
-    assert [(p.agent, p.shape) for p in asked[-1].peers] == [(EDGE_2, LinkShape(1e6, 0.02))]
-
-
-def test_a_changed_speed_is_told_to_its_agent_and_shown_until_it_registers_anew(on_edge: Stage) -> None:
-    on_edge.submit(ChangeSpeed(EDGE_2, 0.2))
-    assert on_edge.heard(EDGE_2, SetSpeed) == [SetSpeed(0.2)]
-
-    def shown() -> float:
-        return next(a.speed for a in on_edge.coordinator.snapshot().agents if a.agent == EDGE_2)
-
-    assert shown() == 0.2
-    on_edge.lose(EDGE_2)
-    on_edge.join(EDGE_2)
-    assert shown() == 1.0
+    assert [p.agent for p in asked[-1].peers] == [EDGE_2]
+    on_edge.tick(3)
+    assert len(on_edge.heard(DEVICE, MeasureLinks)) == before + 2
 
 
 def test_hpa_says_how_little_it_looked_at(make_stage: MakeStage) -> None:

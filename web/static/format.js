@@ -67,6 +67,15 @@ export const timeOfDay = (timeS, nowS, nowMs) => {
   return new Date(nowMs - (nowS - timeS) * 1e3).toTimeString().slice(0, 8);
 };
 
+// Until when, as time left: "23 s left", "2:05 min left", "until undone".
+export const left = (untilS, nowS) => {
+  if (!known(untilS)) return "until undone";
+  const seconds = Math.max(0, Math.ceil(untilS - nowS));
+  return seconds < 100
+    ? `${seconds} s left`
+    : `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")} min left`;
+};
+
 // Relative error → "3e-7".
 export const error = (relative) => (known(relative) ? relative.toExponential(0) : UNKNOWN);
 

@@ -8,7 +8,7 @@ import { count, duration, exactness, speed, text } from "./format.js";
 import { createGantt } from "./gantt.js";
 import { createGraph } from "./graph.js";
 import { EMPTY, pipelineOf, reduce } from "./store.js";
-import { createAgents, createEpochs, createEvents, createLinks } from "./tables.js";
+import { createAgents, createConditions, createEpochs, createEvents, createLinks } from "./tables.js";
 import { createTiles } from "./tiles.js";
 
 const CONNECTION = {
@@ -43,6 +43,7 @@ const tiles = createTiles({
 const links = createLinks(byId("links"));
 const agents = createAgents(byId("agents"));
 const epochs = createEpochs(byId("epochs"));
+const conditions = createConditions(byId("conditions-part"), byId("conditions"));
 const events = createEvents(byId("events"));
 const controls = createControls();
 
@@ -129,6 +130,7 @@ const draw = () => {
   links(state.links);
   agents(state.agents);
   epochs(history);
+  conditions(state.conditions, clock.nowS + (Date.now() - clock.nowMs) / 1e3);
   // The offset of the clocks is taken once a snapshot: times of day must not flicker.
   events(state.notes, clock.nowS, clock.nowMs);
 };

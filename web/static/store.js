@@ -14,6 +14,7 @@ const UPSERTS = {
   pipeline: ["pipelines", ["id"]],
   epoch: ["epochs", ["pipeline", "epoch"]],
 };
+const WHOLES = ["conditions"];
 const APPENDS = { frame: "frames", note: "notes" };
 
 export const EMPTY = Object.freeze({
@@ -27,6 +28,7 @@ export const EMPTY = Object.freeze({
   notes: [],
   strategies: [],
   models: [],
+  conditions: [],
 });
 
 export const reduce = (state, message) => {
@@ -48,6 +50,8 @@ const apply = (next, event) => {
   if (event.kind in APPENDS) {
     const slice = APPENDS[event.kind];
     next[slice] = [...next[slice], event.data];
+  } else if (WHOLES.includes(event.kind)) {
+    next[event.kind] = event.data;
   } else if (event.kind in UPSERTS) {
     const [slice, keys] = UPSERTS[event.kind];
     const at = next[slice].findIndex((item) => keys.every((key) => item[key] === event.data[key]));

@@ -1,7 +1,7 @@
 // Links, agents, epochs and events in words and numbers.
 
 import { html, say, set, swatch } from "./dom.js";
-import { bytes, deviation, duration, rate, speed, text, timeOfDay } from "./format.js";
+import { bytes, deviation, duration, left, rate, speed, text, timeOfDay } from "./format.js";
 import { TIERS } from "./store.js";
 
 const OFF_BY = 0.02;
@@ -138,6 +138,17 @@ export const createEpochs = (body) =>
       "No plan has been made yet.",
     ),
   );
+
+// What users changed, each with its time left; rows are kept, since the time changes every second.
+export const createConditions = (part, list) => (conditions, nowS) => {
+  set(part, { hidden: !conditions.length });
+  while (list.children.length > conditions.length) list.lastElementChild.remove();
+  conditions.forEach((condition, n) => {
+    const item = list.children[n] ?? list.appendChild(html("li", {}, html("span"), html("span", { class: "muted" })));
+    say(item.firstElementChild, `${condition.subject}: ${condition.what}${condition.emulated ? ", emulated" : ""}`);
+    say(item.lastElementChild, `${left(condition.until_s, nowS)}, by ${condition.by}`);
+  });
+};
 
 const LEVELS = { info: ["·", "note"], warn: ["▲", "warning"], error: ["✖", "error"] };
 

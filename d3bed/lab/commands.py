@@ -1,0 +1,166 @@
+"""The commands that steer a running testbed: options into requests to the server's JSON API."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import socket
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from d3bed.core.errors import ConfigError
+
+__all__ = ["steer"]
+
+steer = typer.Typer()
+console = Console()
+
+ServerOption = Annotated[str, typer.Option(envvar="D3BED_SERVER", help="Address of the server.")]
+TokenOption = Annotated[
+    str | None, typer.Option(envvar="D3BED_TOKEN", help="Token of a server that is not local.")
+]
+PipelineArgument = Annotated[str, typer.Argument(help="Which pipeline.")]
+AgentArgument = Annotated[str, typer.Argument(metavar="AGENT", help="Which agent.")]
+ForOption = Annotated[
+    str | None,
+    typer.Option("--for", metavar="TIME", help="Undone after so long: 30s, 2m. Else: until undone."),
+]
+LOCAL = "http://127.0.0.1:8333"
+
+
+@steer.command()
+def strategy(
+    name: Annotated[str, typer.Argument(help="The strategy to plan with from now on.")],
+    tiling: Annotated[
+        str | None,
+        typer.Option("--tiling", help="How edge agents share layers: vsm, aofl, deepthings, modnn or none."),
+    ] = None,
+    pipeline: Annotated[str, typer.Option(help="Which pipeline.")] = "main",
+    server: ServerOption = LOCAL,
+    token: TokenOption = None,
+) -> None:
+    """Switch a running pipeline to another strategy while frames flow."""
+    _post(server, f"pipelines/{pipeline}/strategy", {"strategy": name, "tiling": tiling}, token)
+
+
+@steer.command()
+def link(
+    source: Annotated[str, typer.Argument(help="Agent at the sending end.")],
+    target: Annotated[str, typer.Argument(help="Agent at the receiving end.")],
+    rate: Annotated[str | None, typer.Option(metavar="RATE", help="10Mbit, 500kbit …")] = None,
+    delay: Annotated[str | None, typer.Option(metavar="TIME", help="One-way latency: 20ms.")] = None,
+    both: Annotated[bool, typer.Option("--both", help="The other direction too.")] = False,
+    lasting: ForOption = None,
+    reset: Annotated[bool, typer.Option("--reset", help="As configured again.")] = False,
+    server: ServerOption = LOCAL,
+    token: TokenOption = None,
+) -> None:
+    """Change an emulated link while frames flow, and watch the plan follow.
+
+    What is not given stays as it is.
+    """
+    from d3bed.lab.units import bytes_per_s, seconds
+
+    body: dict[str, Any] = {"by": _who()}
+    if rate is not None:
+        body["mbit_per_s"] = bytes_per_s(rate, "--rate") * 8e-6
+    if delay is not None:
+        body["latency_ms"] = seconds(delay, "--delay") * 1e3
+    if reset == (len(body) > 1):
+        raise ConfigError("link", "", "what shall change?", "give --rate or --delay, or --reset alone")
+    if lasting is not None and not reset:
+        body["for_s"] = seconds(lasting, "--for")
+    for ends in [(source, target)] + ([(target, source)] if both else []):
+        _post(server, "links/reset" if reset else "links", body | {"from": ends[0], "to": ends[1]}, token)
+
+
+@steer.command()
+def load(
+    name: AgentArgument,
+    cpu: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Busy processes on its board; emulated where its speed is."),
+    ] = None,
+    lasting: ForOption = None,
+    off: Annotated[bool, typer.Option("--off", help="End the load.")] = False,
+    server: ServerOption = LOCAL,
+    token: TokenOption = None,
+) -> None:
+    """Put other work on an agent's board while frames flow."""
+    from d3bed.lab.units import seconds
+
+    if off == (cpu is not None):
+        raise ConfigError("load", "", "how much load?", "give --cpu 2, or --off")
+    body: dict[str, Any] = {"processes": cpu or 0, "by": _who()}
+    if lasting is not None:
+        body["for_s"] = seconds(lasting, "--for")
+    _post(server, f"agents/{name}/load", body, token)
+
+
+@steer.command()
+def speed(
+    name: AgentArgument,
+    value: Annotated[
+        float | None,
+        typer.Argument(metavar="SPEED", help="0.2 is five times slower than its machine."),
+    ] = None,
+    lasting: ForOption = None,
+    reset: Annotated[bool, typer.Option("--reset", help="As configured again.")] = False,
+    server: ServerOption = LOCAL,
+    token: TokenOption = None,
+) -> None:
+    """Have an agent emulate another board's speed."""
+    from d3bed.lab.units import seconds
+
+    if reset == (value is not None):
+        raise ConfigError("speed", "", "which speed?", "give one, as 0.2, or --reset")
+    body: dict[str, Any] = {"speed": value, "by": _who()}
+    if lasting is not None:
+        body["for_s"] = seconds(lasting, "--for")
+    _post(server, f"agents/{name}/speed", body, token)
+
+
+@steer.command()
+def stop(name: AgentArgument, server: ServerOption = LOCAL, token: TokenOption = None) -> None:
+    """End an agent's process in an orderly way."""
+    _post(server, f"agents/{name}/stop", {"by": _who()}, token)
+
+
+@steer.command()
+def kill(name: AgentArgument, server: ServerOption = LOCAL, token: TokenOption = None) -> None:
+    """Have an agent's process end at once, without a goodbye, and watch what follows."""
+    _post(server, f"agents/{name}/kill", {"by": _who()}, token)
+
+
+@steer.command()
+def pause(
+    pipeline: PipelineArgument = "main", server: ServerOption = LOCAL, token: TokenOption = None
+) -> None:
+    """End a pipeline's run: no new frames; those under way are answered."""
+    _post(server, f"pipelines/{pipeline}/stop", {}, token)
+
+
+@steer.command()
+def resume(
+    pipeline: PipelineArgument = "main", server: ServerOption = LOCAL, token: TokenOption = None
+) -> None:
+    """Start frames again, as a new run."""
+    _post(server, f"pipelines/{pipeline}/start", {}, token)
+
+
+def _post(server: str, path: str, body: dict[str, Any], token: str | None) -> None:
+    from d3bed.lab.client import post
+
+    answer = asyncio.run(post(server, f"/api/{path}", body, token))
+    console.print(answer["message"], highlight=False, soft_wrap=True)
+
+
+def _who() -> str:
+    """Whom others are told that a change is from."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a uid without a name
+        user = "someone"
+    return f"{user}@{socket.gethostname()}"[:60]

@@ -1,0 +1,225 @@
+"""The one door through which users change conditions: what is in force, by whom, until when.
+
+Decides what each agent is told: every change lies over what is configured (a link's rate and latency,
+an agent's speed, no load), and ends when its time is over, when somebody undoes it, or with what it is
+about. Of two changes of the same thing the later one holds, and a note says who replaced whom.
+
+A load and a speed belong to the process: they end when the agent is lost, and a new process starts without
+them. A changed link is nobody's process: an agent that registers gets those that begin at it again. With the
+server all of them end, since agents forget them when they register or hear nothing for some seconds.
+
+Where an agent's speed is emulated, boards share this machine's cores and busy processes would slow them
+all, so the speed drops instead. An emulated board has as many cores as it has compute threads (one, as a
+rule), and a fair scheduler shares them among those threads and N busy processes:
+
+    speed / (1 + N / cores)
+
+It must not know how agents do what they are told, nor sockets or clocks other than `world.now`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from d3bed.core.ids import AgentId, CauseId, PipelineId
+from d3bed.core.measurements import LinkShape
+from d3bed.core.messages import SetLoad, SetSpeed, ShapeLink
+from d3bed.server.events import Change, Quantity, Subject, Undo
+from d3bed.server.pipeline import Pipeline
+from d3bed.server.views import ConditionView
+from d3bed.server.world import LinkRecord, World
+
+__all__ = ["Condition", "Conditions", "in_words", "loaded_speed"]
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """One changed quantity. Those that one order changed share `cause_id`; `until_s` None: until undone."""
+
+    subject: Subject
+    quantity: Quantity
+    value: float
+    by: str
+    since_s: float
+    until_s: float | None
+    cause_id: CauseId
+
+
+class Conditions:
+    """All changes in force, and what follows from each coming and going. `pipelines` know links' base."""
+
+    def __init__(self, world: World, pipelines: Mapping[PipelineId, Pipeline]) -> None:
+        self._world = world
+        self._pipelines = pipelines
+        self._in_force: dict[tuple[Subject, Quantity], Condition] = {}
+
+    # ── coming and going ──────────────────────────────────────────────────────────────────────────
+
+    def change(self, order: Change) -> None:
+        """The subject must be a connected agent, or a link that is emulated (see `base`)."""
+        now, cause_id = self._world.now, self._world.new_cause()
+        until_s = None if order.for_s is None else now + order.for_s
+        replaced = [
+            old
+            for quantity in order.values
+            if (old := self._in_force.pop((order.subject, quantity), None)) is not None
+        ]
+        made = [
+            Condition(order.subject, quantity, value, order.by, now, until_s, cause_id)
+            for quantity, value in order.values.items()
+        ]
+        self._in_force |= {(order.subject, condition.quantity): condition for condition in made}
+        text = f"{_name(order.subject)}: {in_words(made)}"
+        if self._is_emulated(order.subject) and "load" in order.values:
+            text += " (emulated: its speed drops)"
+        text += f", by {order.by}" + (f" for {order.for_s:g} s" if order.for_s is not None else "")
+        if replaced:
+            text += f", in place of {in_words(replaced)} by {' and '.join(sorted({c.by for c in replaced}))}"
+        self._world.note(text, cause_id=cause_id)
+        self._log("begun", made)
+        self._apply(order.subject)
+
+    def undo(self, order: Undo) -> None:
+        self._end(
+            (c for (subject, quantity), c in self._in_force.items()
+             if subject == order.subject and quantity in order.quantities),
+            f"undone by {order.by}",
+        )  # fmt: skip
+
+    def end_due(self) -> None:
+        """Call it now and then: ends those whose time is over."""
+        now = self._world.now
+        self._end(
+            (c for c in self._in_force.values() if c.until_s is not None and c.until_s <= now),
+            "its time is over",
+        )
+
+    def agent_lost(self, agent: AgentId) -> None:
+        self._end((c for c in self._in_force.values() if c.subject == (agent,)), "the agent is gone")
+
+    def agent_joined(self, agent: AgentId) -> None:
+        """To be called after it was welcomed: that makes it forget what it was told before."""
+        again = [c for c in self._in_force.values() if len(c.subject) == 2 and c.subject[0] == agent]
+        for ends in {c.subject: None for c in again}:
+            self._apply(ends)
+            text = in_words(c for c in again if c.subject == ends)
+            self._world.note(f"{_name(ends)} is changed still: {text}")
+
+    def _end(self, which: Iterable[Condition], reason: str) -> None:
+        ended = list(which)
+        for condition in ended:
+            del self._in_force[condition.subject, condition.quantity]
+        for subject in {c.subject: None for c in ended}:
+            of_it = [c for c in ended if c.subject == subject]
+            text = f"{_name(subject)}: {in_words(of_it)} over, {reason}"
+            self._world.note(text, cause_id=of_it[0].cause_id)
+            self._log("ended", of_it, reason)
+            self._apply(subject)
+
+    # ── what agents are told ──────────────────────────────────────────────────────────────────────
+
+    def base(self, ends: Subject) -> LinkShape | None:
+        """What a link is held to as configured; None where it is not emulated, and cannot be changed."""
+        source, target = ends
+        for pipe in self._pipelines.values():
+            tiers = pipe.settings.tiers
+            if source in tiers and target in tiers:
+                shape = pipe.settings.shape(tiers[source], tiers[target])
+                if shape is not None:
+                    return shape
+        return None
+
+    def _apply(self, subject: Subject) -> None:
+        values = {c.quantity: c.value for c in self._in_force.values() if c.subject == subject}
+        match subject:
+            case (agent,):
+                self._apply_agent(agent, values)
+            case (source, target):
+                self._apply_link(source, target, values)
+        self._world.publish("conditions", self.views)
+
+    def _apply_agent(self, agent: AgentId, values: Mapping[Quantity, float]) -> None:
+        world, record = self._world, self._world.agents[agent]
+        base = values.get("speed", record.register.speed)
+        speed, processes = loaded_speed(base, int(values.get("load", 0)), record.threads)
+        if speed != record.emulated_speed:
+            world.send(agent, SetSpeed(speed))
+        if processes != record.processes:
+            world.send(agent, SetLoad(processes))
+        record.speed, record.processes = speed, processes
+        world.publish("agent", record.view(world.now))
+
+    def _apply_link(self, source: AgentId, target: AgentId, values: Mapping[Quantity, float]) -> None:
+        """What follows is for the monitors to notice; a link that carries nothing is measured again."""
+        world, base = self._world, self.base((source, target))
+        if base is None:
+            return
+        shape = msgspec.structs.replace(base, **values) if values else None
+        world.send(source, ShapeLink(target, shape))
+        active = [p.active for p in self._pipelines.values() if p.active]
+        if not any({source, target} <= epoch.agents.keys() for epoch in active):
+            world.links.setdefault((source, target), LinkRecord()).forget()
+
+    # ── what is shown ─────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def views(self) -> tuple[ConditionView, ...]:
+        """What one order changed of a subject is shown as one, oldest first."""
+        groups: dict[tuple[Subject, CauseId], list[Condition]] = {}
+        for condition in self._in_force.values():
+            groups.setdefault((condition.subject, condition.cause_id), []).append(condition)
+        return tuple(self._view(group) for group in groups.values())
+
+    def _view(self, group: list[Condition]) -> ConditionView:
+        first = group[0]
+        return ConditionView(
+            subject=_name(first.subject),
+            agents=first.subject,
+            what=in_words(group),
+            values={c.quantity: c.value for c in group},
+            by=first.by,
+            since_s=first.since_s,
+            until_s=first.until_s,
+            emulated=self._is_emulated(first.subject) or first.quantity != "load",
+        )
+
+    def _is_emulated(self, subject: Subject) -> bool:
+        if len(subject) == 2:
+            return True
+        speed = self._in_force.get((subject, "speed"))
+        return (speed.value if speed else self._world.agents[subject[0]].register.speed) < 1
+
+    def _log(self, event: str, conditions: list[Condition], reason: str = "") -> None:
+        for condition in conditions:
+            self._world.record(
+                "events",
+                at_s=self._world.now,
+                cause_id=condition.cause_id,
+                kind="condition",
+                data=msgspec.to_builtins(condition) | {"event": event, "reason": reason},
+            )
+
+
+def loaded_speed(base: float, processes: int, cores: int) -> tuple[float, int]:
+    """The speed that an agent of speed `base` is to emulate under a load, and the busy processes that its
+    board is really to carry: where `base` is below 1 a load only lowers the speed, see above."""
+    if base < 1:
+        return base / (1 + processes / cores), 0
+    return base, processes
+
+
+def in_words(conditions: Iterable[Condition]) -> str:
+    return ", ".join(_WORDS[c.quantity](c.value) for c in conditions)
+
+
+_WORDS = {
+    "bytes_per_s": lambda value: f"{value * 8e-6:g} Mbit/s",
+    "latency_s": lambda value: f"{value * 1e3:g} ms",
+    "load": lambda value: f"{value:g} busy process" + ("" if value == 1 else "es"),
+    "speed": lambda value: f"speed {value:g}",
+}
+
+
+def _name(subject: Subject) -> str:
+    return "→".join(subject)
