@@ -17,10 +17,12 @@ __all__ = ["FrameReport", "LinkRate", "LinkShape", "Span", "SpanKind", "Transfer
 
 
 class LinkShape(msgspec.Struct, frozen=True):
-    """What an emulated link is held to: payload `bytes_per_s` and one-way `latency_s`."""
+    """What an emulated link is held to: payload `bytes_per_s`, one-way `latency_s`, and the `loss` of that
+    share of its segments, as a TCP stream feels it (see `net.shaping`)."""
 
     bytes_per_s: float
     latency_s: float = 0.0
+    loss: float = 0.0
 
 
 class LinkRate(msgspec.Struct, frozen=True):
@@ -61,7 +63,8 @@ class Transfer(msgspec.Struct, frozen=True):
     """One tensor's way over a link, seen by the sender.
 
     `taken_s` counts from the first byte offered to the link until the last byte left it, latency
-    excluded; `target_bytes_per_s` is what the link was shaped to, None if it is not shaped.
+    excluded; `target_bytes_per_s` is what the link was shaped to for it (time lost to emulated loss counts),
+    None if it is not shaped.
     """
 
     peer: AgentId

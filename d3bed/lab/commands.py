@@ -51,6 +51,9 @@ def link(
     target: Annotated[str, typer.Argument(help="Agent at the receiving end.")],
     rate: Annotated[str | None, typer.Option(metavar="RATE", help="10Mbit, 500kbit …")] = None,
     delay: Annotated[str | None, typer.Option(metavar="TIME", help="One-way latency: 20ms.")] = None,
+    loss: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Of segments, as a TCP stream feels it: 1%.")
+    ] = None,
     both: Annotated[bool, typer.Option("--both", help="The other direction too.")] = False,
     lasting: ForOption = None,
     reset: Annotated[bool, typer.Option("--reset", help="As configured again.")] = False,
@@ -61,15 +64,19 @@ def link(
 
     What is not given stays as it is.
     """
-    from d3bed.lab.units import bytes_per_s, seconds
+    from d3bed.lab.units import bytes_per_s, seconds, share
 
     body: dict[str, Any] = {"by": _who()}
     if rate is not None:
         body["mbit_per_s"] = bytes_per_s(rate, "--rate") * 8e-6
     if delay is not None:
         body["latency_ms"] = seconds(delay, "--delay") * 1e3
+    if loss is not None:
+        body["loss_percent"] = share(loss, "--loss") * 100
     if reset == (len(body) > 1):
-        raise ConfigError("link", "", "what shall change?", "give --rate or --delay, or --reset alone")
+        raise ConfigError(
+            "link", "", "what shall change?", "give --rate, --delay or --loss, or --reset alone"
+        )
     if lasting is not None and not reset:
         body["for_s"] = seconds(lasting, "--for")
     for ends in [(source, target)] + ([(target, source)] if both else []):

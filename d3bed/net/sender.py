@@ -164,7 +164,8 @@ class Sender:
         await self._opened
         if self.shape is not None:  # the handshake is not part of the emulated link
             send_buffer_for(self._socket, self.shape)
-            self._outbox.start_pacing(Pacing(self.shape))
+            hello = self._introduction.hello
+            self._outbox.start_pacing(Pacing(self.shape, f"{hello.sender}→{hello.receiver}"))
 
     @property
     def closed(self) -> bool:
@@ -203,7 +204,7 @@ class Sender:
             tensor.value,
             nbytes,
             item.taken_s,
-            item.slot.shape.bytes_per_s if item.slot is not None else None,
+            item.slot.target_bytes_per_s if item.slot is not None else None,
         )
 
     def reshape(self, shape: LinkShape) -> None:

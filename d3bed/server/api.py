@@ -51,6 +51,8 @@ _LISTED = 200
 #: Frames of one run that are answered at once: the newest.
 _FRAMES = 100_000
 
+_LINK_QUANTITIES: tuple[Quantity, ...] = ("bytes_per_s", "latency_s", "loss")
+
 _T = TypeVar("_T")
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=300)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
@@ -103,6 +105,7 @@ class LinkOrder(
     target: _Text
     mbit_per_s: Annotated[float, msgspec.Meta(ge=0.01, le=100_000)] | None = None
     latency_ms: Annotated[float, msgspec.Meta(ge=0, le=10_000)] | None = None
+    loss_percent: Annotated[float, msgspec.Meta(ge=0, le=50)] | None = None
     for_s: _Seconds | None = None
     by: _Who = "api"
 
@@ -269,12 +272,15 @@ class Api:
             values["bytes_per_s"] = body.mbit_per_s * 1e6 / 8
         if body.latency_ms is not None:
             values["latency_s"] = body.latency_ms / 1e3
+        if body.loss_percent is not None:
+            values["loss"] = body.loss_percent / 100
         if not values:
-            raise ApiError(400, "nothing to change: give mbit_per_s or latency_ms; undo by /api/links/reset")
+            what = "mbit_per_s, latency_ms or loss_percent"
+            raise ApiError(400, f"nothing to change: give {what}; undo by /api/links/reset")
         return self._change(self._link(body.source, body.target), values, body.for_s, body.by)
 
     async def link_reset(self, body: LinkReset) -> Changed:
-        return self._undo(self._link(body.source, body.target), ("bytes_per_s", "latency_s"), body.by)
+        return self._undo(self._link(body.source, body.target), _LINK_QUANTITIES, body.by)
 
     async def load(self, id: str, body: LoadOrder) -> Changed:
         if body.processes == 0:

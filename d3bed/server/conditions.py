@@ -216,6 +216,7 @@ def in_words(conditions: Iterable[Condition]) -> str:
 _WORDS = {
     "bytes_per_s": lambda value: f"{value * 8e-6:g} Mbit/s",
     "latency_s": lambda value: f"{value * 1e3:g} ms",
+    "loss": lambda value: f"{value * 100:g} % loss",
     "load": lambda value: f"{value:g} busy process" + ("" if value == 1 else "es"),
     "speed": lambda value: f"speed {value:g}",
 }

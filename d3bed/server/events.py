@@ -122,8 +122,8 @@ class StopRun(msgspec.Struct, frozen=True):
     pipeline: PipelineId
 
 
-#: What a user may change of a link (the first two) or an agent. A load is in busy processes.
-Quantity = Literal["bytes_per_s", "latency_s", "load", "speed"]
+#: What a user may change of a link (the first three) or an agent. A load is in busy processes.
+Quantity = Literal["bytes_per_s", "latency_s", "loss", "load", "speed"]
 #: Whose: an agent's, or a directed link's from the first to the second.
 Subject = tuple[AgentId, ...]
 

@@ -59,6 +59,7 @@ class LinkTraffic:
         self.target_bytes_per_s: float | None = None
         self._all = (0, 0.0)
         self._big = (0, 0.0)
+        self._due_s = self._taken_s = 0.0  # of those with a target
 
     def add(self, transfer: Transfer) -> None:
         self.bytes += transfer.bytes
@@ -67,6 +68,9 @@ class LinkTraffic:
             self._all = (self._all[0] + transfer.bytes, self._all[1] + transfer.taken_s)
             if transfer.bytes >= BIG_BYTES:
                 self._big = (self._big[0] + transfer.bytes, self._big[1] + transfer.taken_s)
+                if transfer.target_bytes_per_s:
+                    self._due_s += transfer.bytes / transfer.target_bytes_per_s
+                    self._taken_s += transfer.taken_s
 
     @property
     def achieved_bytes_per_s(self) -> float | None:
@@ -75,17 +79,10 @@ class LinkTraffic:
         return size / taken_s if taken_s else None
 
     @property
-    def has_big(self) -> bool:
-        """Whether the rate is that of transfers large enough to tell."""
-        return self._big[0] > 0
-
-    @property
     def deviation(self) -> float | None:
-        """Achieved over target, less one; None without a target, or without transfers that can tell."""
-        achieved = self.achieved_bytes_per_s
-        if achieved is None or not self.target_bytes_per_s or not self.has_big:
-            return None
-        return achieved / self.target_bytes_per_s - 1
+        """Achieved over target, less one, each transfer against its own target; None without one, or without
+        transfers that can tell."""
+        return self._due_s / self._taken_s - 1 if self._taken_s else None
 
 
 class RunStatistics:

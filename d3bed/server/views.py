@@ -236,8 +236,8 @@ class NoteView(msgspec.Struct, frozen=True):
 class ConditionView(msgspec.Struct, frozen=True):
     """What a user changed of an agent or a directed link, and is in force. `until_s` null: until undone.
 
-    `values` go by quantity: bytes_per_s, latency_s, load (busy processes), speed; `what` is them in words.
-    A load is emulated where the agent's speed is: then that drops instead.
+    `values` go by quantity: bytes_per_s, latency_s, loss (share), load (busy processes), speed; `what` is
+    them in words. A load is emulated where the agent's speed is: then that drops instead.
     """
 
     subject: str

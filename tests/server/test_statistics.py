@@ -55,6 +55,13 @@ def test_big_transfers_rule_the_rate_where_there_are_any() -> None:
     assert link.deviation == pytest.approx(400_000 / 0.404 / 1e6 - 1)
 
 
+def test_each_transfer_is_held_against_the_target_of_its_time() -> None:
+    link = LinkTraffic()
+    link.add(moved(200_000, 0.2, 1e6))
+    link.add(moved(200_000, 0.4, 0.5e6))
+    assert link.deviation == pytest.approx(0)
+
+
 def test_small_transfers_do_not_tell_a_links_deviation() -> None:
     link = LinkTraffic()
     link.add(Transfer(EDGE_1, FrameId(1), Epoch(1), Value(1), 4000, 0.01, 1e6))
