@@ -82,7 +82,7 @@ class Testbed:
     __test__ = False
 
     def __init__(self, base: str, pipeline: str, children: Children) -> None:
-        self.base, self.pipeline, self._children = base, pipeline, children
+        self.base, self.pipeline, self.children = base, pipeline, children
 
     async def switch(
         self, *, model: str | None = None, strategy: str | None = None, tiling: str | None = None
@@ -137,7 +137,7 @@ class Testbed:
 
     async def _watched(self, request: Coroutine[Any, Any, _T]) -> _T:
         """The request's result, or the death of a child if that comes first."""
-        asked, died = asyncio.ensure_future(request), asyncio.ensure_future(self._children.died())
+        asked, died = asyncio.ensure_future(request), asyncio.ensure_future(self.children.died())
         try:
             await asyncio.wait((asked, died), return_when=asyncio.FIRST_COMPLETED)
             if died.done():

@@ -155,7 +155,8 @@ class Conditions:
         world, base = self._world, self.base((source, target))
         if base is None:
             return
-        shape = msgspec.structs.replace(base, **values) if values else None
+        changes = {str(quantity): value for quantity, value in values.items()}
+        shape = msgspec.structs.replace(base, **changes) if changes else None
         world.send(source, ShapeLink(target, shape))
         active = [p.active for p in self._pipelines.values() if p.active]
         if not any({source, target} <= epoch.agents.keys() for epoch in active):

@@ -166,6 +166,7 @@ class LinkRecord:
 
     def probed(self, measured: LinkMeasured, now: float) -> None:
         self.measured, self.problem = measured, None
+        self.traffic.target_bytes_per_s = measured.target_bytes_per_s
         self.estimator.probed(LinkRate(measured.bytes_per_s, measured.latency_s), now)
 
     def failed(self, problem: str) -> None:
@@ -182,7 +183,7 @@ class LinkRecord:
             bytes_per_s=measured.bytes_per_s if measured else None,
             latency_s=measured.latency_s if measured else None,
             rtt_s=measured.rtt_s if measured else None,
-            target_bytes_per_s=measured.target_bytes_per_s if measured else traffic.target_bytes_per_s,
+            target_bytes_per_s=traffic.target_bytes_per_s,
             bytes=traffic.bytes,
             achieved_bytes_per_s=traffic.achieved_bytes_per_s,
             deviation=traffic.deviation,
