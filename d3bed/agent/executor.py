@@ -20,7 +20,7 @@ import torch
 from d3bed.agent.compute import ComputeThread, Hold, run_held
 from d3bed.agent.schedule import FrameSchedule, Run, Send
 from d3bed.core.errors import ConfigError, D3Error, RemoteProtocolError, StaleEpoch
-from d3bed.core.graph import Value
+from d3bed.core.graph import TensorSpec, Value
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId
 from d3bed.core.measurements import Span, SpanKind, Transfer
 from d3bed.core.program import Program, Step
@@ -60,6 +60,11 @@ class EpochWork:
     frames: dict[FrameId, _FrameWork] = field(default_factory=dict)
     broken: bool = False
     lost: set[AgentId] = field(default_factory=set)
+    #: What comes over links.
+    specs: dict[Value, TensorSpec] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.specs = {value: self.model.graph.spec(value) for value in self.program.receives}
 
 
 @dataclass
@@ -149,9 +154,9 @@ class Executor:
             _log.debug("tensor of epoch %d from %s: not known here", message.epoch, peer)
             return
         value = message.value
-        if value not in work.program.receives:
+        spec = work.specs.get(value)
+        if spec is None:
             raise RemoteProtocolError(f"value {value} is not expected here")
-        spec = work.model.graph.spec(value)
         if not spec.admits(message.shape, message.dtype):
             raise RemoteProtocolError(
                 f"value {value} is {message.dtype}{list(message.shape)}, "
@@ -208,8 +213,8 @@ class Executor:
 
     def _settle(self, work: EpochWork, frame: FrameId, run: _FrameWork) -> None:
         """After progress: free what nobody needs, hand out the answer, forget a finished frame."""
-        for value in [v for v in run.values if run.schedule.dead(v)]:
-            del run.values[value]
+        for value in run.schedule.freed():
+            run.values.pop(value, None)
         if run.answer is not None and run.schedule.complete and not run.answer.done():
             run.answer.set_result(tuple(run.values[v] for v in work.model.graph.results))
         if run.schedule.over:

@@ -7,7 +7,6 @@ last send has ended, so that an agent holds no more than what is still needed.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -45,26 +44,25 @@ class FrameSchedule:
         self._program = program
         self._keep = keep
         self._have: set[Value] = set()
+        #: Of every step: how many values it still needs.
+        self._missing = [len(set(step.takes)) for step in program.steps]
         self._waiting = set(range(len(program.steps)))
         self._unfinished = set(self._waiting)
         self._given_up: set[Value] = set()
-        self._uses: Counter[Value] = Counter()
-        for step in program.steps:
-            self._uses.update(step.takes)
-        for value, ways in program.forward.items():
-            self._uses[value] += len(ways)
-        for rescue in program.rescues:
-            self._uses.update(rescue.step.takes)
+        self._uses = program.uses.copy()
         self._open_uses = self._uses.total()
+        #: Values whose use count changed to, or was, 0 since `freed` was asked.
+        self._loose: list[Value] = []
 
     def arrived(self, value: Value) -> list[Run | Send]:
         """A value came over a link. Raises `RemoteProtocolError` if it was not expected or came twice."""
-        if value not in self._program.receives:
+        if value not in self._program.expected:
             raise RemoteProtocolError(f"value {value} is not expected here")
         if value in self._have:
             raise RemoteProtocolError(f"value {value} came twice")
         if value in self._given_up:
             self._have.add(value)
+            self._loose.append(value)
             return []
         return self._add((value,))
 
@@ -75,6 +73,7 @@ class FrameSchedule:
     def ran(self, step: int) -> list[Run | Send]:
         """A step has run and made its values."""
         if step not in self._unfinished:
+            self._loose += self._program.steps[step].makes
             return []  # what it was for has been rescued since
         self._unfinished.discard(step)
         for value in self._program.steps[step].takes:
@@ -96,6 +95,7 @@ class FrameSchedule:
         self._given_up |= rescue.pieces
         for value in rescue.pieces:
             self._open_uses -= self._uses.pop(value, 0)
+        self._loose += rescue.pieces
         return True
 
     def rescued(self, number: int) -> list[Run | Send]:
@@ -109,9 +109,10 @@ class FrameSchedule:
     def has(self, value: Value) -> bool:
         return value in self._have
 
-    def dead(self, value: Value) -> bool:
-        """Nobody here needs the value any more."""
-        return value not in self._keep and self._uses.get(value, 0) == 0
+    def freed(self) -> list[Value]:
+        """Values, since this was asked last, that nobody here needs any more (some never came)."""
+        loose, self._loose = self._loose, []
+        return [value for value in loose if self._uses.get(value, 0) == 0 and value not in self._keep]
 
     @property
     def complete(self) -> bool:
@@ -127,19 +128,27 @@ class FrameSchedule:
         if value not in self._given_up:
             self._uses[value] -= 1
             self._open_uses -= 1
+            if not self._uses[value]:
+                self._loose.append(value)
 
     def _add(self, values: Iterable[Value]) -> list[Run | Send]:
         orders: list[Run | Send] = []
+        ready: list[int] = []
         for value in values:
+            if value in self._have:
+                continue
             self._have.add(value)
+            if value not in self._uses:
+                self._loose.append(value)
             # Sends first: a tensor leaves as soon as it exists.
             orders += [Send(value, agent) for agent in self._program.forward.get(value, ())]
             for rescue in self._program.rescues:
                 if value in rescue.step.makes:
                     for kept in rescue.step.takes:
                         self._use(kept)
-        for number in sorted(self._waiting):
-            if self._have.issuperset(self._program.steps[number].takes):
-                self._waiting.discard(number)
-                orders.append(Run(number))
-        return orders
+            for number in self._program.readers.get(value, ()):
+                self._missing[number] -= 1
+                if not self._missing[number] and number in self._waiting:
+                    ready.append(number)
+        self._waiting.difference_update(ready)
+        return orders + [Run(number) for number in sorted(ready)]

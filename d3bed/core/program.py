@@ -12,7 +12,9 @@ other just the rectangles that the other's next tile needs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 
 import msgspec
 
@@ -58,7 +60,7 @@ class Rescue(msgspec.Struct, frozen=True):
         return self.step.vertices[0], self.step.vertices[-1]
 
 
-class Program(msgspec.Struct, frozen=True):
+class Program(msgspec.Struct, frozen=True, dict=True):
     """One agent's share of a plan.
 
     `receives` lists the values that come over links, in expected order of arrival; `forward` gives, for
@@ -74,6 +76,30 @@ class Program(msgspec.Struct, frozen=True):
     @property
     def vertices(self) -> tuple[int, ...]:
         return tuple(v for step in self.steps for v in step.vertices)
+
+    @cached_property
+    def expected(self) -> frozenset[Value]:
+        """What comes over links."""
+        return frozenset(self.receives)
+
+    @cached_property
+    def readers(self) -> dict[Value, tuple[int, ...]]:
+        """The numbers of the steps that take a value."""
+        found: dict[Value, list[int]] = {}
+        for number, step in enumerate(self.steps):
+            for value in dict.fromkeys(step.takes):
+                found.setdefault(value, []).append(number)
+        return {value: tuple(numbers) for value, numbers in found.items()}
+
+    @cached_property
+    def uses(self) -> Counter[Value]:
+        """How often a value is taken by steps and rescues, and sent."""
+        found: Counter[Value] = Counter()
+        for taking in (*self.steps, *(rescue.step for rescue in self.rescues)):
+            found.update(taking.takes)
+        for value, ways in self.forward.items():
+            found[value] += len(ways)
+        return found
 
 
 def hops(graph: Graph, plan: Plan, value: Value, relays: Collection[Tier] = TIERS) -> list[tuple[Tier, Tier]]:

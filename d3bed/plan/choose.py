@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -35,6 +35,9 @@ TILED_STRATEGIES = ("optimal", "hpa", "hpa-greedy", "layers", "edge")
 
 #: Cutting and tiling in turn comes to rest after one or two rounds.
 _MOST_ROUNDS = 3
+
+#: So many owners of tiles are tried, of those whose times and links are not the same within `_ALIKE`.
+_MOST_OWNERS, _ALIKE = 2, 1.05
 
 
 class Pin(msgspec.Struct, frozen=True):
@@ -143,9 +146,15 @@ def choose(
     if tiling != "none" and strategy in TILED_STRATEGIES:
         edges = [agent for agent, tier in agents.items() if tier is Tier.EDGE and agent in profiles]
         tiles = _Tiles(costs, rates, edges, tiling, frozenset(untiled))
-        owner_route = _edge_route(best, [choice for *_, choice in found], profiles)
-        if owner_route is not None:
-            best = _tiled(best, owner_route, tiles, strategy, allowed, current, migration_cost_s)
+
+        def promised_s(route: dict[Tier, AgentId]) -> float:
+            shared = {**profiles, route[Tier.EDGE]: tiles.shared_evenly(route[Tier.EDGE])}
+            made = _plan(graph, route, shared, rates, strategy, allowed, current, migration_cost_s)
+            return made.timeline.latency_s
+
+        inexpensive_first = [choice.agents for *_, choice in sorted(found, key=lambda entry: entry[:3])]
+        for route in _owner_routes(inexpensive_first, tiles, promised_s):
+            best = _tiled(best, route, tiles, strategy, allowed, current, migration_cost_s)
     if current is None:
         return best
     return msgspec.structs.replace(best, kept_s=_kept_s(current, costs, rates))
@@ -177,6 +186,27 @@ class _Tiles:
     method: str
     untiled: frozenset[int]
 
+    def alike(self, route: dict[Tier, AgentId], other: dict[Tier, AgentId]) -> bool:
+        """Whether two routes differ by edge agents alone, and these by next to nothing."""
+        ends = [{t: a for t, a in r.items() if t is not Tier.EDGE} for r in (route, other)]
+        here, there = route[Tier.EDGE], other[Tier.EDGE]
+        pairs = [(sum(self.costs.times_s[here]), sum(self.costs.times_s[there]))]
+        for end in ends[0].values():
+            pairs += [
+                (self.rates[way].bytes_per_s, self.rates[back].bytes_per_s)
+                for way, back in (((end, here), (end, there)), ((here, end), (there, end)))
+            ]
+        return ends[0] == ends[1] and all(max(pair) <= _ALIKE * min(pair) for pair in pairs)
+
+    def shared_evenly(self, owner: AgentId) -> tuple[float, ...]:
+        """The owner's time per vertex if all edge agents shared all that can be tiled at no further cost."""
+        times_s = list(self.costs.times_s[owner])
+        for part in tileable_parts(self.costs.graph, set(range(len(times_s))) - self.untiled):
+            for v in part.vertices:
+                each_s = [self.costs.times_s[agent][v] for agent in self.edges]
+                times_s[v] = 1 / sum(1 / t for t in each_s) if all(each_s) else 0.0
+        return tuple(times_s)
+
     def of(
         self, vertices: Collection[int], owner: AgentId
     ) -> tuple[tuple[TiledBlock, ...], tuple[float, ...]]:
@@ -195,15 +225,18 @@ class _Tiles:
         return tuple(blocks), tuple(times_s)
 
 
-def _edge_route(
-    best: Choice, found: Sequence[Choice], profiles: Mapping[AgentId, Sequence[float]]
-) -> dict[Tier, AgentId] | None:
-    """The route whose edge agent shall own tiles: that of the best plan where it uses the edge, else the
-    one with the fastest edge agent."""
-    if Tier.EDGE in best.plan.tiers:
-        return best.agents
-    routes = [choice.agents for choice in found if Tier.EDGE in choice.agents]
-    return min(routes, key=lambda r: (sum(profiles[r[Tier.EDGE]]), r[Tier.EDGE]), default=None)
+def _owner_routes(
+    routes: Sequence[dict[Tier, AgentId]],
+    tiles: _Tiles,
+    promised_s: Callable[[dict[Tier, AgentId]], float],
+) -> list[dict[Tier, AgentId]]:
+    """The routes whose edge agent is worth trying as the owner of tiles, the most promising first; of those
+    that are as good as interchangeable, the first one given."""
+    found: list[dict[Tier, AgentId]] = []
+    for route in sorted((r for r in routes if Tier.EDGE in r), key=promised_s):
+        if len(found) < _MOST_OWNERS and not any(tiles.alike(route, other) for other in found):
+            found.append(next(r for r in routes if r == route or tiles.alike(r, route)))
+    return found
 
 
 def _tiled(
