@@ -21,6 +21,7 @@ _KEYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "link": ("links", ("from", "to")),
     "pipeline": ("pipelines", ("id",)),
     "epoch": ("epochs", ("pipeline", "epoch")),
+    "decision": ("decisions", ("cause_id",)),
 }
 _WHOLE = {"conditions"}
 _LISTS = {"frame": ("frames", 100), "note": ("notes", 200)}

@@ -58,9 +58,10 @@ def page(state: State | None, dashboard: str, elapsed_s: float) -> RenderableTyp
                 title_align="left",
             )
         )
-    notes = [_note(note) for note in (state.data.get("notes") or [])[-4:]]
-    if notes:
-        parts.append(Group(*notes))
+    said = [*(state.data.get("notes") or []), *(state.data.get("decisions") or [])]
+    if said:
+        latest = sorted(said, key=lambda each: each.get("time_s") or each.get("at_s") or 0.0)[-4:]
+        parts.append(Group(*map(_note, latest)))
     parts.append(Text("Ctrl-C stops everything", style="dim"))
     return Group(*parts)
 

@@ -132,8 +132,9 @@ class Testbed:
         await self._watched(client.post(self.base, f"/api/pipelines/{self.pipeline}/{what}", body))
 
     async def _last_problem(self) -> str:
-        notes = (await self._watched(client.get(self.base, "/api/state")))["notes"]
-        return next((n["text"] for n in reversed(notes) if n["level"] != "info"), "the server gave no reason")
+        """What the server refused last, and why."""
+        decisions = await self._watched(client.get(self.base, "/api/decisions"))
+        return next((d["text"] for d in decisions if d["choice"] == "fail"), "the server gave no reason")
 
     async def _watched(self, request: Coroutine[Any, Any, _T]) -> _T:
         """The request's result, or the death of a child if that comes first."""

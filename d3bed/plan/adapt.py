@@ -11,7 +11,8 @@ conditions trigger a partial re-partition; how wide its thresholds are we do not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -43,48 +44,54 @@ QUIET_S = 60.0
 
 
 class Basis(msgspec.Struct, frozen=True):
-    """What a plan was made for: how much longer than profiled each agent takes, and directed link rates."""
+    """Conditions, as a plan was made for or as they are now: how much longer than profiled each agent takes,
+    and directed link rates. `spreads` are relative, by agent or `pi-1→edge-1`, of those that are known to
+    have one."""
 
     factors: dict[AgentId, float]
     rates: dict[tuple[AgentId, AgentId], LinkRate]
+    spreads: dict[str, float] = {}
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One number that left its band. `text` says it, as in `pi-1→edge-1 fell from 80.0 to 11.2 Mbit/s`."""
+    """One number that left its band. `text` says it, as in `pi-1→edge-1 fell from 80.0 to 11.2 Mbit/s`.
+
+    `spread` is that of the later value, relative; None where it comes from a single measurement.
+    """
 
     subject: str
+    quantity: Literal["factor", "bytes_per_s", "latency_s"]
     before: float
     after: float
+    spread: float | None
     text: str
 
 
-def changes(
-    basis: Basis,
-    factors: Mapping[AgentId, float],
-    rates: Mapping[tuple[AgentId, AgentId], LinkRate],
-) -> list[Change]:
+def changes(basis: Basis, now: Basis) -> list[Change]:
     """What has left its band since `basis`, largest ratio first. What is not known now has not changed."""
     found: list[Change] = []
     for agent, before in basis.factors.items():
-        after = factors.get(agent, before)
+        after, spread = now.factors.get(agent, before), now.spreads.get(agent)
         if _left(before, after, FACTOR_BAND):
             word = "slower" if after > before else "faster"
             ratio = max(after / before, before / after)
-            found.append(Change(agent, before, after, f"{agent} became {ratio:.1f}× {word}"))
+            found.append(
+                Change(agent, "factor", before, after, spread, f"{agent} became {ratio:.1f}× {word}")
+            )
     for ends, before_rate in basis.rates.items():
-        after_rate = rates.get(ends, before_rate)
-        name = "→".join(ends)
+        after_rate, name = now.rates.get(ends, before_rate), "→".join(ends)
+        spread = now.spreads.get(name)
         was, now_is = before_rate.bytes_per_s, after_rate.bytes_per_s
         if _left(was, now_is, RATE_BAND):
             word = "fell" if now_is < was else "rose"
             text = f"{name} {word} from {was * 8e-6:.3g} to {now_is * 8e-6:.3g} Mbit/s"
-            found.append(Change(name, was, now_is, text))
+            found.append(Change(name, "bytes_per_s", was, now_is, spread, text))
         elif abs(after_rate.latency_s - before_rate.latency_s) > max(
             LATENCY_SLACK_S, (RATE_BAND - 1) * before_rate.latency_s
         ):
             delays = before_rate.latency_s, after_rate.latency_s
             text = f"the latency of {name} went from {delays[0] * 1e3:.3g} to {delays[1] * 1e3:.3g} ms"
-            found.append(Change(name, *delays, text))
+            found.append(Change(name, "latency_s", *delays, None, text))
     return sorted(found, key=lambda change: -_ratio(change.before, change.after))
 
 

@@ -53,7 +53,8 @@ class Choice(msgspec.Struct, frozen=True):
     `kept_s` is the predicted latency of staying with the current plan and its route, under the same
     conditions; None if there is no current plan, or an agent or link that it needs is gone. `agents` are
     those that were planned with, also on tiers that the plan leaves out; `adjustment` is what HPA's local
-    adjustment looked at, where it made the plan.
+    adjustment looked at, where it made the plan. `alone_s` is the predicted latency if one tier did it all,
+    where it may.
     """
 
     plan: Plan
@@ -64,6 +65,7 @@ class Choice(msgspec.Struct, frozen=True):
     agents: dict[Tier, AgentId]
     kept_s: float | None = None
     adjustment: Adjustment | None = None
+    alone_s: dict[Tier, float] = {}
 
     @property
     def participants(self) -> dict[AgentId, Tier]:
@@ -155,9 +157,27 @@ def choose(
         inexpensive_first = [choice.agents for *_, choice in sorted(found, key=lambda entry: entry[:3])]
         for route in _owner_routes(inexpensive_first, tiles, promised_s):
             best = _tiled(best, route, tiles, strategy, allowed, current, migration_cost_s)
+    best = msgspec.structs.replace(best, alone_s=_alone_s(best, costs, rates, allowed))
     if current is None:
         return best
     return msgspec.structs.replace(best, kept_s=_kept_s(current, costs, rates))
+
+
+def _alone_s(
+    choice: Choice,
+    costs: TileCosts,
+    rates: Mapping[tuple[AgentId, AgentId], LinkRate],
+    allowed: Mapping[str, Sequence[Tier]],
+) -> dict[Tier, float]:
+    """Predicted latency of each of the plan's agents alone, but for tiers that a pin forbids."""
+    names, found = list(costs.graph.index), {}
+    for tier in choice.agents:
+        if all(tier in tiers for name, tiers in allowed.items() if name != names[0]):
+            plan = Plan((Tier.DEVICE, *[tier] * (len(names) - 1)))
+            route = {t: a for t, a in choice.agents.items() if t.rank <= tier.rank}
+            plan = msgspec.structs.replace(plan, direct=direct_values(costs.graph, plan.tiers, route, rates))
+            found[tier] = timeline(costs.graph, plan, route, costs.times_s, rates).latency_s
+    return found
 
 
 def _kept_s(

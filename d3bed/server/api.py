@@ -37,6 +37,8 @@ from d3bed.server.views import (
     AgentView,
     ConditionView,
     FrameSeries,
+    DecisionDetails,
+    DecisionView,
     LinkView,
     PipelineView,
     RunReport,
@@ -208,6 +210,23 @@ class Api:
         for row in rows:
             row["route"] = msgspec.json.decode(row["route"])
         return msgspec.convert(rows, list[PlanRow])
+
+    async def decisions(self) -> list[DecisionView]:
+        rows = await self._read(f"SELECT cause_id, view FROM decisions ORDER BY at_s DESC LIMIT {_LISTED}")
+        stored = {r["cause_id"]: msgspec.json.decode(r["view"], type=DecisionView) for r in rows}
+        live = {decision.cause_id: decision for decision in self._coordinator.decisions()}
+        found = sorted((stored | live).values(), key=lambda decision: decision.at_s, reverse=True)
+        return found[:_LISTED]
+
+    async def decision(self, id: str) -> DecisionDetails:
+        decision = next((d for d in self._coordinator.decisions() if d.cause_id == id), None)
+        if decision is None:
+            rows = await self._read("SELECT view FROM decisions WHERE cause_id = ?", id)
+            if not rows:
+                raise ApiError(404, f"there is no decision {id!r}")
+            decision = msgspec.json.decode(rows[0]["view"], type=DecisionView)
+        frames = self._coordinator.frames if decision.choice == "move" else ()
+        return DecisionDetails(decision, tuple(f for f in frames if f.epoch == decision.epoch))
 
     async def runs(self) -> list[RunView]:
         sql = f"SELECT id, view FROM runs ORDER BY started_s DESC LIMIT {_LISTED}"
@@ -398,6 +417,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/pipelines", "All pipelines", Api.pipelines, list[PipelineView]),
     Route("GET", _PIPELINE, "One pipeline", Api.pipeline, PipelineView),
     Route("GET", "/api/plans", "The planner's latest answers, newest first", Api.plans, list[PlanRow]),
+    Route("GET", "/api/decisions", "Decisions, newest first", Api.decisions, list[DecisionView]),
+    Route("GET", "/api/decisions/{id}", "One, by its cause, and its frames", Api.decision, DecisionDetails),
     Route("GET", "/api/runs", "Runs, newest first", Api.runs, list[RunView]),
     Route("GET", "/api/runs/{id}", "One run", Api.run, RunView),
     Route("GET", "/api/runs/{id}/report", "Its report, d3bed.report/1", Api.report, RunReport),

@@ -65,7 +65,7 @@ from d3bed.server.pipeline import Pipeline
 from d3bed.server.runs import Run, Start
 from d3bed.server.settings import ServerSettings
 from d3bed.server.traffic import Traffic
-from d3bed.server.views import FrameView, PipelineView, RunReport, StateView
+from d3bed.server.views import DecisionView, FrameView, PipelineView, RunReport, StateView
 from d3bed.server.world import AgentRecord, LinkRecord, World
 
 __all__ = ["HEARTBEAT_S", "SILENCE_S", "Coordinator"]
@@ -365,6 +365,11 @@ class Coordinator:
         """The latest run of each pipeline."""
         return [p.stream.run for p in self.pipelines.values() if p.stream.run is not None]
 
+    def decisions(self) -> list[DecisionView]:
+        """The latest ones that are shown, oldest first."""
+        found = [d for p in self.pipelines.values() for d in p.decisions.latest]
+        return sorted(found, key=lambda decision: decision.at_s)
+
     def report(self, run: str) -> RunReport | None:
         """Of one of `runs`; None for older ones, which are in the store."""
         for pipe in self.pipelines.values():
@@ -382,6 +387,7 @@ class Coordinator:
             epochs=tuple(sorted(epochs, key=lambda e: e.epoch)),
             frames=tuple(self.frames),
             notes=tuple(self.world.notes),
+            decisions=tuple(self.decisions()),
             strategies=self.strategies,
             models=self.settings.models,
             conditions=self.conditions.views,

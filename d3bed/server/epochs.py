@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,19 +15,18 @@ from d3bed.core.measurements import Span
 from d3bed.core.messages import ModelSpec, TileReady
 from d3bed.core.plan import Plan
 from d3bed.core.program import Program, Rescue, Step, programs_for
-from d3bed.plan import Basis, Choice
+from d3bed.plan import Basis, Change, Choice
 from d3bed.server.statistics import Recent
 from d3bed.server.views import EpochReport, EpochView
 
-__all__ = ["PlannedEpoch", "Wish"]
+__all__ = ["PlannedEpoch", "Wish", "placement"]
 
 
 class Wish(msgspec.Struct, frozen=True):
     """Something that calls for a new plan.
 
     `forced`: even an equal plan becomes a new epoch. `reconsider`: the present plan may go on, conditions
-    have changed; it goes on unless the new one is enough better. `subjects` are the agents and links that
-    changed.
+    have changed; it goes on unless the new one is enough better. `seen` is what changed.
     """
 
     cause: str
@@ -36,7 +36,12 @@ class Wish(msgspec.Struct, frozen=True):
     tiling: str
     forced: bool = False
     reconsider: bool = False
-    subjects: tuple[str, ...] = ()
+    seen: tuple[Change, ...] = ()
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The agents and links that changed."""
+        return tuple(sorted(change.subject for change in self.seen))
 
 
 @dataclass
@@ -178,15 +183,19 @@ class PlannedEpoch:
         )
 
     def sentence(self) -> str:
-        """What the plan does, in words, as in `7 vertices on the device (pi-1), 6 in the cloud (vm)`."""
-        places = {Tier.DEVICE: "on the device", Tier.EDGE: "on the edge", Tier.CLOUD: "in the cloud"}
-        parts = []
-        for tier in TIERS:
-            count = len(self.plan.segment(tier))
-            if tier in self.route and count:
-                noun = "vertex" if count == 1 else "vertices"
-                where = str(self.route[tier])
-                if tier is Tier.EDGE and (helpers := [a for a in self.plan.tile_agents if a != where]):
-                    where += f" with tiles on {', '.join(helpers)}"
-                parts.append(f"{count} {noun} {places[tier]} ({where})")
-        return ", ".join(parts)
+        return placement(self.plan, self.route)
+
+
+def placement(plan: Plan, route: Mapping[Tier, AgentId]) -> str:
+    """What a plan does, in words, as in `7 vertices on the device (pi-1), 6 in the cloud (vm)`."""
+    places = {Tier.DEVICE: "on the device", Tier.EDGE: "on the edge", Tier.CLOUD: "in the cloud"}
+    parts = []
+    for tier in TIERS:
+        count = len(plan.segment(tier))
+        if tier in route and count:
+            noun = "vertex" if count == 1 else "vertices"
+            where = str(route[tier])
+            if tier is Tier.EDGE and (helpers := [a for a in plan.tile_agents if a != where]):
+                where += f" with tiles on {', '.join(helpers)}"
+            parts.append(f"{count} {noun} {places[tier]} ({where})")
+    return ", ".join(parts)

@@ -23,6 +23,7 @@ from d3bed.core.epochs import EpochLife
 from d3bed.core.ids import AgentId, Epoch, FrameId, Tier
 from d3bed.core.messages import ModelSpec, Prepare, Retire, Route, TileReady
 from d3bed.plan import Basis, Choice, Patience, changes, judge
+from d3bed.server.decisions import Decisions
 from d3bed.server.distrust import Distrust
 from d3bed.server.epochs import PlannedEpoch, Wish
 from d3bed.server.events import ComputePlan
@@ -48,6 +49,7 @@ class Pipeline:
             "start", world.new_cause(), settings.model, settings.strategy, settings.tiling
         )
         self.stream = Stream(settings, world)
+        self.decisions = Decisions(settings.id, world)
         self._line = Succession(settings.id, settings.device, world)
         self._ground = Groundwork(settings, world)
         self._assembled = False
@@ -132,14 +134,11 @@ class Pipeline:
         """The wish cannot be granted; an active epoch goes on."""
         self._call_off(problem)
         wish, self.wish = self.wish, None
-        kept = f"; epoch {self.active.number} goes on" if self.active else ""
         self._problem = None if self.active else problem
-        self.world.note(
-            f"{wish.cause}: {problem}{kept}" if wish else problem,
-            level,
-            pipeline=self.settings.id,
-            cause_id=wish.cause_id if wish else None,
-        )
+        if wish is not None:
+            self.decisions.failed(wish, problem, self.active, level)
+        else:
+            self.world.note(problem, level, pipeline=self.settings.id)
 
     def _call_off(self, reason: str) -> None:
         self._request = None
@@ -176,7 +175,7 @@ class Pipeline:
         loaded = {agent: self.world.agents[agent].loaded[wish.model] for agent in members}
         current = self.active if self.active is not None and self.active.wish.model == wish.model else None
         members = self._distrust.trusted(members, self.world.now)
-        self._basis = Basis(self.world.factors(members), self.world.rates(members))
+        self._basis = self.world.conditions(members)
         pins, news = self._distrust.decoding(loaded, members, self.settings.device)
         if news:
             self._say(news, wish)
@@ -217,17 +216,13 @@ class Pipeline:
         active = self.active
         if active is not None and not wish.forced and active.is_same(wish.model, choice.plan, connections):
             active.wish = msgspec.structs.replace(active.wish, strategy=wish.strategy, tiling=wish.tiling)
-            self._keep(active, wish, "the plan is the same")
+            self._keep(active, wish, choice, "the plan is the same")
             return
         if active is not None and wish.reconsider and choice.kept_s is not None:
             verdict = judge(choice.kept_s, choice.timeline.latency_s)
             if not verdict.move:
-                self._keep(active, wish, verdict.reason)
+                self._keep(active, wish, choice, verdict.reason)
                 return
-            reason = verdict.reason
-            if choice.adjustment is not None:
-                reason += f", {choice.adjustment.examined} of {len(choice.plan.tiers)} vertices looked at"
-            wish = self.wish = msgspec.structs.replace(wish, cause=f"{wish.cause}: {reason}")
         graph = self.world.agents[self.settings.device].loaded[wish.model].graph
         same_model = active is not None and active.wish.model == wish.model
         epoch = PlannedEpoch(
@@ -252,16 +247,12 @@ class Pipeline:
                 Prepare(self.settings.id, epoch.number, wish.model, epoch.plan, Route(route), peers),
             )
 
-    def _keep(self, active: PlannedEpoch, wish: Wish, reason: str) -> None:
+    def _keep(self, active: PlannedEpoch, wish: Wish, choice: Choice, reason: str) -> None:
         """The active epoch goes on, and from now on counts as made for the present conditions."""
         self.wish = None
         active.basis = self._basis
-        text = f"{wish.cause}: epoch {active.number} kept, because {reason}"
-        if self._patience.kept(wish.subjects, self.world.now):
-            self._say(text, wish)
-        else:  # stored as any decision is, but nobody needs to read it again so soon
-            data, cause_id = {"text": text, "pipeline": self.settings.id}, wish.cause_id
-            self.world.record("events", at_s=self.world.now, cause_id=cause_id, kind="decision", data=data)
+        news = self._patience.kept(wish.subjects, self.world.now)
+        self.decisions.kept(active, wish, choice, reason, news=news)
 
     # ── from epoch to epoch ───────────────────────────────────────────────────────────────────────
 
@@ -281,10 +272,12 @@ class Pipeline:
         old = self._line.activate()
         if old is not None and epoch.wish.reconsider:
             self._patience.moved(old.identity, epoch.identity, self.world.now)
-        predicted = f"predicted {1000 * epoch.predicted_s:.0f} ms a frame"
+        reasons = []
+        if (adjusted := epoch.choice.adjustment) is not None:
+            reasons.append(f"{adjusted.examined} of {len(epoch.plan.tiers)} vertices looked at")
         if guessed := self.guessed:
-            predicted += f" (times on {', '.join(guessed)} are predicted from other networks)"
-        self._say(f"{epoch.wish.cause} → epoch {number}: {epoch.sentence()}; {predicted}", epoch.wish)
+            reasons.append(f"times on {', '.join(guessed)} are predicted from other networks")
+        self.decisions.moved(epoch, old, "; ".join(reasons))
         self.stream.activated(epoch)
 
     def prepare_failed(self, agent: AgentId, number: Epoch, problem: str) -> None:
@@ -293,7 +286,9 @@ class Pipeline:
 
     def drained(self, number: Epoch) -> None:
         """The device has all answers of an old epoch; one from before a restart is retired as well."""
-        if not self._line.drained(number):
+        known = self._line.drained(number)
+        self.decisions.closed(number, self.stream.in_flight)
+        if not known:
             self.world.saw_epoch(number)
             for agent in self.members:
                 self.world.send(agent, Retire(self.settings.id, number))
@@ -395,7 +390,7 @@ class Pipeline:
         ):
             return
         members = self.members
-        found = changes(self.active.basis, self.world.factors(members), self.world.rates(members))
+        found = changes(self.active.basis, self.world.conditions(members))
         if found and self._patience.ready(self.world.now):
             cause = "; ".join(change.text for change in found[:3])
             self.wish = msgspec.structs.replace(
@@ -404,7 +399,7 @@ class Pipeline:
                 cause_id=self.world.new_cause(),
                 forced=False,
                 reconsider=True,
-                subjects=tuple(sorted(change.subject for change in found)),
+                seen=tuple(found),
             )
             return
         self._ground.measure_out_of_sight(members)

@@ -20,13 +20,21 @@ KEPT = {
     "runs": 500,
     "epochs": 5_000,
     "plans": 5_000,
+    "decisions": 5_000,
     "measurements": 20_000,
     "events": 20_000,
     "frames": 500_000,
     "spans": 3_000,
 }
 #: What goes when the database is too old or too large, and the column that says when.
-_BULK = {"spans": "at_s", "frames": "started_s", "measurements": "at_s", "events": "at_s", "plans": "at_s"}
+_BULK = {
+    "spans": "at_s",
+    "frames": "started_s",
+    "measurements": "at_s",
+    "events": "at_s",
+    "plans": "at_s",
+    "decisions": "at_s",
+}
 #: `PRAGMA journal_size_limit`: a write-ahead log that grew larger is cut back to this.
 _LOG_BYTES = 4 * 2**20
 _SCHEMA = """
@@ -39,6 +47,8 @@ CREATE TABLE IF NOT EXISTS epochs (
 CREATE TABLE IF NOT EXISTS plans (
     id INTEGER PRIMARY KEY, at_s REAL, cause_id TEXT, pipeline TEXT, model TEXT, strategy TEXT,
     cost_s REAL, plan_time_s REAL, latency_s REAL, route TEXT, tiers TEXT);
+CREATE TABLE IF NOT EXISTS decisions (
+    cause_id TEXT PRIMARY KEY, pipeline TEXT, at_s REAL, choice TEXT, view TEXT);
 CREATE TABLE IF NOT EXISTS measurements (
     id INTEGER PRIMARY KEY, at_s REAL, cause_id TEXT, kind TEXT, subject TEXT, data TEXT);
 CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, at_s REAL, cause_id TEXT, kind TEXT, data TEXT);

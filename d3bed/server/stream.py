@@ -33,6 +33,11 @@ class Stream:
         return self.run is not None and self.run.ended_s is None
 
     @property
+    def in_flight(self) -> int:
+        """How many frames may be unanswered in the latest run."""
+        return self.run.in_flight if self.run is not None else self._settings.in_flight
+
+    @property
     def is_counting(self) -> bool:
         """Whether a run is under way, or may still get late batches of other agents than the device."""
         run = self.run

@@ -71,6 +71,7 @@ class Traffic:
                 self._world.saw_epoch(frame.epoch)
                 continue
             epoch.latency_s.add(frame.latency_s)
+            self._pipeline.decisions.answered(frame, run.in_flight)
             if frame.identical is False and self._same_fingerprint(epoch) and not epoch.differed:
                 epoch.differed = True
                 self._note(f"frame {frame.frame} differs from the undivided model (epoch {frame.epoch})")

@@ -13,12 +13,16 @@ import msgspec
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import SpanKind
+from d3bed.plan import Change
 from d3bed.server.layout import layout
 
 __all__ = [
     "AgentReport",
     "AgentView",
+    "AlternativeView",
     "ConditionView",
+    "DecisionDetails",
+    "DecisionView",
     "EpochReport",
     "EpochView",
     "ExactView",
@@ -250,6 +254,49 @@ class ConditionView(msgspec.Struct, frozen=True):
     emulated: bool
 
 
+class AlternativeView(msgspec.Struct, frozen=True):
+    """What could have been done, in words, and the latency that was predicted for it."""
+
+    plan: str
+    predicted_s: float
+
+
+class DecisionView(msgspec.Struct, frozen=True):
+    """What was decided when a `cause` called for a plan: to `move` to another epoch, to `keep` the present
+    one, or nothing, because it did `fail`. `text` is all of it in a sentence.
+
+    `epoch` and `plan` are what frames run under after it; `kept_s` is what staying was predicted to take,
+    under the conditions `seen`, and `predicted_s` what the choice was. Of a move, `measured_s` is the median
+    of its first `frames`, and `error` is measured over predicted, less 1; null until they are answered, the
+    error also where frames wait for each other, as the prediction is of one alone.
+    """
+
+    pipeline: PipelineId
+    cause_id: CauseId
+    at_s: float
+    cause: str
+    seen: tuple[Change, ...]
+    alternatives: tuple[AlternativeView, ...]
+    choice: Literal["move", "keep", "fail"]
+    epoch: Epoch | None
+    plan: str
+    reason: str
+    kept_s: float | None
+    predicted_s: float | None
+    measured_s: float | None = None
+    frames: int = 0
+    error: float | None = None
+    level: Literal["info", "warn", "error"] = "info"
+    text: str = ""
+
+
+class DecisionDetails(msgspec.Struct, frozen=True):
+    """A decision, and the latest frames (with their spans) under the epoch that came of it."""
+
+    decision: DecisionView
+    frames: tuple[FrameView, ...]
+
+
 class StateView(msgspec.Struct, frozen=True):
     """All that the page shows: the snapshot of the feed."""
 
@@ -259,6 +306,7 @@ class StateView(msgspec.Struct, frozen=True):
     epochs: tuple[EpochView, ...]
     frames: tuple[FrameView, ...]
     notes: tuple[NoteView, ...]
+    decisions: tuple[DecisionView, ...]
     strategies: tuple[str, ...]
     models: tuple[str, ...]
     conditions: tuple[ConditionView, ...] = ()

@@ -28,7 +28,7 @@ from d3bed.core.messages import (
     Register,
     ToAgent,
 )
-from d3bed.plan import LinkEstimator, Predictor, ProfileCorrection, samples_of
+from d3bed.plan import Basis, LinkEstimator, Predictor, ProfileCorrection, samples_of
 from d3bed.server.events import Command, Publish, Record, SendTo
 from d3bed.server.statistics import LinkTraffic
 from d3bed.server.views import AgentView, LinkView, NoteView
@@ -319,16 +319,20 @@ class World:
                         found.append((record.connection, ModelFailed(model, f"did not {kind} in time")))
         return found
 
-    def factors(self, members: Mapping[AgentId, object]) -> dict[AgentId, float]:
-        """How much longer than profiled each member takes now; 1 where nothing recent says otherwise."""
-        found = {agent: self.agents[agent].correction.factor(self.now) for agent in members}
-        return {agent: factor.value if factor is not None else 1.0 for agent, factor in found.items()}
-
-    def rates(self, members: Mapping[AgentId, object]) -> dict[tuple[AgentId, AgentId], LinkRate]:
-        """The measured links among `members`, as fast as they are now."""
-        return {
-            ends: estimate.rate
-            for ends, link in self.links.items()
-            if link.measured is not None and ends[0] in members and ends[1] in members
-            if (estimate := link.estimator.estimate(self.now)) is not None
-        }
+    def conditions(self, members: Mapping[AgentId, object]) -> Basis:
+        """How much longer than profiled each member takes now, 1 where nothing recent says otherwise; and
+        the measured links among them, as fast as they are now."""
+        factors, rates, spreads = {}, {}, {}
+        for agent in members:
+            factor = self.agents[agent].correction.factor(self.now)
+            factors[agent] = factor.value if factor is not None else 1.0
+            if factor is not None:
+                spreads[str(agent)] = factor.spread
+        for ends, link in self.links.items():
+            estimate = link.estimator.estimate(self.now)
+            if link.measured is None or estimate is None or not set(ends) <= members.keys():
+                continue
+            rates[ends] = estimate.rate
+            if estimate.spread is not None:
+                spreads["→".join(ends)] = estimate.spread
+        return Basis(factors, rates, spreads)

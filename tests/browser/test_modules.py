@@ -125,6 +125,9 @@ async def test_events_change_the_thing_that_their_keys_name(modules: Page) -> No
         ("epoch", {"pipeline": "other", "epoch": 1, "state": "failed"}),
         ("frame", {"frame": 1}),
         ("note", {"text": "it happened"}),
+        ("decision", {"cause_id": "1-7", "text": "moved"}),
+        ("decision", {"cause_id": "1-8", "text": "kept"}),
+        ("decision", {"cause_id": "1-7", "text": "moved, measured 9 ms"}),
         ("a-kind-of-tomorrow", {}),
     )
     state = await run(modules, "store", REDUCE, [SNAPSHOT, change])
@@ -138,7 +141,8 @@ async def test_events_change_the_thing_that_their_keys_name(modules: Page) -> No
         ("other", 1, "failed"),
     ]
     assert len(state["frames"]) == len(state["notes"]) == 1
-    assert state["seq"] == 16
+    assert [d["text"] for d in state["decisions"]] == ["moved, measured 9 ms", "kept"]
+    assert state["seq"] == 19
 
 
 async def test_only_the_last_frames_and_notes_are_kept(modules: Page) -> None:

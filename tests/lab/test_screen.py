@@ -46,7 +46,8 @@ STATE: dict[str, Any] = {
         }
     ],
     "frames": [{"compute_s": {"device": 0.0512, "edge": 0.0098}}],
-    "notes": [{"text": "edge-2 was lost", "level": "warn"}],
+    "notes": [{"text": "edge-2 was lost", "level": "warn", "time_s": 9.0}],
+    "decisions": [{"text": "epoch 3: predicted 180 ms, measured 123 ms", "level": "info", "at_s": 8.0}],
 }
 
 
@@ -71,9 +72,11 @@ def test_the_page_shows_plan_times_frames_links_and_notes() -> None:
         "pi-1 → edge-1",
         "-5.0%",
         "plan of epoch 3",
+        "epoch 3: predicted 180 ms, measured 123 ms",
         "edge-2 was lost",
     ):
         assert shown in text
+    assert text.index("measured 123 ms") < text.index("edge-2 was lost")
 
 
 def test_an_agent_off_the_route_has_no_times() -> None:

@@ -14,24 +14,25 @@ BASIS = Basis({PI: 1.0, EDGE: 1.0}, {(PI, EDGE): LinkRate(1e7, 0.002)})
 
 
 def test_noise_inside_the_bands_changes_nothing() -> None:
-    assert changes(BASIS, {PI: 1.2, EDGE: 0.85}, {(PI, EDGE): LinkRate(8.5e6, 0.005)}) == []
+    assert changes(BASIS, Basis({PI: 1.2, EDGE: 0.85}, {(PI, EDGE): LinkRate(8.5e6, 0.005)})) == []
 
 
 def test_what_is_not_known_now_has_not_changed() -> None:
-    assert changes(BASIS, {}, {}) == []
+    assert changes(BASIS, Basis({}, {})) == []
 
 
 def test_a_fallen_link_and_a_loaded_agent_are_said_in_words_worst_first() -> None:
-    found = changes(BASIS, {EDGE: 2.1}, {(PI, EDGE): LinkRate(1.4e6, 0.002)})
+    found = changes(BASIS, Basis({EDGE: 2.1}, {(PI, EDGE): LinkRate(1.4e6, 0.002)}, {"edge-1": 0.1}))
     assert [change.text for change in found] == [
         "pi-1→edge-1 fell from 80 to 11.2 Mbit/s",
         "edge-1 became 2.1× slower",
     ]
+    assert [(change.quantity, change.spread) for change in found] == [("bytes_per_s", None), ("factor", 0.1)]
 
 
 def test_recovery_is_a_change_too() -> None:
     basis = Basis({EDGE: 4.0}, {(PI, EDGE): LinkRate(1e6, 0.050)})
-    texts = [c.text for c in changes(basis, {EDGE: 1.0}, {(PI, EDGE): LinkRate(1e6, 0.002)})]
+    texts = [c.text for c in changes(basis, Basis({EDGE: 1.0}, {(PI, EDGE): LinkRate(1e6, 0.002)}))]
     assert texts == ["the latency of pi-1→edge-1 went from 50 to 2 ms", "edge-1 became 4.0× faster"]
 
 

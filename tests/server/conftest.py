@@ -53,7 +53,7 @@ from d3bed.server.events import (
     Ticked,
 )
 from d3bed.server.runner import choice_for
-from d3bed.server.views import NoteView
+from d3bed.server.views import DecisionView, NoteView
 
 PIPELINE = PipelineId("demo")
 DEVICE, EDGE_1, EDGE_2, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("edge-2"), AgentId("vm-1")
@@ -277,8 +277,13 @@ class Stage:
         return {number: epoch.life.state.value for number, epoch in epochs.items()}
 
     def notes(self, level: str | None = None) -> list[str]:
-        found = [event.data for event in self.published if isinstance(event.data, NoteView)]
-        return [note.text for note in found if level in (None, note.level)]
+        """What was said, notes and decisions, each as it was said last."""
+        found: dict[object, NoteView | DecisionView] = {}
+        for number, event in enumerate(self.published):
+            if isinstance(event.data, NoteView | DecisionView):
+                key = event.cause_id if isinstance(event.data, DecisionView) else number
+                found[key] = event.data
+        return [said.text for said in found.values() if level in (None, said.level)]
 
     def heard(self, agent: AgentId, kind: type) -> list[ToAgent]:
         return [message for message in self.scripts[agent].heard if isinstance(message, kind)]

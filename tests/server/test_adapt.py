@@ -47,7 +47,8 @@ def test_a_loaded_edge_gives_way_and_the_reason_is_said(on_edge: Stage) -> None:
     assert route(on_edge)[Tier.EDGE] == EDGE_2
     assert on_edge.active == 2
     said = next(text for text in on_edge.notes("info") if "epoch 2" in text)
-    assert said.startswith("edge-1 became 2.0× slower: 122 → 65 ms predicted → epoch 2")
+    assert said.startswith("edge-1 became 2.0× slower → epoch 2: ")
+    assert said.endswith("predicted 122 → 65 ms a frame")
     (activate,) = on_edge.heard(DEVICE, Activate)[1:]
     assert activate == Activate(DEMO, Epoch(2), ())
 

@@ -303,6 +303,23 @@ async def test_agent_that_breaks_the_protocol_is_lost_and_others_stay(
     assert len(agents) == 2
 
 
+async def test_decisions_are_listed_from_the_store_with_the_frames_that_came_of_them(lab: Lab) -> None:
+    device, *others = await lab.join(*ALL)
+    await lab.running()
+    (first,) = await lab.get("api/decisions")
+    assert (first["choice"], first["epoch"], first["cause"]) == ("move", 1, "start")
+    for frame in range(8):
+        device.say_frame(frame, Epoch(1), spans=1)
+    (measured,) = await lab.until(lambda found: found[0]["measured_s"] is not None, "api/decisions")
+    assert measured["cause_id"] == first["cause_id"] and measured["text"].endswith("measured 300 ms")
+    details = await lab.until(lambda found: found["frames"], f"api/decisions/{first['cause_id']}")
+    assert details["decision"] == measured
+    assert {frame["epoch"] for frame in details["frames"]} == {1} and details["frames"][0]["spans"]
+    switched = await lab.post("api/pipelines/demo/strategy", {"strategy": "edge"})
+    newest, oldest = await lab.until(lambda found: len(found) == 2, "api/decisions")
+    assert (newest["cause_id"], oldest["cause_id"]) == (switched["cause_id"], first["cause_id"])
+
+
 # ── the feed ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -311,8 +328,8 @@ async def test_feed_gives_a_snapshot_then_events_and_resumes(lab: Lab) -> None:
         snapshot = json.loads(await page.recv())
         assert snapshot["type"] == "snapshot"
         assert set(snapshot["state"]) == {
-            "agents", "links", "pipelines", "epochs", "frames", "notes", "strategies", "models",
-            "conditions",
+            "agents", "links", "pipelines", "epochs", "frames", "notes", "decisions", "strategies",
+            "models", "conditions",
         }  # fmt: skip
         assert "optimal" in snapshot["state"]["strategies"] and "alexnet" in snapshot["state"]["models"]
         await lab.join(*ALL)
@@ -486,9 +503,10 @@ async def test_document_describes_exactly_the_routes(lab: Lab) -> None:
 async def test_every_get_route_answers(lab: Lab) -> None:
     await lab.join(*ALL)
     run = (await lab.running())["run"]
+    (cause,) = [decision["cause_id"] for decision in await lab.get("api/decisions")]
     for route in ROUTES:
         if route.method == "GET":
-            name = run if "runs" in route.path else "demo"
+            name = {"runs": run, "decisions": cause}.get(route.path.split("/")[2], "demo")
             assert await lab.get(route.path.lstrip("/").replace("{id}", name)) is not None
 
 

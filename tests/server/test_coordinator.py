@@ -485,7 +485,7 @@ def test_rows_of_one_decision_share_its_cause(stage: Stage) -> None:
     stage.submit(ChangeStrategy(DEMO, "edge"))
     cause = stage.coordinator.cause_of(DEMO)
     tables = {record.table for record in stage.records if record.row.get("cause_id") == cause}
-    assert tables >= {"plans", "epochs", "events"}
+    assert tables >= {"plans", "epochs", "decisions"}
 
 
 def test_shutdown_stops_all_agents(stage: Stage) -> None:

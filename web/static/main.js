@@ -132,7 +132,7 @@ const draw = () => {
   epochs(history);
   conditions(state.conditions, clock.nowS + (Date.now() - clock.nowMs) / 1e3);
   // The offset of the clocks is taken once a snapshot: times of day must not flicker.
-  events(state.notes, clock.nowS, clock.nowMs);
+  events(state.notes, state.decisions, clock.nowS, clock.nowMs);
 };
 
 const ask = () => {

@@ -3,7 +3,7 @@
 // A snapshot replaces everything; numbered events change one thing each. Slices that a message does
 // not touch keep their identity, so that a view can tell by === whether it must draw again.
 
-const KEPT = { frame: 100, note: 200 };
+const KEPT = { frames: 100, notes: 200, decisions: 200 };
 
 export const TIERS = ["device", "edge", "cloud"];
 
@@ -13,6 +13,7 @@ const UPSERTS = {
   link: ["links", ["from", "to"]],
   pipeline: ["pipelines", ["id"]],
   epoch: ["epochs", ["pipeline", "epoch"]],
+  decision: ["decisions", ["cause_id"]],
 };
 const WHOLES = ["conditions"];
 const APPENDS = { frame: "frames", note: "notes" };
@@ -26,6 +27,7 @@ export const EMPTY = Object.freeze({
   epochs: [],
   frames: [],
   notes: [],
+  decisions: [],
   strategies: [],
   models: [],
   conditions: [],
@@ -36,8 +38,8 @@ export const reduce = (state, message) => {
   if (message.type !== "events") return state;
   const next = { ...state, seq: message.seq, nowS: message.now };
   for (const event of message.events) if (event.seq > state.seq) apply(next, event);
-  for (const [kind, slice] of Object.entries(APPENDS))
-    if (next[slice].length > KEPT[kind]) next[slice] = next[slice].slice(-KEPT[kind]);
+  for (const [slice, kept] of Object.entries(KEPT))
+    if (next[slice].length > kept) next[slice] = next[slice].slice(-kept);
   return next;
 };
 

@@ -152,10 +152,12 @@ export const createConditions = (part, list) => (conditions, nowS) => {
 
 const LEVELS = { info: ["·", "note"], warn: ["▲", "warning"], error: ["✖", "error"] };
 
+const at = (event) => event.time_s ?? event.at_s; // of a note, of a decision
+
 export const createEvents = (list) => {
   let shown = new Map();
-  return whenChanged((notes, nowS, nowMs) => {
-    const items = notes.slice(-EVENTS_SHOWN).reverse();
+  return whenChanged((notes, decisions, nowS, nowMs) => {
+    const items = [...notes, ...decisions].sort((a, b) => at(b) - at(a)).slice(0, EVENTS_SHOWN);
     const kept = new Map();
     for (const note of items) {
       const [mark, level] = LEVELS[note.level] ?? LEVELS.info;
@@ -165,7 +167,7 @@ export const createEvents = (list) => {
           html(
             "li",
             { class: note.level },
-            html("time", {}, timeOfDay(note.time_s, nowS, nowMs)),
+            html("time", {}, timeOfDay(at(note), nowS, nowMs)),
             html("span", { class: "mark", role: "img", "aria-label": level }, mark),
             html("span", { class: "words" }, text(note.text)),
             ...(note.cause_id

@@ -1,0 +1,196 @@
+"""What was decided for a pipeline, on what evidence, and what came of it: one record a cause.
+
+Pure. A decision is made when a wish is settled: frames move to another epoch, the present one is kept, or
+the wish cannot be granted. The record says what was seen, what could have been done and what that would
+take; once the first frames of a new epoch are answered, what they really took. It is stored, published and
+shown as one sentence, which grows with it. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Literal
+
+import msgspec
+
+from d3bed.core.ids import CauseId, Epoch, PipelineId
+from d3bed.core.measurements import FrameReport
+from d3bed.plan import Choice
+from d3bed.server.epochs import PlannedEpoch, Wish, placement
+from d3bed.server.views import AlternativeView, DecisionView
+from d3bed.server.world import World
+
+__all__ = ["KEPT", "LEAST_FRAMES", "MEASURED_FRAMES", "Decisions"]
+
+#: The measured result of a move is the median over so many first frames of its epoch; if that is over
+#: sooner, over at least `LEAST_FRAMES`.
+MEASURED_FRAMES, LEAST_FRAMES = 8, 3
+#: How many decisions the page is shown.
+KEPT = 100
+
+
+class Decisions:
+    """Those of one pipeline; `latest` are shown, oldest first."""
+
+    def __init__(self, pipeline: PipelineId, world: World) -> None:
+        self._pipeline, self._world = pipeline, world
+        self._shown: dict[CauseId, DecisionView] = {}
+        self._open: dict[Epoch, tuple[DecisionView, list[float]]] = {}
+
+    @property
+    def latest(self) -> tuple[DecisionView, ...]:
+        return tuple(self._shown.values())
+
+    # ── what was decided ──────────────────────────────────────────────────────────────────────────
+
+    def moved(self, epoch: PlannedEpoch, before: PlannedEpoch | None, reason: str) -> None:
+        """Frames go on under `epoch`; its answers are still to come."""
+        view = self._view(
+            epoch.wish,
+            choice="move",
+            epoch=epoch.number,
+            reason=reason,
+            plan=epoch.sentence(),
+            alternatives=_alternatives(epoch.choice, before),
+            kept_s=epoch.choice.kept_s,
+            predicted_s=epoch.predicted_s,
+        )
+        self._open[epoch.number] = (view, [])
+        if len(self._open) > KEPT:
+            del self._open[next(iter(self._open))]
+        self._put(view)
+
+    def kept(self, active: PlannedEpoch, wish: Wish, choice: Choice, reason: str, *, news: bool) -> None:
+        """The active epoch goes on, and not what was planned. What is no news is only stored."""
+        view = self._view(
+            wish,
+            choice="keep",
+            epoch=active.number,
+            reason=reason,
+            plan=active.sentence(),
+            alternatives=_alternatives(choice, active),
+            kept_s=choice.kept_s,
+            predicted_s=choice.kept_s,
+        )
+        self._put(view, shown=news)
+
+    def failed(
+        self, wish: Wish, problem: str, active: PlannedEpoch | None, level: Literal["warn", "error"]
+    ) -> None:
+        """The wish could not be granted; an active epoch goes on."""
+        view = self._view(
+            wish,
+            choice="fail",
+            epoch=active.number if active else None,
+            reason=problem,
+            plan=active.sentence() if active else "",
+            level=level,
+        )
+        self._put(view)
+
+    # ── what came of it ───────────────────────────────────────────────────────────────────────────
+
+    def answered(self, frame: FrameReport, in_flight: int) -> DecisionView | None:
+        """Returns a move that has its measured result with this answer. Of frames that waited for others
+        (`in_flight`) the prediction, which is of one alone, is not judged."""
+        found = self._open.get(frame.epoch)
+        if found is None or frame.attempts > 1:
+            return None
+        found[1].append(frame.latency_s)
+        return self._settle(frame.epoch, in_flight) if len(found[1]) >= MEASURED_FRAMES else None
+
+    def closed(self, epoch: Epoch, in_flight: int) -> DecisionView | None:
+        """No more answers will come of this epoch: those that came have to do."""
+        return self._settle(epoch, in_flight)
+
+    def _settle(self, number: Epoch, in_flight: int) -> DecisionView | None:
+        view, latencies_s = self._open.pop(number, (None, []))
+        if view is None or len(latencies_s) < LEAST_FRAMES:
+            return None
+        measured_s = statistics.median(latencies_s)
+        predicted_s = view.predicted_s if in_flight == 1 else None
+        view = msgspec.structs.replace(
+            view,
+            measured_s=measured_s,
+            frames=len(latencies_s),
+            error=measured_s / predicted_s - 1 if predicted_s else None,
+        )
+        view = msgspec.structs.replace(view, text=_sentence(view))
+        self._put(view)
+        return view
+
+    # ── rows and words ────────────────────────────────────────────────────────────────────────────
+
+    def _view(
+        self,
+        wish: Wish,
+        *,
+        choice: Literal["move", "keep", "fail"],
+        epoch: Epoch | None,
+        reason: str,
+        plan: str,
+        alternatives: tuple[AlternativeView, ...] = (),
+        kept_s: float | None = None,
+        predicted_s: float | None = None,
+        level: Literal["info", "warn", "error"] = "info",
+    ) -> DecisionView:
+        view = DecisionView(
+            pipeline=self._pipeline,
+            cause_id=wish.cause_id,
+            at_s=self._world.now,
+            cause=wish.cause,
+            seen=wish.seen,
+            alternatives=alternatives,
+            choice=choice,
+            epoch=epoch,
+            plan=plan,
+            reason=reason,
+            kept_s=kept_s,
+            predicted_s=predicted_s,
+            level=level,
+        )
+        return msgspec.structs.replace(view, text=_sentence(view))
+
+    def _put(self, view: DecisionView, *, shown: bool = True) -> None:
+        data = msgspec.to_builtins(view)
+        self._world.record(
+            "decisions",
+            cause_id=view.cause_id,
+            pipeline=view.pipeline,
+            at_s=view.at_s,
+            choice=view.choice,
+            view=data,
+        )
+        if shown:
+            self._shown[view.cause_id] = view
+            if len(self._shown) > KEPT:
+                del self._shown[next(iter(self._shown))]
+            self._world.publish("decision", view, view.cause_id)
+
+
+def _alternatives(choice: Choice, present: PlannedEpoch | None) -> tuple[AlternativeView, ...]:
+    """The plan that was made, the one in force, and each tier alone; what takes least comes first."""
+    found = [AlternativeView(placement(choice.plan, choice.route), choice.timeline.latency_s)]
+    if present is not None and choice.kept_s is not None and present.sentence() != found[0].plan:
+        found.append(AlternativeView(f"as it was: {present.sentence()}", choice.kept_s))
+    found += [AlternativeView(f"all on {choice.agents[tier]}", s) for tier, s in choice.alone_s.items()]
+    return tuple(sorted(found, key=lambda each: each.predicted_s))
+
+
+def _sentence(view: DecisionView) -> str:
+    """As in `pi-1→edge-1 fell from 80 to 11 Mbit/s → epoch 4: …; predicted 412 → 265 ms, measured 271 ms`."""
+    if view.choice == "fail":
+        goes_on = f"; epoch {view.epoch} goes on" if view.epoch is not None else ""
+        return f"{view.cause}: {view.reason}{goes_on}"
+    if view.choice == "keep":
+        return f"{view.cause}: epoch {view.epoch} kept, because {view.reason}"
+    kept = f"{_ms(view.kept_s)} → " if view.kept_s is not None else ""
+    assert view.predicted_s is not None
+    words = "; ".join(part for part in (view.plan, view.reason) if part)
+    measured = f", measured {_ms(view.measured_s)} ms" if view.measured_s is not None else ""
+    predicted = f"predicted {kept}{_ms(view.predicted_s)} ms a frame{measured}"
+    return f"{view.cause} → epoch {view.epoch}: {words}; {predicted}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f}"
