@@ -36,9 +36,9 @@ from d3bed.server.settings import TILINGS
 from d3bed.server.views import (
     AgentView,
     ConditionView,
-    FrameSeries,
     DecisionDetails,
     DecisionView,
+    FrameSeries,
     LinkView,
     PipelineView,
     RunReport,
