@@ -25,6 +25,7 @@ from d3bed import __version__
 from d3bed.bench.commands import bench
 from d3bed.core.errors import ConfigError, D3Error
 from d3bed.lab.commands import steer
+from d3bed.lab.reporting import reporting
 
 __all__ = ["app", "main"]
 
@@ -37,6 +38,7 @@ app = typer.Typer(
     epilog="Start with [bold]d3bed demo[/]. Docs: README.md and docs/.",
 )
 app.add_typer(steer)
+app.add_typer(reporting)
 app.add_typer(bench, name="bench")
 
 console = Console()

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -30,7 +32,7 @@ from d3bed.server.events import (
     Subject,
     Undo,
 )
-from d3bed.server.history import FRAMES, frame_series
+from d3bed.server.history import FRAMES, MOST_FRAMES, frame_series, run_history
 from d3bed.server.runner import Runner
 from d3bed.server.settings import TILINGS
 from d3bed.server.views import (
@@ -41,6 +43,7 @@ from d3bed.server.views import (
     FrameSeries,
     LinkView,
     PipelineView,
+    RunHistory,
     RunReport,
     RunView,
     StateView,
@@ -50,8 +53,6 @@ __all__ = ["MAX_BODY_BYTES", "ROUTES", "Api", "ApiError", "Route", "json_respons
 
 MAX_BODY_BYTES = 64 * 1024
 _LISTED = 200
-#: Frames of one run that are answered at once: the newest.
-_FRAMES = 100_000
 
 _LINK_QUANTITIES: tuple[Quantity, ...] = ("bytes_per_s", "latency_s", "loss")
 
@@ -246,7 +247,16 @@ class Api:
 
     async def frames(self, id: str) -> FrameSeries:
         await self.run(id)
-        return frame_series(id, await self._read(FRAMES, id, _FRAMES))
+        return frame_series(id, await self._read(FRAMES, id, MOST_FRAMES))
+
+    async def history(self, id: str) -> RunHistory:
+        report = self._coordinator.report(id)
+        live = (await self.run(id), report) if report is not None else None
+        with _store_errors():
+            found = await asyncio.to_thread(run_history, self._runner.store.read, id, live)
+        if found is None:
+            raise ApiError(404, f"there is no run {id!r}")
+        return found
 
     async def openapi(self) -> dict[str, Any]:
         return openapi()
@@ -365,16 +375,22 @@ class Api:
         return Accepted(order.pipeline, cause_id, f"{order.pipeline}: {phase}: {text}")
 
     async def _read(self, sql: str, *values: object) -> list[dict[str, Any]]:
-        try:
+        with _store_errors():
             return await self._runner.read(sql, *values)
-        except sqlite3.Error as error:
-            raise ApiError(503, f"the store cannot be read now ({error}); frames go on") from error
 
     async def _stored(self, id: str, column: str) -> str:
         rows = await self._read(f"SELECT {column} FROM runs WHERE id = ?", id)
         if not rows:
             raise ApiError(404, f"there is no run {id!r}")
         return str(rows[0][column])
+
+
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise ApiError(503, f"the store cannot be read now ({error}); frames go on") from error
 
 
 # ── the table ─────────────────────────────────────────────────────────────────────────────────────
@@ -423,6 +439,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/runs/{id}", "One run", Api.run, RunView),
     Route("GET", "/api/runs/{id}/report", "Its report, d3bed.report/1", Api.report, RunReport),
     Route("GET", "/api/runs/{id}/frames", "Its frames, by columns", Api.frames, FrameSeries),
+    Route("GET", "/api/runs/{id}/history", "All of it: d3bed.history/1", Api.history, RunHistory),
     Route("GET", "/api/openapi.json", "This document", Api.openapi, dict[str, Any]),
     Route("POST", f"{_PIPELINE}/strategy", "Plan by a strategy", Api.strategy, Accepted, StrategyOrder),
     Route("POST", f"{_PIPELINE}/model", "Switch to a model", Api.model, Accepted, ModelOrder),

@@ -7,6 +7,7 @@ import errno
 import logging
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from aiohttp.typedefs import Handler, Middleware
 import d3bed
 from d3bed.core.errors import ConfigError
 from d3bed.plan import STRATEGIES
+from d3bed.server.about import about
 from d3bed.server.api import MAX_BODY_BYTES, ROUTES, Api, ApiError, Problem, Route, json_response
 from d3bed.server.auth import has_token, is_foreign_host, is_foreign_origin, is_loopback, kept_secret
 from d3bed.server.coordinator import Coordinator
@@ -77,6 +79,7 @@ async def _serve(
         token, is_new = kept_secret(settings.data_dir / "token")
         if is_new:
             tell(f"token for agents and for changes (kept in {settings.data_dir / 'token'}): {token}\n")
+    store.put("servers", {"boot": store.boot, "at_s": time.time(), "data": await asyncio.to_thread(about)})
     link_secret, _ = kept_secret(settings.data_dir / "link-secret")
     coordinator = Coordinator(
         settings,

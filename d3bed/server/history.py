@@ -1,21 +1,52 @@
-"""What is kept of every frame: one row of numbers for years' worth of plots, its spans for a trace.
+"""What is kept of runs and of every frame: a row of numbers for plots, its spans for a trace.
 
-Pure, both ways: what flows becomes rows, rows become what the API and reports show. Spans are kept in
-microseconds from the frame's start, as MessagePack, about 30 bytes each.
+Both ways: what flows becomes rows, rows become what the API and reports show, of a running server or of
+one that is long gone. Spans are kept in microseconds from the frame's start, as MessagePack, about 30
+bytes each. No I/O of its own: who reads is passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from d3bed.core.ids import AgentId, Epoch, FrameId, Tier
 from d3bed.core.measurements import SpanKind
-from d3bed.server.views import FrameSeries, FrameView, SpanView
+from d3bed.server.views import (
+    DecisionView,
+    EpochHistory,
+    EventHistory,
+    FrameSeries,
+    FrameView,
+    RunHistory,
+    RunReport,
+    RunView,
+    ServerReport,
+    SpanView,
+)
 
-__all__ = ["FRAMES", "FrameSpans", "frame_row", "frame_series", "frame_spans", "spans_row"]
+__all__ = [
+    "FRAMES",
+    "MOST_FRAMES",
+    "FrameSpans",
+    "Read",
+    "frame_row",
+    "frame_series",
+    "frame_spans",
+    "latest_run",
+    "run_history",
+    "spans_row",
+]
+
+#: Runs a query on the store, as `Store.read` does; raises `sqlite3.Error`.
+Read = Callable[..., list[dict[str, Any]]]
+#: Frames of one run that are looked at: the newest.
+MOST_FRAMES = 200_000
+#: Events so long before a run's start belong to its story: the plan that it started with.
+_BEFORE_S, _AFTER_S = 60.0, 2.0
 
 #: Rows of `frames` of one run, newest first.
 FRAMES = "SELECT * FROM frames WHERE run = ? ORDER BY id DESC LIMIT ?"
@@ -117,3 +148,95 @@ def frame_spans(row: Mapping[str, Any]) -> FrameSpans:
 
 def _us(seconds: float) -> int:
     return round(seconds * 1e6)
+
+
+# ── a whole run ───────────────────────────────────────────────────────────────────────────────────
+
+
+def latest_run(read: Read) -> str | None:
+    rows = read("SELECT id FROM runs ORDER BY started_s DESC LIMIT 1")
+    return str(rows[0]["id"]) if rows else None
+
+
+def run_history(read: Read, run: str, live: tuple[RunView, RunReport] | None = None) -> RunHistory | None:
+    """None where the store knows no such run; `live` is newer than what it may know.
+
+    Call it off the event loop; raises `sqlite3.Error`.
+    """
+    if live is None:
+        rows = read("SELECT view, report FROM runs WHERE id = ?", run)
+        if not rows:
+            return None
+        decode = msgspec.json.decode
+        live = decode(rows[0]["view"], type=RunView), decode(rows[0]["report"], type=RunReport)
+    view, report = live
+    frames = frame_series(run, read(FRAMES, run, MOST_FRAMES))
+    numbers = sorted({*frames.epoch, *(epoch.epoch for epoch in report.epochs)})
+    return RunHistory(
+        format="d3bed.history/1",
+        run=view,
+        report=report,
+        server=_server(read, view.started_s),
+        epochs=_epochs(read, view, numbers, frames),
+        decisions=_decisions(read, view),
+        events=_events(read, view),
+        frames=frames,
+    )
+
+
+def _server(read: Read, at_s: float) -> ServerReport | None:
+    rows = read("SELECT data FROM servers WHERE at_s <= ? ORDER BY boot DESC LIMIT 1", at_s)
+    return msgspec.json.decode(rows[0]["data"], type=ServerReport) if rows else None
+
+
+def _epochs(read: Read, run: RunView, numbers: list[Epoch], frames: FrameSeries) -> tuple[EpochHistory, ...]:
+    """Their routes are those of the planner's answers that became these epochs."""
+    latency_s: dict[Epoch, list[float]] = {number: [] for number in numbers}
+    for number, seconds in zip(frames.epoch, frames.latency_s, strict=True):
+        latency_s[number].append(seconds)
+    marks = ", ".join("?" * len(numbers))
+    sql = (
+        "SELECT epochs.*, (SELECT route FROM plans WHERE plans.cause_id = epochs.cause_id AND"
+        " plans.pipeline = epochs.pipeline AND plans.tiers = epochs.plan ORDER BY id DESC LIMIT 1) AS route"
+        f" FROM epochs WHERE pipeline = ? AND epoch IN ({marks}) ORDER BY epoch"
+    )
+    return tuple(
+        msgspec.convert(
+            row
+            | {
+                "route": msgspec.json.decode(row["route"]) if row["route"] else {},
+                "frames": len(latency_s[row["epoch"]]),
+                "measured_s": statistics.median(latency_s[row["epoch"]]) if latency_s[row["epoch"]] else None,
+            },
+            EpochHistory,
+        )
+        for row in read(sql, run.pipeline, *numbers)
+    )
+
+
+def _around(run: RunView) -> tuple[float, float]:
+    return run.started_s - _BEFORE_S, 1e12 if run.ended_s is None else run.ended_s + _AFTER_S
+
+
+def _decisions(read: Read, run: RunView) -> tuple[DecisionView, ...]:
+    sql = "SELECT view FROM decisions WHERE pipeline = ? AND at_s BETWEEN ? AND ? ORDER BY at_s"
+    rows = read(sql, run.pipeline, *_around(run))
+    return tuple(msgspec.json.decode(row["view"], type=DecisionView) for row in rows)
+
+
+def _events(read: Read, run: RunView) -> tuple[EventHistory, ...]:
+    sql = "SELECT * FROM events WHERE at_s BETWEEN ? AND ? ORDER BY id"
+    found = []
+    for row in read(sql, *_around(run)):
+        data = msgspec.json.decode(row["data"])
+        text, pipeline = data.get("text"), data.get("pipeline")
+        if row["kind"] == "condition":
+            subject = "→".join(data["subject"])
+            text = f"{subject}: {data['quantity']} {data['value']:g} {data['event']}"
+        if text and pipeline in (None, run.pipeline):
+            found.append(
+                EventHistory(
+                    row["at_s"], row["kind"], text, data.get("level", "info"), pipeline, row["cause_id"]
+                )
+            )
+    return tuple(found)

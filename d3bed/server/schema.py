@@ -17,6 +17,7 @@ __all__ = ["KEPT", "Retention", "create", "prune"]
 _VERSION = 1
 #: How many rows each table keeps. Frames: 14 hours at 10 a second; spans: five minutes.
 KEPT = {
+    "servers": 500,
     "runs": 500,
     "epochs": 5_000,
     "plans": 5_000,
@@ -39,6 +40,7 @@ _BULK = {
 _LOG_BYTES = 4 * 2**20
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS servers (boot INTEGER PRIMARY KEY, at_s REAL, data TEXT);
 CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, pipeline TEXT, started_s REAL, ended_s REAL, view TEXT, report TEXT);
 CREATE TABLE IF NOT EXISTS epochs (

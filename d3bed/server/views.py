@@ -23,8 +23,10 @@ __all__ = [
     "ConditionView",
     "DecisionDetails",
     "DecisionView",
+    "EpochHistory",
     "EpochReport",
     "EpochView",
+    "EventHistory",
     "ExactView",
     "FrameSeries",
     "FrameView",
@@ -38,8 +40,10 @@ __all__ = [
     "Phase",
     "PipelineView",
     "PredictionView",
+    "RunHistory",
     "RunReport",
     "RunView",
+    "ServerReport",
     "SpanView",
     "StateView",
     "TileReport",
@@ -310,6 +314,66 @@ class StateView(msgspec.Struct, frozen=True):
     strategies: tuple[str, ...]
     models: tuple[str, ...]
     conditions: tuple[ConditionView, ...] = ()
+
+
+# ── d3bed.history/1 ───────────────────────────────────────────────────────────────────────────────
+
+
+class ServerReport(msgspec.Struct, frozen=True):
+    """`commit`: null outside a checkout; ends in `-dirty` where files differ from it."""
+
+    version: str
+    commit: str | None
+    python: str
+    system: str
+    host: str
+    processor: str
+    cpus: int
+
+
+class EpochHistory(msgspec.Struct, frozen=True):
+    """An epoch that frames of a run were answered under, or could have been.
+
+    `plan` is its text form, `route` the agents of its tiers; `predicted_s` is of one frame. Of the run's
+    frames under it, `frames` were answered, `measured_s` is their median latency.
+    """
+
+    epoch: Epoch
+    strategy: str
+    model: str
+    cause: str
+    cause_id: CauseId
+    activated_at: float | None
+    moved: int
+    predicted_s: float
+    plan: str
+    route: dict[Tier, AgentId]
+    frames: int
+    measured_s: float | None
+
+
+class EventHistory(msgspec.Struct, frozen=True):
+    """`text` says in words what happened. Without a `pipeline` it is about an agent, a link or the server."""
+
+    at_s: float
+    kind: str
+    text: str
+    level: str
+    pipeline: PipelineId | None
+    cause_id: CauseId | None
+
+
+class RunHistory(msgspec.Struct, frozen=True):
+    """All that is known of a run. `server` is null where the store lost it."""
+
+    format: Literal["d3bed.history/1"]
+    run: RunView
+    report: RunReport
+    server: ServerReport | None
+    epochs: tuple[EpochHistory, ...]
+    decisions: tuple[DecisionView, ...]
+    events: tuple[EventHistory, ...]
+    frames: FrameSeries
 
 
 # ── d3bed.report/1 ────────────────────────────────────────────────────────────────────────────────

@@ -221,6 +221,8 @@ async def test_run_is_listed_reported_and_outlives_the_server(
         report = await lab.get(f"api/runs/{run['id']}/report")
         frames = await lab.until(lambda found: found["frame"], f"api/runs/{run['id']}/frames")
         assert (frames["run"], frames["latency_s"]) == (run["id"], [pytest.approx(0.25)])
+        history = await lab.get(f"api/runs/{run['id']}/history")
+        assert history["frames"] == frames and history["server"]["cpus"] >= 1
         assert report["exact"] == {"checked": 1, "identical": 1, "max_rel_err": 0.0}
         assert report["latency_s"]["median"] == pytest.approx(0.25)
         state = await lab.until(lambda found: len(found["frames"]) == 1, "api/state")
@@ -416,7 +418,16 @@ async def test_bad_orders_are_refused_with_words(
 
 
 @pytest.mark.parametrize(
-    "path", ["api/pipelines/x", "api/runs/x", "api/runs/x/report", "api/runs/x/frames", "api/x", "x"]
+    "path",
+    [
+        "api/pipelines/x",
+        "api/runs/x",
+        "api/runs/x/report",
+        "api/runs/x/frames",
+        "api/runs/x/history",
+        "api/x",
+        "x",
+    ],
 )
 async def test_unknown_things_are_404(lab: Lab, path: str) -> None:
     assert set(await lab.get(path, 404)) == {"error"}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
 from d3bed.core.measurements import SpanKind
-from d3bed.server.events import StoreFailed, StoreRecovered
-from d3bed.server.history import frame_series, frame_spans
+from d3bed.server.about import about
+from d3bed.server.events import ChangeStrategy, StoreFailed, StoreRecovered
+from d3bed.server.history import frame_series, frame_spans, latest_run, run_history
+from d3bed.server.store import Store
 
 if TYPE_CHECKING:
     from tests.server.conftest import Stage
@@ -80,3 +84,67 @@ def test_trouble_with_the_store_is_a_warning_and_recovery_records_what_it_must_h
     assert [row["epoch"] for row in rows(stage, "epochs")] == [1]
     (run,) = stage.coordinator.runs()
     assert {row["id"] for row in rows(stage, "runs")} == {run.id}
+
+
+# ── a whole run ───────────────────────────────────────────────────────────────────────────────────
+
+
+def keep(stage: Stage, directory: Path) -> Store:
+    """Store what the coordinator wanted stored."""
+    store = Store(directory)
+    store.put("servers", {"boot": 1, "at_s": stage.now - 100.0, "data": about()})
+    for record in stage.records:
+        store.put(record.table, record.row)
+    store.close()
+    return Store(directory)
+
+
+def test_history_tells_each_epoch_with_its_route_and_what_was_measured(stage: Stage, tmp_path: Path) -> None:
+    stage.now = time.time()
+    stage.join_all()
+    stage.answer(Epoch(1), 1, 2, 3, identical=True)
+    stage.tick(1.0)
+    stage.submit(ChangeStrategy(DEMO, "edge"))
+    stage.answer(Epoch(2), 4, identical=False)
+    stage.tick(1.0)
+    stage.end_source(4, 4)
+    stage.tick(2.0)
+    store = keep(stage, tmp_path)
+    try:
+        run = latest_run(store.read)
+        assert run is not None
+        history = run_history(store.read, run)
+        assert run_history(store.read, "none") is None
+    finally:
+        store.close()
+    assert history is not None
+    assert (history.run.id, history.run.frames.answered) == (run, 4)
+    assert history.frames.frame == (1, 2, 3, 4)
+    first, second = history.epochs
+    assert (first.epoch, first.strategy, first.frames) == (1, "optimal", 3)
+    assert (second.epoch, second.strategy, second.frames) == (2, "edge", 1)
+    assert first.route[Tier.CLOUD] == CLOUD
+    assert second.route == {Tier.DEVICE: DEVICE, Tier.EDGE: AgentId("edge-1")}
+    assert first.measured_s == pytest.approx(0.3)
+    assert "strategy edge chosen → epoch 2" in "\n".join(each.text for each in history.decisions)
+    assert {event.pipeline for event in history.events} == {None, DEMO}
+    assert history.server == about()
+
+
+def test_history_does_without_what_the_store_lost(stage: Stage, tmp_path: Path) -> None:
+    stage.now = time.time()
+    stage.join_all()
+    stage.answer(Epoch(1), 1)
+    stage.tick(2.0)
+    stage.records = [record for record in stage.records if record.table in ("runs", "frames")]
+    store = Store(tmp_path)
+    for record in stage.records:
+        store.put(record.table, record.row)
+    store.close()
+    store = Store(tmp_path)
+    run = latest_run(store.read)
+    history = run_history(store.read, str(run))
+    store.close()
+    assert history is not None
+    assert (history.epochs, history.decisions, history.events, history.server) == ((), (), (), None)
+    assert history.frames.frame == (1,)
