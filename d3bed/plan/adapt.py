@@ -5,8 +5,10 @@ the new plan enough better to be worth a switch (`judge`), and is it time to dec
 Must not know how estimates come about, or how a plan is carried out. `now` is passed in.
 
 The bands and the least gain are ours, chosen above the noise of estimates on an emulated testbed (medians
-over seven samples stray by a few per cent). The paper's abstract says that processing time and network
-conditions trigger a partial re-partition; how wide its thresholds are we do not know.
+over seven samples stray by a few per cent); a number that scatters more has a wider band. A decision makes
+the present conditions the middle of new bands: what changed has to change that much again, or back. The
+paper's abstract says that processing time and network conditions trigger a partial re-partition; how wide
+its thresholds are we do not know.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ __all__ = [
 #: or when a link's rate (or its latency, beyond `LATENCY_SLACK_S`) leaves its band.
 FACTOR_BAND, RATE_BAND = 1.25, 1.25
 LATENCY_SLACK_S = 0.005
+#: Bands reach over at least so many of the estimate's spreads: five of its standard deviations or so.
+BAND_SPREADS = 3.5
 #: A new plan must save this share of the frame's latency, and this much.
 LEAST_GAIN, LEAST_GAIN_S = 0.05, 0.002
 #: Seconds between decisions; doubled, up to the second, each time a plan comes back that was left lately.
@@ -72,7 +76,7 @@ def changes(basis: Basis, now: Basis) -> list[Change]:
     found: list[Change] = []
     for agent, before in basis.factors.items():
         after, spread = now.factors.get(agent, before), now.spreads.get(agent)
-        if _left(before, after, FACTOR_BAND):
+        if _left(before, after, FACTOR_BAND, spread):
             word = "slower" if after > before else "faster"
             ratio = max(after / before, before / after)
             found.append(
@@ -82,7 +86,7 @@ def changes(basis: Basis, now: Basis) -> list[Change]:
         after_rate, name = now.rates.get(ends, before_rate), "→".join(ends)
         spread = now.spreads.get(name)
         was, now_is = before_rate.bytes_per_s, after_rate.bytes_per_s
-        if _left(was, now_is, RATE_BAND):
+        if _left(was, now_is, RATE_BAND, spread):
             word = "fell" if now_is < was else "rose"
             text = f"{name} {word} from {was * 8e-6:.3g} to {now_is * 8e-6:.3g} Mbit/s"
             found.append(Change(name, "bytes_per_s", was, now_is, spread, text))
@@ -150,5 +154,5 @@ def _ratio(before: float, after: float) -> float:
     return high / low if low > 0 else float("inf")
 
 
-def _left(before: float, after: float, band: float) -> bool:
-    return before != after and _ratio(before, after) > band
+def _left(before: float, after: float, band: float, spread: float | None) -> bool:
+    return before != after and _ratio(before, after) > max(band, 1 + BAND_SPREADS * (spread or 0.0))

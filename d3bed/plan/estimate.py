@@ -3,8 +3,9 @@
 Decides how far to believe recent measurements; pure: `now` is passed in (any clock in seconds, never
 running backwards). It must not know who reports, or what is done about a change.
 
-Everything is a median over the last `WINDOW` samples: one slow frame or transfer moves nothing, and what
-lasts shows after `WINDOW // 2 + 1` of them. The spread is the median absolute deviation, relative.
+Everything is a median over the last `WINDOW` samples: one slow frame or transfer moves nothing. Where a
+number jumps (see `detect`) the samples from before are dropped, so that the estimate follows at once; what
+drifts shows after `WINDOW // 2 + 1` samples. The spread is the median absolute deviation, relative.
 
 Profiles. A segment's factor is measured over profiled time; an agent's is that of all its segments,
 weighted by their profiled time, so it is what the agent as a whole is slower by. Where one segment
@@ -27,6 +28,7 @@ from typing import Literal
 import msgspec
 
 from d3bed.core.measurements import LinkRate
+from d3bed.plan.detect import Detector
 
 __all__ = [
     "LARGE_BYTES",
@@ -58,19 +60,33 @@ IDLE_S, PROBE_AFTER_S = 2.0, 60.0
 
 
 class _Window:
-    """The last samples of a number, none `keep_s` older than the last, and when they came."""
+    """The last samples of a number, none `keep_s` older than the last nor from before it jumped, and when
+    they came. `jumped`: whether it did, so that few samples tell."""
 
     def __init__(self, keep_s: float) -> None:
         self._keep_s = keep_s
         self._samples: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self._detector = Detector()
+        self.jumped = False
 
     def __len__(self) -> int:
         return len(self._samples)
 
-    def add(self, value: float, now: float) -> None:
+    def add(self, value: float, now: float) -> bool:
+        """Returns whether the number has jumped with this sample."""
         while self._samples and now - self.first_s > self._keep_s:
             self._samples.popleft()
+        since = self._detector.add(value)
+        if since:  # what came before the jump counts no more, this sample is the last of the new ones
+            while len(self._samples) >= since:
+                self._samples.popleft()
+            self.jumped = True
         self._samples.append((now, value))
+        return since > 0
+
+    def tells(self, least: int) -> bool:
+        """Whether there are enough samples: `least`, or those that showed a jump."""
+        return len(self) >= least or self.jumped
 
     @property
     def first_s(self) -> float:
@@ -115,17 +131,21 @@ class ProfileCorrection:
         self._ratios: dict[Segment, _Window] = {}
         self._profiled_s: dict[Segment, float] = {}
 
-    def observe(self, segment: Segment, measured_s: float, profiled_s: float, now: float) -> None:
-        """One frame's run of a segment, and what its profile says. Without a profile it tells nothing."""
+    def observe(self, segment: Segment, measured_s: float, profiled_s: float, now: float) -> bool:
+        """One frame's run of a segment, and what its profile says. Without a profile it tells nothing.
+
+        Returns whether the segment takes another time from now on than it did.
+        """
         if not (measured_s > 0 and profiled_s > 0):
-            return
-        self._ratios.setdefault(segment, _Window(FORGET_S)).add(measured_s / profiled_s, now)
+            return False
+        jumped = self._ratios.setdefault(segment, _Window(FORGET_S)).add(measured_s / profiled_s, now)
         self._profiled_s[segment] = profiled_s
         counted = set(self._counted())
         if counted:  # what is not counted any more would never be again: the plan changed
             since_s = min(self._ratios[other].first_s for other in counted)
             for old in [s for s, ratios in self._ratios.items() if ratios.last_s < since_s]:
                 del self._ratios[old], self._profiled_s[old]
+        return jumped
 
     def forget(self, graph: str) -> None:
         """The profile of the graph with this digest is another one now."""
@@ -174,7 +194,7 @@ class ProfileCorrection:
 
     def _counted(self) -> list[Segment]:
         """Segments with enough samples that still run: seen since the window of the latest one began."""
-        known = [s for s, ratios in self._ratios.items() if len(ratios) >= LEAST_FRAMES]
+        known = [s for s, ratios in self._ratios.items() if ratios.tells(LEAST_FRAMES)]
         if not known:
             return []
         latest = max(known, key=lambda segment: self._ratios[segment].last_s)
@@ -206,15 +226,20 @@ class _Transfers:
     """The last transfers of alike sizes."""
 
     def __init__(self) -> None:
-        self.bytes_per_s, self.taken_s = _Window(FORGET_LINK_S), _Window(FORGET_LINK_S)
+        self.bytes_per_s = _Window(FORGET_LINK_S)
+        self.taken_s: deque[float] = deque()  # of the same transfers
 
-    def add(self, nbytes: int, taken_s: float, now: float) -> None:
-        self.bytes_per_s.add(nbytes / taken_s, now)
-        self.taken_s.add(taken_s, now)
+    def add(self, nbytes: int, taken_s: float, now: float) -> bool:
+        self.taken_s.append(taken_s)
+        jumped = self.bytes_per_s.add(nbytes / taken_s, now)
+        while len(self.taken_s) > len(self.bytes_per_s):
+            self.taken_s.popleft()
+        return jumped
 
     @property
     def tell(self) -> bool:
-        return len(self.taken_s) >= LEAST_TRANSFERS and self.taken_s.median >= TELLING_S
+        enough = self.bytes_per_s.tells(LEAST_TRANSFERS)
+        return enough and statistics.median(self.taken_s) >= TELLING_S
 
 
 class LinkEstimator:
@@ -230,11 +255,13 @@ class LinkEstimator:
         self._probe = (now, rate)
         self._large, self._small = _Transfers(), _Transfers()
 
-    def transferred(self, nbytes: int, taken_s: float, now: float) -> None:
-        """A tensor crossed the link in `taken_s`, latency excluded."""
+    def transferred(self, nbytes: int, taken_s: float, now: float) -> bool:
+        """A tensor crossed the link in `taken_s`, latency excluded. Returns whether the link carries another
+        rate from now on than it did."""
         self._used_s = now
-        if nbytes >= SMALL_BYTES and taken_s > 0:
-            (self._large if nbytes >= LARGE_BYTES else self._small).add(nbytes, taken_s, now)
+        if nbytes < SMALL_BYTES or taken_s <= 0:
+            return False
+        return (self._large if nbytes >= LARGE_BYTES else self._small).add(nbytes, taken_s, now)
 
     def estimate(self, now: float) -> LinkEstimate | None:
         """None if nothing is known."""

@@ -81,6 +81,7 @@ class Traffic:
         self._frames.add_spans(agent, spans)
         record = self._world.agents[agent]
         record.clock_error_s = clock_error_s
+        jumped = False
         for span in spans:
             epoch = self._pipeline.epochs.get(span.epoch)
             if span.kind is SpanKind.TILED and epoch is not None:
@@ -98,19 +99,25 @@ class Traffic:
                 costs = TileCosts(epoch.graph, {agent: profile_s}, {agent: fixed_s})
                 profiled_s = costs.tile_s(agent, step.tile)
             segment = Segment(epoch.graph.digest, step.vertices)
-            record.correction.observe(segment, span.end_s - span.start_s, profiled_s, self._world.now)
+            jumped |= record.correction.observe(
+                segment, span.end_s - span.start_s, profiled_s, self._world.now
+            )
+        if jumped:
+            self._pipeline.watch()
 
     def transferred(self, agent: AgentId, transfers: Iterable[Transfer]) -> None:
-        run = self._pipeline.stream.run
+        run, jumped = self._pipeline.stream.run, False
         for transfer in transfers:
             ends = (agent, transfer.peer)
             link = self._world.links.setdefault(ends, LinkRecord())
             link.traffic.add(transfer)
-            link.estimator.transferred(transfer.bytes, transfer.taken_s, self._world.now)
+            jumped |= link.estimator.transferred(transfer.bytes, transfer.taken_s, self._world.now)
             self._dirty_links.add(ends)
             if run is not None:
                 run.numbers.add_transfer(agent, transfer)
                 run.unsaved = True
+        if jumped:
+            self._pipeline.watch()
 
     def source_ended(self, sent: int, answered: int) -> None:
         run = self._pipeline.stream.run

@@ -17,6 +17,13 @@ def test_noise_inside_the_bands_changes_nothing() -> None:
     assert changes(BASIS, Basis({PI: 1.2, EDGE: 0.85}, {(PI, EDGE): LinkRate(8.5e6, 0.005)})) == []
 
 
+def test_what_scatters_more_has_a_wider_band() -> None:
+    def found(spread: float) -> list[str]:
+        return [c.subject for c in changes(BASIS, Basis({EDGE: 1.4}, {}, {"edge-1": spread}))]
+
+    assert found(0.03) == ["edge-1"] and found(0.15) == []
+
+
 def test_what_is_not_known_now_has_not_changed() -> None:
     assert changes(BASIS, Basis({}, {})) == []
 

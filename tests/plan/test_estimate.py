@@ -88,6 +88,19 @@ def test_one_slow_frame_moves_nothing(before: int) -> None:
         agent.run(noise.uniform(0.98, 1.02))
 
 
+def test_after_a_jump_only_what_came_since_counts() -> None:
+    agent = Agent(HEAD, TAIL)
+    agent.run(*[1.0] * 20)
+    assert not agent.correction.observe(HEAD, 1.5 * 0.030, 0.030, agent.now)
+    agent.run(1.5, segments=[HEAD])
+    assert agent.value == pytest.approx(1.0)
+    assert agent.correction.observe(HEAD, 1.5 * 0.030, 0.030, agent.now), "the third in a row"
+    assert agent.value == pytest.approx((1.5 * 0.030 + 1.0 * 0.010) / 0.040)
+    agent.run(1.5, 1.5, 1.5, segments=[TAIL])
+    factor = agent.correction.factor(agent.now)
+    assert factor is not None and factor.value == pytest.approx(1.5) and factor.spread == 0
+
+
 def test_noise_of_a_tenth_gives_a_factor_within_a_few_per_cent_and_shows_as_spread() -> None:
     noise = random.Random(7)
     agent = Agent(HEAD, TAIL)
@@ -254,6 +267,18 @@ def test_a_fallen_link_is_seen_within_a_few_transfers(before: int) -> None:
     now = transfers(link, [1.4e6] * 4, now=now)
     seen = link.estimate(now)
     assert seen is not None and seen.bytes_per_s == pytest.approx(1.4e6)
+
+
+def test_a_fallen_link_is_seen_with_the_third_transfer_also_where_none_told_before() -> None:
+    link = LinkEstimator()
+    link.probed(LinkRate(1e9, 0.001), 0.0)
+    now = transfers(link, [1e9] * 6)
+    now = transfers(link, [1e6] * 2, now=now)
+    before = link.estimate(now)
+    assert before is not None and before.source == "probe"
+    assert link.transferred(400_000, 0.4, now)
+    after = link.estimate(now)
+    assert after is not None and after.bytes_per_s == pytest.approx(1e6) and after.source == "transfers"
 
 
 def test_one_slow_transfer_moves_nothing() -> None:
