@@ -137,7 +137,7 @@ class Agent:
             await asyncio.gather(control, stopped, *self._tasks, return_exceptions=True)
             for source in self._sources.values():
                 await source.close()
-            await self._executor.close()
+            self._executor.close()
             await self._links.close()
             await self._listener.close()
             self._compute.close()

@@ -12,12 +12,12 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from d3bed.agent.compute import ComputeThread, Hold, run_held
+from d3bed.agent.compute import ComputeThread, Hold, Timed, run_held
 from d3bed.agent.schedule import FrameSchedule, Run, Send
 from d3bed.core.errors import ConfigError, D3Error, RemoteProtocolError, StaleEpoch
 from d3bed.core.graph import TensorSpec, Value
@@ -71,6 +71,8 @@ class EpochWork:
 class _FrameWork:
     schedule: FrameSchedule
     values: dict[Value, torch.Tensor]
+    #: Of values made here that are to be sent: dtype, shape, strides and bytes.
+    wires: dict[Value, tuple[str, tuple[int, ...], tuple[int, ...], memoryview]] = field(default_factory=dict)
     idle_since_s: float | None = None
     #: Per rescue: since when its tiles are under way, and when they are given up.
     alarms: dict[int, tuple[float, asyncio.TimerHandle]] = field(default_factory=dict)
@@ -99,7 +101,6 @@ class Executor:
         self._hold = Hold(speed)
         self._observer = observer
         self._epochs: dict[tuple[PipelineId, Epoch], EpochWork] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self.stale = 0
 
     def set_speed(self, speed: float) -> None:
@@ -167,13 +168,13 @@ class Executor:
             return
         now = time.monotonic()
         run = self._frame(work, message.frame)
-        if run.idle_since_s is not None and now > run.idle_since_s:
-            self._span(work, message.frame, SpanKind.WAIT, run.idle_since_s, now, (value.vertex,) * 2)
-        run.idle_since_s = None
+        idle_since_s, run.idle_since_s = run.idle_since_s, None
         orders = run.schedule.arrived(value)
         payload = memoryview(message.payload)
         run.values[value] = from_wire(message.dtype, message.shape, message.strides, payload)
         self._obey(work, message.frame, run, orders, now)
+        if idle_since_s is not None and now > idle_since_s:
+            self._span(work, message.frame, SpanKind.WAIT, idle_since_s, now, (value.vertex,) * 2)
         self._settle(work, message.frame, run)
 
     def _welcome(self, work: EpochWork, frame: FrameId) -> bool:
@@ -207,14 +208,15 @@ class Executor:
             match order:
                 case Run(step):
                     self._watch(work, frame, run, step, now)
-                    self._spawn(self._run_step(work, frame, run, step, now))
+                    self._run_step(work, frame, run, step, now)
                 case Send(value, to):
-                    self._spawn(self._send(work, frame, run, value, to))
+                    self._send(work, frame, run, value, to)
 
     def _settle(self, work: EpochWork, frame: FrameId, run: _FrameWork) -> None:
         """After progress: free what nobody needs, hand out the answer, forget a finished frame."""
         for value in run.schedule.freed():
             run.values.pop(value, None)
+            run.wires.pop(value, None)
         if run.answer is not None and run.schedule.complete and not run.answer.done():
             run.answer.set_result(tuple(run.values[v] for v in work.model.graph.results))
         if run.schedule.over:
@@ -222,23 +224,23 @@ class Executor:
             _silence(run)
             self._hold.forget((work.epoch, frame))
 
-    async def _run_step(
+    def _run_step(
         self, work: EpochWork, frame: FrameId, run: _FrameWork, number: int, ready_s: float
     ) -> None:
-        step = work.program.steps[number]
-        if await self._compute_step(
-            work, frame, run, step, work.calls[number], ready_s, work.nominal_s[number]
-        ):
-            now = time.monotonic()
+        def ran() -> list[Run | Send]:
+            return run.schedule.ran(number)
+
+        def seen(now: float) -> None:
             for which, (since_s, alarm) in run.alarms.items():
                 rescue = work.program.rescues[which]
                 if number == rescue.instead[-1]:
                     alarm.cancel()
                     self._span(work, frame, SpanKind.TILED, since_s, now, rescue.place)
-            self._obey(work, frame, run, run.schedule.ran(number), now)
-            self._settle(work, frame, run)
 
-    async def _compute_step(
+        step, call, nominal_s = work.program.steps[number], work.calls[number], work.nominal_s[number]
+        self._start(work, frame, run, step, call, ready_s, nominal_s, ran, seen)
+
+    def _start(
         self,
         work: EpochWork,
         frame: FrameId,
@@ -247,22 +249,50 @@ class Executor:
         call: Callable[..., tuple[torch.Tensor, ...]],
         ready_s: float,
         nominal_s: float,
-    ) -> bool:
-        """Compute a step into the frame's values; whether that worked, and is still wanted."""
+        ran: Callable[[], list[Run | Send]],
+        seen: Callable[[float], None] = lambda now: None,
+    ) -> None:
+        """Compute a step into the frame's values, then obey what `ran` says; `seen` is told when that was."""
         if not run.values.keys() >= set(step.takes):
-            return False  # given up while it waited
+            return  # given up while it waited
         inputs = tuple(run.values[value] for value in step.takes)
-        name = (work.epoch, frame)
+        name, forward = (work.epoch, frame), work.program.forward
+
+        def compute() -> tuple[torch.Tensor, ...]:
+            made = call(*inputs)
+            # Here, so that the event loop has nothing to do but send.
+            for value, tensor in zip(step.makes, made, strict=True):
+                if value in forward:
+                    run.wires[value] = to_wire(tensor)
+            return made
+
+        def computed(done: Timed | BaseException) -> None:
+            if isinstance(done, BaseException):
+                self._step_failed(work, frame, step, done)
+                return
+            if work.broken:
+                return
+            run.values.update(zip(step.makes, done.outputs, strict=True))
+            run.idle_since_s = done.end_s
+            now = time.monotonic()
+            self._obey(work, frame, run, ran(), now)
+            seen(now)
+            self._ran_spans(work, frame, step, ready_s, done)
+            self._settle(work, frame, run)
+
         try:
-            done = await self._compute.run(
-                lambda: run_held(lambda: call(*inputs), self._hold, name, ready_s, nominal_s)
-            )
-        except (RuntimeError, MemoryError, ConfigError) as error:  # from torch, or of a file that is no image
-            where = f"vertices {step.vertices[0]}-{step.vertices[-1]}" if step.vertices else "joining tiles"
-            self._observer.failed(work.pipeline, work.epoch, frame, f"{where} failed: {error}")
-            return False
-        if work.broken:
-            return False
+            self._compute.submit(lambda: run_held(compute, self._hold, name, ready_s, nominal_s), computed)
+        except RuntimeError as error:
+            self._step_failed(work, frame, step, error)
+
+    def _step_failed(self, work: EpochWork, frame: FrameId, step: Step, error: BaseException) -> None:
+        if not isinstance(error, RuntimeError | MemoryError | ConfigError):
+            # Not from torch, nor of a file that is no image.
+            _log.error("frame work failed: %s", error, exc_info=error)
+        where = f"vertices {step.vertices[0]}-{step.vertices[-1]}" if step.vertices else "joining tiles"
+        self._observer.failed(work.pipeline, work.epoch, frame, f"{where} failed: {error}")
+
+    def _ran_spans(self, work: EpochWork, frame: FrameId, step: Step, ready_s: float, done: Timed) -> None:
         vertices = step.vertices or (step.makes[0].vertex,)
         place = (vertices[0], vertices[-1])
         tile = (step.tile.row, step.tile.column) if step.tile is not None else None
@@ -273,9 +303,6 @@ class Executor:
             self._span(work, frame, kind, done.start_s, done.end_s, place, held_s=held_s, tile=tile)
         elif done.end_s - done.start_s > _QUEUE_NOISE_S:
             self._span(work, frame, SpanKind.SERIALISE, done.start_s, done.end_s, place)
-        run.values.update(zip(step.makes, done.outputs, strict=True))
-        run.idle_since_s = done.end_s
-        return True
 
     # ── tiles that do not come ────────────────────────────────────────────────────────────────────
 
@@ -295,45 +322,36 @@ class Executor:
             return
         work.rescued.append(frame)
         self._observer.rescued(work.pipeline, work.epoch, frame, problem)
-        self._spawn(self._run_rescue(work, frame, run, number, time.monotonic()))
+        step, call, nominal_s = work.program.rescues[number].step, work.rescues[number], work.rescue_s[number]
 
-    async def _run_rescue(
-        self, work: EpochWork, frame: FrameId, run: _FrameWork, number: int, ready_s: float
-    ) -> None:
-        step = work.program.rescues[number].step
-        if await self._compute_step(
-            work, frame, run, step, work.rescues[number], ready_s, work.rescue_s[number]
-        ):
-            self._obey(work, frame, run, run.schedule.rescued(number), time.monotonic())
-            self._settle(work, frame, run)
+        def ran() -> list[Run | Send]:
+            return run.schedule.rescued(number)
+
+        self._start(work, frame, run, step, call, time.monotonic(), nominal_s, ran)
 
     # ── links ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def _send(
-        self, work: EpochWork, frame: FrameId, run: _FrameWork, value: Value, to: AgentId
-    ) -> None:
+    def _send(self, work: EpochWork, frame: FrameId, run: _FrameWork, value: Value, to: AgentId) -> None:
         sender = work.senders[to]
-        start_s = time.monotonic()
         if value not in run.values:
             return  # given up while it waited
-        dtype, shape, strides, payload = to_wire(run.values[value])
-        ready_s = time.monotonic()
+        start_s = time.monotonic()
+        dtype, shape, strides, payload = run.wires.get(value) or to_wire(run.values[value])
         message = TensorMessage(frame, work.epoch, value, dtype, shape, strides, payload)
-        try:
-            sent = await sender.send(message)
-        except D3Error as error:
-            self._send_failed(work, frame, run, value, sender.peer, str(error))
-            return
-        if work.broken:
-            return
-        # On a shaped link the peer has the last byte one emulated latency after it left.
-        end_s = time.monotonic() + (sender.shape.latency_s if sender.shape else 0.0)
-        if ready_s - start_s > _QUEUE_NOISE_S:
-            self._span(work, frame, SpanKind.SERIALISE, start_s, ready_s, (value.vertex,) * 2)
-        self._span(work, frame, SpanKind.TRANSFER, ready_s, end_s, (value.vertex,) * 2, peer=sender.peer)
-        self._observer.transfer(work.pipeline, sent)
-        run.schedule.sent(value)
-        self._settle(work, frame, run)
+
+        def sent(transfer: Transfer | D3Error) -> None:
+            if isinstance(transfer, D3Error):
+                self._send_failed(work, frame, run, value, sender.peer, str(transfer))
+            elif not work.broken:
+                # On a shaped link the peer has the last byte one emulated latency after it left.
+                end_s = time.monotonic() + (sender.shape.latency_s if sender.shape else 0.0)
+                place = (value.vertex,) * 2
+                self._span(work, frame, SpanKind.TRANSFER, start_s, end_s, place, peer=sender.peer)
+                self._observer.transfer(work.pipeline, transfer)
+                run.schedule.sent(value)
+                self._settle(work, frame, run)
+
+        sender.post(message, sent)
 
     def _send_failed(
         self, work: EpochWork, frame: FrameId, run: _FrameWork, value: Value, peer: AgentId, problem: str
@@ -364,25 +382,9 @@ class Executor:
         span = Span(frame, work.epoch, kind, start_s, end_s, vertices, held_s, peer, tile)
         self._observer.span(work.pipeline, span)
 
-    # ── tasks ─────────────────────────────────────────────────────────────────────────────────────
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("frame work failed: %s", error, exc_info=error)
-
-    async def close(self) -> None:
+    def close(self) -> None:
         for key in list(self._epochs):
             self.retire(*key)
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _silence(run: _FrameWork) -> None:

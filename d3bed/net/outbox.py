@@ -33,8 +33,8 @@ class Outgoing:
         "sent_bytes",
         "slot",
         "started_s",
+        "then",
         "total_bytes",
-        "waiter",
     )
 
     def __init__(self, head: bytes | memoryview, payload: bytes | memoryview, slot: Slot | None) -> None:
@@ -44,7 +44,8 @@ class Outgoing:
         self.slot = slot
         self.started_s = self.left_s = 0.0
         self.error: Exception | None = None
-        self.waiter: asyncio.Future[None] | None = None
+        #: Called by the event loop once the item is done.
+        self.then: Callable[[], None] | None = None
 
     @property
     def taken_s(self) -> float:
@@ -114,13 +115,12 @@ class Outbox:
             self._flush()
         return item
 
-    async def left(self, item: Outgoing) -> None:
-        """Wait until the item's last byte has left. Raises its error."""
-        if not item.done:
-            item.waiter = self._loop.create_future()
-            await item.waiter
-        if item.error is not None:
-            raise item.error
+    def when_left(self, item: Outgoing, then: Callable[[], None]) -> None:
+        """Have the event loop call `then` when the item's last byte has left, or its `error` is known."""
+        if item.done:
+            self._loop.call_soon(then)
+        else:
+            item.then = then
 
     async def drained(self) -> None:
         """Wait until nothing is left here, the delay line included."""
@@ -129,7 +129,7 @@ class Outbox:
             await self._idle
 
     def close(self, error: Exception) -> None:
-        """Forget what was not sent; those who wait for it get `error`. The socket stays open."""
+        """Forget what was not sent; those who wait for it are told. The socket stays open."""
         if self._closed:
             return
         self._closed = True
@@ -139,8 +139,8 @@ class Outbox:
             self._loop.remove_writer(self._socket.fileno())
         for item in {*self._unsent, *self._entering}:
             item.error = error
-            if item.waiter is not None and not item.waiter.done():
-                item.waiter.set_exception(error)
+            if item.then is not None:
+                self._loop.call_soon(item.then)
         self._unsent.clear()
         self._entering.clear()
         self._wake_idle()
@@ -204,8 +204,8 @@ class Outbox:
 
     def _complete(self, item: Outgoing) -> None:
         item.left_s = time.monotonic()
-        if item.waiter is not None and not item.waiter.done():
-            item.waiter.set_result(None)
+        if item.then is not None:
+            self._loop.call_soon(item.then)
 
     def _writable(self) -> None:
         assert self._blocked_s is not None

@@ -54,8 +54,15 @@ class _Room:
         few = self._tensors < _TENSORS_IN_FLIGHT and self._bytes + nbytes <= _BYTES_IN_FLIGHT
         return few or not self._tensors
 
-    async def enter(self, nbytes: int) -> None:
+    def enter_now(self, nbytes: int) -> bool:
+        """Let in if nobody has to wait."""
         if self._waiting or not self._fits(nbytes):
+            return False
+        self._count(nbytes)
+        return True
+
+    async def enter(self, nbytes: int) -> None:
+        if not self.enter_now(nbytes):
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append((nbytes, turn))
             try:
@@ -64,8 +71,6 @@ class _Room:
                 if turn.done() and not turn.cancelled() and turn.exception() is None:
                     self.leave(nbytes)
                 raise
-        else:
-            self._count(nbytes)
 
     def leave(self, nbytes: int) -> None:
         self._tensors -= 1
@@ -120,6 +125,7 @@ class Sender:
         self._replies: dict[tuple[type, int], asyncio.Future[Probed | None]] = {}
         self._asked = 0
         self._probing = asyncio.Lock()
+        self._posted: set[asyncio.Task[None]] = set()
         self._outbox = Outbox(sock, self._write_failed)
         self._loop.add_reader(sock.fileno(), self._readable)
 
@@ -186,17 +192,56 @@ class Sender:
         on the way out does not call it back. Raises `LinkBroken`, `LinkClosed`, or `LocalProtocolError` if
         the tensor breaks a limit or disagrees with its shape.
         """
-        nbytes = memoryview(tensor.payload).nbytes
         self._check_up()
-        await self._room.enter(nbytes)
+        await self._room.enter(memoryview(tensor.payload).nbytes)
+        sent: asyncio.Future[Transfer] = self._loop.create_future()
+
+        def settle(transfer: Transfer | D3Error) -> None:
+            if sent.done():
+                return
+            if isinstance(transfer, D3Error):
+                sent.set_exception(transfer)
+            else:
+                sent.set_result(transfer)
+
+        self._put(tensor, settle)
+        return await sent
+
+    def post(self, tensor: TensorMessage, then: Callable[[Transfer | D3Error], None]) -> None:
+        """As `send`, but have the event loop call `then` with what `send` returns or raises. Without a task
+        where there is room."""
+        if self._room.enter_now(memoryview(tensor.payload).nbytes):
+            self._put(tensor, then)
+        else:
+            waiting = asyncio.create_task(self._send_then(tensor, then))
+            self._posted.add(waiting)
+            waiting.add_done_callback(self._posted.discard)
+
+    async def _send_then(self, tensor: TensorMessage, then: Callable[[Transfer | D3Error], None]) -> None:
+        try:
+            sent: Transfer | D3Error = await self.send(tensor)
+        except D3Error as error:
+            sent = error
+        then(sent)
+
+    def _put(self, tensor: TensorMessage, then: Callable[[Transfer | D3Error], None]) -> None:
+        """Send what is in the room; it leaves the room when its last byte has left."""
+        nbytes = memoryview(tensor.payload).nbytes
         try:
             self._check_up()
             item = self._write(tensor)
-            if not item.done:
-                await self._outbox.left(item)
-        finally:
+        except D3Error as error:
             self._room.leave(nbytes)
-        self._check_sent(item)
+            self._loop.call_soon(then, error)
+            return
+
+        def left() -> None:
+            self._room.leave(nbytes)
+            then(item.error if isinstance(item.error, D3Error) else self._transfer(tensor, item, nbytes))
+
+        self._outbox.when_left(item, left)
+
+    def _transfer(self, tensor: TensorMessage, item: Outgoing, nbytes: int) -> Transfer:
         return Transfer(
             self.peer,
             tensor.frame,
@@ -276,10 +321,6 @@ class Sender:
             raise self._down
         if self._leaving:
             raise self._closed_here()
-
-    def _check_sent(self, item: Outgoing) -> None:
-        if item.error is not None:
-            raise item.error
 
     def _readable(self) -> None:
         try:

@@ -97,3 +97,39 @@ def test_a_held_job_really_ran_and_ends_no_earlier_than_its_deadline() -> None:
     assert done.end_s - before_s >= 0.003 - 1e-6
     assert done.held_s > 0
     assert time.monotonic() >= done.end_s
+
+
+def test_many_jobs_that_start_cold_after_a_hold_are_still_held_to_nominal() -> None:
+    hold, now_s = Hold(0.1), 0.0
+    for _ in range(10):
+        now_s = hold.until("f", now_s, now_s + 0.0025, 0.0025, nominal_s=0.0015)
+    assert now_s == pytest.approx(0.15)
+    busy, now_s = Hold(0.1), 0.0
+    for _ in range(10):
+        now_s = busy.until("f", now_s, now_s + 0.004, 0.004, nominal_s=0.0015)
+    assert now_s == pytest.approx(0.4), "work that takes this long is not cold but slow"
+
+
+async def test_the_compute_thread_refuses_more_than_its_limit() -> None:
+    compute, begun, gate = ComputeThread("test", limit=2), threading.Event(), threading.Event()
+    found: list[object] = []
+
+    def first() -> int:
+        begun.set()
+        gate.wait()
+        return 0
+
+    try:
+        compute.submit(first, found.append)
+        await asyncio.to_thread(begun.wait)
+        compute.submit(lambda: 1, found.append)
+        compute.submit(lambda: 2, found.append)
+        with pytest.raises(RuntimeError, match="2 jobs wait"):
+            compute.submit(lambda: 3, found.append)
+        gate.set()
+        while len(found) < 3:  # noqa: ASYNC110 - the thread ends them
+            await asyncio.sleep(0.001)
+    finally:
+        gate.set()
+        compute.close()
+    assert found == [0, 1, 2]

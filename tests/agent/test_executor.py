@@ -123,7 +123,7 @@ class Testbed:
         for link in self.links.values():
             await link.close()
         for node in self.nodes.values():
-            await node.executor.close()
+            node.executor.close()
             await node.listener.close()
             node.compute.close()
 

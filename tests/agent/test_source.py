@@ -82,7 +82,7 @@ async def device(model: LoadedModel, photos: list[Photo]) -> AsyncIterator[Devic
     made = Device(model, photos)
     yield made
     await made.source.close()
-    await made.executor.close()
+    made.executor.close()
     made.compute.close()
 
 

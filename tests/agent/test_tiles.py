@@ -158,7 +158,7 @@ class Bed:
         for link in self.links.values():
             await link.close()
         for node in self.nodes.values():
-            await node.executor.close()
+            node.executor.close()
             await node.listener.close()
             node.compute.close()
 
