@@ -5,11 +5,12 @@ The page carries its plots and styles itself, so that it can be mailed, kept and
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import csv
 import datetime
 import io
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,11 @@ from d3bed.lab.figures import (
     switches,
 )
 from d3bed.lab.plots import Plot, bars, clock
-from d3bed.server.history import latest_run, run_history
+from d3bed.server.history import SPANS, FrameSpans, Read, frame_spans, run_history
 from d3bed.server.store import read_rows
 from d3bed.server.views import RunHistory
 
-__all__ = ["as_csv", "as_html", "as_json", "fetch", "stored", "write"]
+__all__ = ["as_csv", "as_html", "as_json", "fetch", "fetch_spans", "put", "stored", "stored_spans", "write"]
 
 #: Runs of up to so many frames are drawn dot by dot, longer ones as a band.
 _DOTS = 1500
@@ -46,16 +47,40 @@ _BINS, _COLUMNS = 400, 160
 
 async def fetch(server: str, run: str | None, token: str | None = None) -> RunHistory:
     """Of a running server; without `run` the latest one. Raises `ConfigError`, `RequestFailed`."""
-    if run is None:
-        runs = await client.get(server, "/api/runs", token)
-        if not runs:
-            raise ConfigError(server, "", "no run has begun yet", "d3bed demo, or start one on the page")
-        run = runs[0]["id"]
+    run = run or await _latest(server, token)
     return msgspec.convert(await client.get(server, f"/api/runs/{run}/history", token), RunHistory)
+
+
+async def fetch_spans(server: str, run: str | None, token: str | None) -> tuple[str, list[FrameSpans]]:
+    """The run and its frames. Raises as `fetch` does."""
+    run = run or await _latest(server, token)
+    return run, msgspec.convert(await client.get(server, f"/api/runs/{run}/spans", token), list[FrameSpans])
+
+
+async def _latest(server: str, token: str | None) -> str:
+    runs = await client.get(server, "/api/runs", token)
+    if not runs:
+        raise ConfigError(server, "", "no run has begun yet", "d3bed demo, or start one on the page")
+    return str(runs[0]["id"])
 
 
 def stored(directory: Path, run: str | None) -> RunHistory:
     """Out of a server's data folder, whether it runs or not. Raises `ConfigError`."""
+    with _reading(directory, run) as (read, name):
+        found = run_history(read, name)
+    assert found is not None  # `_reading` has seen it
+    return found
+
+
+def stored_spans(directory: Path, run: str | None) -> tuple[str, list[FrameSpans]]:
+    """As `fetch_spans`, out of a server's data folder. Raises `ConfigError`."""
+    with _reading(directory, run) as (read, name):
+        return name, [frame_spans(row) for row in read(SPANS, name)]
+
+
+@contextlib.contextmanager
+def _reading(directory: Path, run: str | None) -> Iterator[tuple[Read, str]]:
+    """How to query the store in `directory`, and which run is meant."""
     path = directory / "d3bed.sqlite3"
     if not path.exists():
         raise ConfigError("--data-dir", str(directory), "holds no database", "name a server's data folder")
@@ -64,16 +89,13 @@ def stored(directory: Path, run: str | None) -> RunHistory:
         return read_rows(path, sql, *values)
 
     try:
-        name = run or latest_run(read)
-        found = run_history(read, name) if name is not None else None
-        if found is None:
-            known = ", ".join(
-                row["id"] for row in read("SELECT id FROM runs ORDER BY started_s DESC LIMIT 10")
-            )
-            raise ConfigError("RUN", run or "", "there is no such run", f"the latest are {known or 'none'}")
+        known = [str(row["id"]) for row in read("SELECT id FROM runs ORDER BY started_s DESC")]
+        if not known or run not in (None, *known):
+            latest = ", ".join(known[:10]) or "none"
+            raise ConfigError("RUN", run or "", "there is no such run", f"the latest are {latest}")
+        yield read, run or known[0]
     except (sqlite3.Error, msgspec.MsgspecError) as error:
         raise ConfigError(str(path), "", f"cannot be read ({error})", "is it of this version?") from error
-    return found
 
 
 def as_json(history: RunHistory) -> bytes:
@@ -112,15 +134,20 @@ def as_csv(history: RunHistory) -> str:
 # ── the page ──────────────────────────────────────────────────────────────────────────────────────
 
 
-async def write(history: RunHistory, html: Path | None, json: Path | None, table: Path | None) -> None:
+def write(history: RunHistory, html: Path | None, json: Path | None, table: Path | None) -> None:
     """Write what is asked for. Raises `ConfigError` for a file that cannot be written."""
     for path, make in ((html, as_html), (json, as_json), (table, as_csv)):
         if path is not None:
             made = make(history)
-            try:
-                await asyncio.to_thread(path.write_bytes, made.encode() if isinstance(made, str) else made)
-            except OSError as error:
-                raise ConfigError(str(path), "", f"cannot be written ({error.strerror})") from error
+            put(path, made.encode() if isinstance(made, str) else made)
+
+
+def put(path: Path, content: bytes) -> None:
+    """Raises `ConfigError` for a file that cannot be written."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(str(path), "", f"cannot be written ({error.strerror})") from error
 
 
 def as_html(history: RunHistory) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 
@@ -42,13 +43,27 @@ def report(
     if not any((html, json, csv)):
         raise ConfigError("report", "", "nothing to write", "give --html, --json or --csv")
 
-    async def tell() -> str:
-        if data_dir is not None:
-            history = await asyncio.to_thread(stored, data_dir, run)
-        else:
-            history = await fetch(server, run, token)
-        await write(history, html, json, csv)
-        frames = history.run.frames
-        return f"run {history.run.id}: {frames.answered} of {frames.sent} frames answered, {frames.lost} lost"
+    history = asyncio.run(fetch(server, run, token)) if data_dir is None else stored(data_dir, run)
+    write(history, html, json, csv)
+    frames = history.run.frames
+    told = f"run {history.run.id}: {frames.answered} of {frames.sent} frames answered, {frames.lost} lost"
+    console.print(told, highlight=False)
 
-    console.print(asyncio.run(tell()), highlight=False)
+
+@reporting.command()
+def trace(
+    run: RunArgument = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE")] = Path("trace.json"),
+    server: ServerOption = "http://127.0.0.1:8333",
+    data_dir: DataOption = None,
+    token: TokenOption = None,
+) -> None:
+    """Write the latest frames of a run as a trace across agents, for ui.perfetto.dev or chrome://tracing."""
+    from d3bed.lab.report import fetch_spans, put, stored_spans
+    from d3bed.lab.trace import trace as make
+
+    name, frames = (
+        asyncio.run(fetch_spans(server, run, token)) if data_dir is None else stored_spans(data_dir, run)
+    )
+    put(output, msgspec.json.encode(make(name, frames)))
+    console.print(f"run {name}: {len(frames)} frames in {output}", highlight=False)

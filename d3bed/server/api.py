@@ -32,7 +32,15 @@ from d3bed.server.events import (
     Subject,
     Undo,
 )
-from d3bed.server.history import FRAMES, MOST_FRAMES, frame_series, run_history
+from d3bed.server.history import (
+    FRAMES,
+    MOST_FRAMES,
+    SPANS,
+    FrameSpans,
+    frame_series,
+    frame_spans,
+    run_history,
+)
 from d3bed.server.runner import Runner
 from d3bed.server.settings import TILINGS
 from d3bed.server.views import (
@@ -249,6 +257,11 @@ class Api:
         await self.run(id)
         return frame_series(id, await self._read(FRAMES, id, MOST_FRAMES))
 
+    async def spans(self, id: str) -> list[FrameSpans]:
+        await self.run(id)
+        rows = await self._read(SPANS, id)
+        return await asyncio.to_thread(lambda: [frame_spans(row) for row in rows])
+
     async def history(self, id: str) -> RunHistory:
         report = self._coordinator.report(id)
         live = (await self.run(id), report) if report is not None else None
@@ -439,6 +452,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/runs/{id}", "One run", Api.run, RunView),
     Route("GET", "/api/runs/{id}/report", "Its report, d3bed.report/1", Api.report, RunReport),
     Route("GET", "/api/runs/{id}/frames", "Its frames, by columns", Api.frames, FrameSeries),
+    Route("GET", "/api/runs/{id}/spans", "Its latest frames' spans", Api.spans, list[FrameSpans]),
     Route("GET", "/api/runs/{id}/history", "All of it: d3bed.history/1", Api.history, RunHistory),
     Route("GET", "/api/openapi.json", "This document", Api.openapi, dict[str, Any]),
     Route("POST", f"{_PIPELINE}/strategy", "Plan by a strategy", Api.strategy, Accepted, StrategyOrder),

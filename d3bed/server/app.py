@@ -23,10 +23,12 @@ from d3bed.server.about import about
 from d3bed.server.api import MAX_BODY_BYTES, ROUTES, Api, ApiError, Problem, Route, json_response
 from d3bed.server.auth import has_token, is_foreign_host, is_foreign_origin, is_loopback, kept_secret
 from d3bed.server.coordinator import Coordinator
+from d3bed.server.metrics import CONTENT_TYPE, exposition
 from d3bed.server.runner import Runner, make_clock
 from d3bed.server.settings import ServerSettings
 from d3bed.server.sockets import Sockets
 from d3bed.server.store import Store
+from d3bed.server.views import ServerReport
 
 __all__ = ["make_app", "serve"]
 
@@ -79,7 +81,8 @@ async def _serve(
         token, is_new = kept_secret(settings.data_dir / "token")
         if is_new:
             tell(f"token for agents and for changes (kept in {settings.data_dir / 'token'}): {token}\n")
-    store.put("servers", {"boot": store.boot, "at_s": time.time(), "data": await asyncio.to_thread(about)})
+    this = await asyncio.to_thread(about)
+    store.put("servers", {"boot": store.boot, "at_s": time.time(), "data": this})
     link_secret, _ = kept_secret(settings.data_dir / "link-secret")
     coordinator = Coordinator(
         settings,
@@ -89,7 +92,7 @@ async def _serve(
         last_epoch=store.last_epoch,
     )
     runner = Runner(coordinator, store, make_clock())
-    app = make_app(runner, token=token, loopback=is_loopback(settings.host))
+    app = make_app(runner, this, token=token, loopback=is_loopback(settings.host))
     web_runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await web_runner.setup()
     try:
@@ -124,7 +127,7 @@ def _address(host: str, listener: socket.socket) -> str:
 # ── the application ───────────────────────────────────────────────────────────────────────────────
 
 
-def make_app(runner: Runner, *, token: str | None, loopback: bool) -> web.Application:
+def make_app(runner: Runner, this: ServerReport, *, token: str | None, loopback: bool) -> web.Application:
     """`loopback`: only requests that name this machine as their host are answered."""
     api, sockets = Api(runner), Sockets(runner)
     app = web.Application(
@@ -132,6 +135,7 @@ def make_app(runner: Runner, *, token: str | None, loopback: bool) -> web.Applic
     )
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _handler(api, route))
+    app.router.add_get("/metrics", _metrics(runner, this))
     app.router.add_get("/ws/agent", sockets.agent)
     app.router.add_get("/ws/events", sockets.events)
     files = _web_files()
@@ -143,6 +147,15 @@ def make_app(runner: Runner, *, token: str | None, loopback: bool) -> web.Applic
 
     app.on_shutdown.append(say_goodbye)
     return app
+
+
+def _metrics(runner: Runner, this: ServerReport) -> Handler:
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        return web.Response(
+            body=exposition(runner.coordinator, this).encode(), headers={"Content-Type": CONTENT_TYPE}
+        )
+
+    return metrics
 
 
 def _handler(api: Api, route: Route) -> Handler:

@@ -64,6 +64,7 @@ from d3bed.server.events import (
 from d3bed.server.pipeline import Pipeline
 from d3bed.server.runs import Run, Start
 from d3bed.server.settings import ServerSettings
+from d3bed.server.statistics import Totals
 from d3bed.server.traffic import Traffic
 from d3bed.server.views import DecisionView, FrameView, PipelineView, RunReport, StateView
 from d3bed.server.world import AgentRecord, LinkRecord, World
@@ -360,6 +361,9 @@ class Coordinator:
 
     def view(self, pipeline: PipelineId) -> PipelineView:
         return self._traffic[pipeline].view(None)
+
+    def totals(self, pipeline: PipelineId) -> Totals:
+        return self._traffic[pipeline].totals
 
     def runs(self) -> list[Run]:
         """The latest run of each pipeline."""

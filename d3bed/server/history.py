@@ -30,19 +30,21 @@ from d3bed.server.views import (
 
 __all__ = [
     "FRAMES",
+    "SPANS",
     "MOST_FRAMES",
     "FrameSpans",
     "Read",
     "frame_row",
     "frame_series",
     "frame_spans",
-    "latest_run",
     "run_history",
     "spans_row",
 ]
 
 #: Runs a query on the store, as `Store.read` does; raises `sqlite3.Error`.
 Read = Callable[..., list[dict[str, Any]]]
+#: Rows of `spans` of one run, in order.
+SPANS = "SELECT * FROM spans WHERE run = ? ORDER BY id"
 #: Frames of one run that are looked at: the newest.
 MOST_FRAMES = 200_000
 #: Events so long before a run's start belong to its story: the plan that it started with.
@@ -151,11 +153,6 @@ def _us(seconds: float) -> int:
 
 
 # ── a whole run ───────────────────────────────────────────────────────────────────────────────────
-
-
-def latest_run(read: Read) -> str | None:
-    rows = read("SELECT id FROM runs ORDER BY started_s DESC LIMIT 1")
-    return str(rows[0]["id"]) if rows else None
 
 
 def run_history(read: Read, run: str, live: tuple[RunView, RunReport] | None = None) -> RunHistory | None:

@@ -102,6 +102,11 @@ class Pipeline:
             return ("running" if self.stream.is_counting else "idle", self.active.sentence())
         return ("failed", self._problem) if self._problem else ("waiting", "for a device")
 
+    @property
+    def switches(self) -> int:
+        """How many epochs came into force."""
+        return self._line.switches
+
     def record_again(self) -> None:
         """The store lost its epochs."""
         self._line.record_again()

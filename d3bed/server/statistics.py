@@ -6,17 +6,21 @@ bytes over link time, so that a long transfer weighs more than a short one.
 
 from __future__ import annotations
 
+import bisect
 from collections import deque
 
 from d3bed.core.ids import AgentId, Tier
 from d3bed.core.measurements import FrameReport, Transfer
 
-__all__ = ["BIG_BYTES", "RECENT", "LinkTraffic", "Recent", "RunStatistics"]
+__all__ = ["BIG_BYTES", "LATENCY_BUCKETS_S", "RECENT", "LinkTraffic", "Recent", "RunStatistics", "Totals"]
 
 #: How many samples medians and percentiles look back on.
 RECENT = 2048
 #: Transfers from this size on tell a link's rate; smaller ones are ruled by fixed costs.
 BIG_BYTES = 100_000
+
+#: Upper bounds of the latency histogram.
+LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Recent:
@@ -117,3 +121,32 @@ class RunStatistics:
 
     def add_transfer(self, sender: AgentId, transfer: Transfer) -> None:
         self.traffic.setdefault((sender, transfer.peer), LinkTraffic()).add(transfer)
+
+
+class Totals:
+    """What a pipeline has shown since the server started, over all runs.
+
+    `buckets`: answers by latency, each at most its bound of `LATENCY_BUCKETS_S` and over the one before.
+    `compute_s`: seconds and frames by tier.
+    """
+
+    def __init__(self) -> None:
+        self.answered = self.lost = self.rerun = 0
+        self.checked = self.identical = 0
+        self.latency_s = 0.0
+        self.buckets = [0] * len(LATENCY_BUCKETS_S)
+        self.compute_s: dict[Tier, tuple[float, int]] = {}
+
+    def add_answer(self, report: FrameReport) -> None:
+        self.answered += 1
+        self.rerun += report.attempts > 1
+        self.checked += report.identical is not None
+        self.identical += report.identical is True
+        self.latency_s += report.latency_s
+        bucket = bisect.bisect_left(LATENCY_BUCKETS_S, report.latency_s)
+        if bucket < len(self.buckets):
+            self.buckets[bucket] += 1
+
+    def add_compute(self, tier: Tier, compute_s: float) -> None:
+        seconds, count = self.compute_s.get(tier, (0.0, 0))
+        self.compute_s[tier] = (seconds + compute_s, count + 1)

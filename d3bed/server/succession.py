@@ -22,7 +22,8 @@ EPOCHS_KEPT = 100
 class Succession:
     """The epochs of one pipeline: at most one `preparing` and one `active`, any number `draining`.
 
-    `epochs` are the last `EPOCHS_KEPT`, and those that still carry frames, by number.
+    `epochs` are the last `EPOCHS_KEPT`, and those that still carry frames, by number; `switches` counts all
+    that came into force.
     """
 
     def __init__(self, pipeline: PipelineId, device: AgentId, world: World) -> None:
@@ -31,6 +32,7 @@ class Succession:
         self.preparing: PlannedEpoch | None = None
         self.draining: dict[Epoch, PlannedEpoch] = {}
         self.epochs: dict[Epoch, PlannedEpoch] = {}
+        self.switches = 0
 
     def propose(self, epoch: PlannedEpoch) -> None:
         """A new epoch, which its agents are to prepare."""
@@ -58,6 +60,7 @@ class Succession:
         epoch.activated_at = self._world.now
         self._move(epoch, "activate")
         old, self.active, self.preparing = self.active, epoch, None
+        self.switches += 1
         if old is not None:
             self.draining[old.number] = old
             self._move(old, "drain")

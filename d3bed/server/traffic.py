@@ -21,6 +21,7 @@ from d3bed.server.frames import Allowance, FrameTracker
 from d3bed.server.history import frame_row, spans_row
 from d3bed.server.pipeline import Pipeline
 from d3bed.server.runs import Run, Start
+from d3bed.server.statistics import Totals
 from d3bed.server.tiles import tile_reports
 from d3bed.server.views import (
     EpochView,
@@ -44,7 +45,7 @@ DEVIATION_LIMIT = 0.02
 
 
 class Traffic:
-    """Counts for one pipeline, and shows it."""
+    """Counts for one pipeline, and shows it; `totals` are over all its runs."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -53,6 +54,7 @@ class Traffic:
             pipeline.settings.id, pipeline.settings.tiers, self._steps_of, self._count_compute
         )
         self._allowance = Allowance()
+        self.totals = Totals()
         self._drawn: tuple[str, GraphView] | None = None
         self._tiled: tuple[Epoch, tuple[TileReport, ...]] | None = None
         self._shown_epochs: dict[Epoch, EpochView] = {}
@@ -65,6 +67,7 @@ class Traffic:
         run.unsaved = True
         for frame in frames:
             run.numbers.add_answer(frame)
+            self.totals.add_answer(frame)
             self._frames.add_report(frame, self._world.now, run.id)
             epoch = self._pipeline.epochs.get(frame.epoch)
             if epoch is None:
@@ -125,6 +128,7 @@ class Traffic:
             return
         run.numbers.sent = sent
         run.numbers.lost = 0 if run.stopped else max(0, sent - answered)
+        self.totals.lost += run.numbers.lost
         self._pipeline.stream.end()
         self._note(
             f"run {run.id} {'stopped' if run.stopped else 'ended'}: {answered} of {sent} frames answered",
@@ -138,6 +142,7 @@ class Traffic:
         return pipe.stream.open(Start(None, pipe.settings.in_flight), pipe.active)
 
     def _count_compute(self, tier: Tier, compute_s: float) -> None:
+        self.totals.add_compute(tier, compute_s)
         if self._pipeline.stream.run is not None:
             self._pipeline.stream.run.numbers.add_compute(tier, compute_s)
             self._pipeline.stream.run.unsaved = True

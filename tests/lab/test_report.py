@@ -89,8 +89,8 @@ def history() -> RunHistory:
             {
                 "pipeline": "demo", "cause_id": "1-2", "at_s": 1006.0, "cause": "edge-1 lost", "seen": [],
                 "alternatives": [{"plan": "all on vm-1", "predicted_s": 0.4321}], "choice": "move",
-                "epoch": 2, "plan": "device", "reason": "", "kept_s": None, "predicted_s": 0.1, "level": "info",
-                "text": "edge-1 lost → epoch 2",
+                "epoch": 2, "plan": "device", "reason": "", "kept_s": None, "predicted_s": 0.1,
+                "level": "info", "text": "edge-1 lost → epoch 2",
             },
         ],
         "events": [

@@ -433,6 +433,33 @@ async def test_unknown_things_are_404(lab: Lab, path: str) -> None:
     assert set(await lab.get(path, 404)) == {"error"}
 
 
+async def test_metrics_are_text_that_needs_no_token(start_lab: StartLab, make_settings: MakeSettings) -> None:
+    lab = await start_lab(make_settings(token="secret"))
+    await lab.join(*ALL, token="secret")
+    await lab.running()
+    async with lab.http.get(lab.address + "metrics") as answer:
+        assert answer.status == 200
+        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert 'd3bed_agent_up{agent="pi-1",tier="device"} 1\n' in await answer.text()
+
+
+async def test_deleted_database_is_warned_of_and_made_again_while_the_server_answers(
+    start_lab: StartLab, make_settings: MakeSettings
+) -> None:
+    settings = make_settings()
+    lab = await start_lab(settings)
+    await lab.join(*ALL)
+    await lab.running()
+    (settings.data_dir / "d3bed.sqlite3").unlink()
+    await lab.until(lambda state: sum("stor" in note["text"] for note in state["notes"]) == 2, "api/state")
+    notes = [note for note in (await lab.get("api/state"))["notes"] if "stor" in note["text"]]
+    assert [note["level"] for note in notes] == ["warn", "warn"]
+    assert "was deleted" in notes[0]["text"] and "storing goes on in a new database" in notes[1]["text"]
+    pipeline = await lab.get("api/pipelines/demo")
+    assert pipeline["phase"] == "running"
+    await lab.until(lambda runs: runs and runs[0]["id"] == pipeline["run"], "api/runs")
+
+
 async def test_second_run_is_refused_while_one_is_under_way(lab: Lab) -> None:
     await lab.join(*ALL)
     await lab.running()

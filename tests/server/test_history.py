@@ -12,7 +12,7 @@ from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
 from d3bed.core.measurements import SpanKind
 from d3bed.server.about import about
 from d3bed.server.events import ChangeStrategy, StoreFailed, StoreRecovered
-from d3bed.server.history import frame_series, frame_spans, latest_run, run_history
+from d3bed.server.history import frame_series, frame_spans, run_history
 from d3bed.server.store import Store
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ def test_history_tells_each_epoch_with_its_route_and_what_was_measured(stage: St
     stage.tick(2.0)
     store = keep(stage, tmp_path)
     try:
-        run = latest_run(store.read)
-        assert run is not None
+        run = stage.coordinator.runs()[0].id
         history = run_history(store.read, run)
         assert run_history(store.read, "none") is None
     finally:
@@ -142,8 +141,7 @@ def test_history_does_without_what_the_store_lost(stage: Stage, tmp_path: Path) 
         store.put(record.table, record.row)
     store.close()
     store = Store(tmp_path)
-    run = latest_run(store.read)
-    history = run_history(store.read, str(run))
+    history = run_history(store.read, stage.coordinator.runs()[0].id)
     store.close()
     assert history is not None
     assert (history.epochs, history.decisions, history.events, history.server) == ((), (), (), None)
