@@ -26,6 +26,7 @@ from d3bed.bench.commands import bench
 from d3bed.core.errors import ConfigError, D3Error
 from d3bed.lab.commands import steer
 from d3bed.lab.reporting import reporting
+from d3bed.lab.scenario_commands import scenario
 
 __all__ = ["app", "main"]
 
@@ -38,6 +39,7 @@ app = typer.Typer(
     epilog="Start with [bold]d3bed demo[/]. Docs: README.md and docs/.",
 )
 app.add_typer(steer)
+app.add_typer(scenario, name="scenario")
 app.add_typer(reporting)
 app.add_typer(bench, name="bench")
 

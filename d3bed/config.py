@@ -16,7 +16,7 @@ import tomllib
 import typing
 import zipfile
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -35,11 +35,14 @@ __all__ = [
     "Config",
     "agent_settings",
     "data_dir",
+    "decoded",
     "input_size",
+    "near",
     "networks",
     "override",
     "read_config",
     "read_network",
+    "read_toml",
 ]
 
 
@@ -123,7 +126,7 @@ class Config(msgspec.Struct, frozen=True):
             if agent.name == name:
                 return agent
         raise ConfigError(
-            self.path, "agents", f"no agent named {name!r}", _near(name, [a.name for a in self.agents])
+            self.path, "agents", f"no agent named {name!r}", near(name, [a.name for a in self.agents])
         )
 
 
@@ -177,7 +180,7 @@ def _pipeline(
         wanted.append((pipeline.cloud, Tier.CLOUD, "cloud"))
     for agent, tier, field in wanted:
         if agent not in tiers:
-            raise ConfigError(where, f"{key}.{field}", f"no agent named {agent!r}", _near(agent, list(tiers)))
+            raise ConfigError(where, f"{key}.{field}", f"no agent named {agent!r}", near(agent, list(tiers)))
         if tiers[agent] is not tier:
             raise ConfigError(
                 where, f"{key}.{field}", f"agent {agent!r} is on tier {tiers[agent]}", f"need {tier}"
@@ -360,12 +363,12 @@ def read_network(name: str, where: str, key: str) -> dict[str, LinkShape]:
     """
     path = Path(name) if name.endswith(".toml") else data_dir("configs") / "networks" / f"{name}.toml"
     if not path.is_file():
-        raise ConfigError(where, key, f"no network preset named {name!r}", _near(name, list(networks())))
+        raise ConfigError(where, key, f"no network preset named {name!r}", near(name, list(networks())))
     shapes: dict[str, LinkShape] = {}
     for pair, link in _decode(path, _NetworkFile).links.items():
         place = f"links.{pair}"
         if pair not in _PAIRS:
-            raise ConfigError(str(path), place, "not a pair of tiers", _near(pair, list(_PAIRS)))
+            raise ConfigError(str(path), place, "not a pair of tiers", near(pair, list(_PAIRS)))
         if not 0.01 <= link.mbit_per_s <= 100_000:
             raise ConfigError(
                 str(path), f"{place}.mbit_per_s", f"{link.mbit_per_s} is out of range", "use 0.01 to 100000"
@@ -394,7 +397,7 @@ def check_model(name: str, where: str, key: str) -> None:
                 return
         raise ConfigError(where, key, f"{name}: no module named {module}", "run where it can be imported")
     elif name not in ZOO:
-        remedy = f"{_near(name, list(ZOO))}; or package.module:factory, or a .pt2 file"
+        remedy = f"{near(name, list(ZOO))}; or package.module:factory, or a .pt2 file"
         raise ConfigError(where, key, f"no model named {name!r}", remedy)
 
 
@@ -419,12 +422,12 @@ def _spec_here(module: str) -> object:
 
 def check_strategy(name: str, where: str, key: str) -> None:
     if name not in STRATEGIES:
-        raise ConfigError(where, key, f"no strategy named {name!r}", _near(name, list(STRATEGIES)))
+        raise ConfigError(where, key, f"no strategy named {name!r}", near(name, list(STRATEGIES)))
 
 
 def check_tiling(name: str, where: str, key: str) -> str:
     if name not in TILINGS:
-        raise ConfigError(where, key, f"no way of tiling named {name!r}", _near(name, list(TILINGS)))
+        raise ConfigError(where, key, f"no way of tiling named {name!r}", near(name, list(TILINGS)))
     return name
 
 
@@ -454,8 +457,14 @@ _T = TypeVar("_T")
 
 
 def _decode(path: Path, kind: type[_T]) -> _T:
+    return decoded(read_toml(path)[1], kind, str(path))
+
+
+def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
+    """A file's text, and what it says. Raises `ConfigError` if it cannot be read, or is not TOML."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
     except FileNotFoundError as error:
         raise ConfigError(str(path), "", "no such file", "give the path of a TOML file") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -464,25 +473,24 @@ def _decode(path: Path, kind: type[_T]) -> _T:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(str(path), "", f"not valid TOML: {error}", "mend the line named") from error
+
+
+def decoded(raw: object, kind: type[_T], where: str, within: str = "") -> _T:
+    """A part of a file, found at the key `within`, as a `kind`. Raises `ConfigError`."""
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise _explain(path, kind, str(error)) from error
-
-
-def _explain(path: Path, kind: type, message: str) -> ConfigError:
-    """Turn msgspec's sentence into place, problem and remedy."""
-    problem, _, place = message.partition(" - at ")
+        problem, _, place = str(error).partition(" - at ")
     key = place.strip("`").removeprefix("$").removeprefix(".").replace("[...]", "[]")
     unknown = re.match(r"Object contains unknown field `(.+)`", problem)
-    if unknown is None:
-        return ConfigError(str(path), key, problem, "see docs/operations.md for the keys and their types")
-    return ConfigError(
-        str(path),
-        f"{key}.{unknown[1]}" if key else unknown[1],
-        "no such key",
-        _near(unknown[1], sorted(_field_names(kind))),
-    )
+    missing = re.match(r"Object missing required field `(.+)`", problem)
+    field = next((found[1] for found in (unknown, missing) if found), "")
+    key = ".".join(part for part in (within, key, field) if part)
+    if unknown:
+        raise ConfigError(where, key, "no such key", near(field, sorted(_field_names(kind))))
+    if missing:
+        raise ConfigError(where, key, "is missing", "add it; docs/operations.md has the keys")
+    raise ConfigError(where, key, problem, "see docs/operations.md for the keys and their types")
 
 
 def _field_names(kind: object) -> set[str]:
@@ -490,13 +498,14 @@ def _field_names(kind: object) -> set[str]:
     names: set[str] = set()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         for field in msgspec.structs.fields(kind):
-            names |= {field.name} | _field_names(field.type)
+            names |= {field.encode_name} | _field_names(field.type)
     for argument in typing.get_args(kind):
         names |= _field_names(argument)
     return names
 
 
-def _near(word: str, known: list[str]) -> str:
+def near(word: str, known: list[str]) -> str:
+    """What was meant instead of `word`, as a remedy."""
     close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(close)}?"

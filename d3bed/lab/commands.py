@@ -12,7 +12,7 @@ from rich.console import Console
 
 from d3bed.core.errors import ConfigError
 
-__all__ = ["steer"]
+__all__ = ["LOCAL", "ServerOption", "TokenOption", "steer"]
 
 steer = typer.Typer()
 console = Console()

@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 
 from d3bed.core.errors import RemoteProtocolError
 
-__all__ = ["State", "follow"]
+__all__ = ["State", "follow", "follow_messages"]
 
 _KEYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "agent": ("agents", ("agent",)),
@@ -63,6 +63,12 @@ class State:
 
 async def follow(base: str) -> AsyncIterator[State]:
     """Connect to `http://host:port` and yield the state after every batch of events."""
+    async for state, _ in follow_messages(base):
+        yield state
+
+
+async def follow_messages(base: str) -> AsyncIterator[tuple[State, dict[str, Any]]]:
+    """The same, with the message that led there (`server/feed.py`)."""
     address = base.replace("http", "ws", 1) + "/ws/events"
     state: State | None = None
     async with connect(address, max_size=32 * 2**20, compression=None, proxy=None) as socket:
@@ -72,7 +78,6 @@ async def follow(base: str) -> AsyncIterator[State]:
                 state = State(message["state"])
             elif state is None:
                 raise RemoteProtocolError("events before a snapshot")
-            else:
-                for event in message["events"]:
-                    state.apply(event["kind"], event["data"])
-            yield state
+            for event in message.get("events", ()):
+                state.apply(event["kind"], event["data"])
+            yield state, message

@@ -108,7 +108,7 @@ class Testbed:
         while True:
             view = await self._view()
             if view["run"] != before and view["phase"] != "running":
-                return await self._watched(client.get(self.base, f"/api/runs/{view['run']}/report"))
+                return await self.watched(client.get(self.base, f"/api/runs/{view['run']}/report"))
             await asyncio.sleep(_POLL_S)
 
     async def ready(self) -> dict[str, Any]:
@@ -126,19 +126,19 @@ class Testbed:
             await asyncio.sleep(_POLL_S)
 
     async def _view(self) -> dict[str, Any]:
-        return await self._watched(client.get(self.base, f"/api/pipelines/{self.pipeline}"))
+        return await self.watched(client.get(self.base, f"/api/pipelines/{self.pipeline}"))
 
     async def _post(self, what: str, body: dict[str, Any]) -> None:
-        await self._watched(client.post(self.base, f"/api/pipelines/{self.pipeline}/{what}", body))
+        await self.watched(client.post(self.base, f"/api/pipelines/{self.pipeline}/{what}", body))
 
     async def _last_problem(self) -> str:
         """What the server refused last, and why."""
-        decisions = await self._watched(client.get(self.base, "/api/decisions"))
+        decisions = await self.watched(client.get(self.base, "/api/decisions"))
         return next((d["text"] for d in decisions if d["choice"] == "fail"), "the server gave no reason")
 
-    async def _watched(self, request: Coroutine[Any, Any, _T]) -> _T:
-        """The request's result, or the death of a child if that comes first."""
-        asked, died = asyncio.ensure_future(request), asyncio.ensure_future(self.children.died())
+    async def watched(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """What some work on the testbed comes to, or the death of a child if that is first."""
+        asked, died = asyncio.ensure_future(work), asyncio.ensure_future(self.children.died())
         try:
             await asyncio.wait((asked, died), return_when=asyncio.FIRST_COMPLETED)
             if died.done():

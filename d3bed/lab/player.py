@@ -1,0 +1,318 @@
+"""Plays a scenario on a running testbed, and says what became of the frames.
+
+A client of the JSON API and of the feed: at the time of each event it asks for what a user could ask for.
+Only `start` is its own doing: processes belong to who started the testbed. Time zero is the first answered
+frame of a run that it starts; what counts are the frames that start from then to the scenario's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from d3bed.config import Config
+from d3bed.core.errors import ConfigError, D3Error
+from d3bed.lab import client
+from d3bed.lab.follow import State, follow_messages
+from d3bed.lab.scenario import Event, Scenario, Start
+from d3bed.lab.testbed import Testbed, open_testbed, start_agent
+from d3bed.server.statistics import Recent
+
+__all__ = ["FORMAT", "Played", "PlayFailed", "Stage", "compare", "play"]
+
+FORMAT = "d3bed.played/1"
+_POLL_S = 0.05
+#: How long an agent may take to come back, or a plan to be in force, before the player gives up.
+_PATIENCE_S = 180.0
+#: The store commits twice a second.
+_STORED_S = 5.0
+
+Say = Callable[[str], None]
+
+
+class PlayFailed(D3Error):
+    """The scenario cannot go on; the message says why."""
+
+
+class Played(msgspec.Struct, frozen=True):
+    """What became of the frames of one pass. `switches`: epochs activated; `rerun`: frames that took more
+    than one attempt; `inexact`: answers with other bits than the undivided model's; `backbone_bytes` crossed
+    links of which one end is in the cloud."""
+
+    strategy: str
+    seconds: float
+    frames: int
+    mean_s: float | None
+    median_s: float | None
+    p95_s: float | None
+    switches: int
+    lost: int
+    rerun: int
+    inexact: int
+    backbone_bytes: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a scenario is played: a server and its `pipeline`, and the testbed if it is the player's own."""
+
+    base: str
+    pipeline: str
+    token: str | None = None
+    bed: Testbed | None = None
+    config: Config | None = None
+
+    async def get(self, path: str) -> Any:
+        return await client.get(self.base, f"/api/{path}", self.token)
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        return await client.post(self.base, f"/api/{path}", body, self.token)
+
+    async def view(self) -> dict[str, Any]:
+        return dict(await self.get(f"pipelines/{self.pipeline}"))
+
+
+async def compare(
+    scenario: Scenario, config: Config, overrides: Sequence[str], strategies: Sequence[str], say: Say
+) -> list[Played]:
+    """Play it once for each strategy, each time on a new testbed, so that all meet the same conditions."""
+    scenario.check([agent.name for agent in config.agents], [pipeline.id for pipeline in config.pipelines])
+    found = []
+    for strategy in strategies:
+        say(f"{scenario.name} under {strategy}: starting a testbed …")
+        async with open_testbed(config, [*overrides, "--strategy", strategy, "--port", "0"]) as bed:
+            stage = Stage(bed.base, bed.pipeline, bed=bed, config=config)
+            found.append(await bed.watched(play(scenario, stage, say)))
+    return found
+
+
+async def play(scenario: Scenario, stage: Stage, say: Say, strategy: str | None = None) -> Played:
+    """Play it once, on a run of its own; at the end, conditions are as configured again.
+
+    Raises `PlayFailed`, `ConfigError` for a scenario that does not fit the testbed, `RequestFailed`.
+    """
+    state = await stage.get("state")
+    scenario.check([a["agent"] for a in state["agents"]], [p["id"] for p in state["pipelines"]])
+    if scenario.restarts and stage.bed is None:
+        raise ConfigError(
+            scenario.where, "start", "only who started the agents can start them", "leave --server out"
+        )
+    if (await stage.view())["phase"] == "running":
+        raise PlayFailed("a run of frames is under way there: end it first (d3bed pause)")
+    if strategy is not None:
+        await stage.post(f"pipelines/{stage.pipeline}/strategy", {"strategy": strategy})
+    await _until(lambda: _is_ready(stage, strategy), "a plan in force")
+    watch = _Watch(stage.pipeline, say)
+    following = asyncio.create_task(watch.follow(stage.base))
+    try:
+        return await _play(scenario, stage, watch, say)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        for condition in await stage.get("conditions"):
+            with contextlib.suppress(client.RequestFailed):  # an agent that is gone has none
+                await stage.post(*_undoing(condition))
+
+
+async def _play(scenario: Scenario, stage: Stage, watch: _Watch, say: Say) -> Played:
+    await _until(lambda: _is_following(watch), "the feed")
+    strategy = str((await stage.view())["strategy"])
+    await stage.post(f"pipelines/{stage.pipeline}/start", {})
+    await _until(lambda: _has_answered(stage), "the first frame")
+    backbone = await _backbone_bytes(stage)
+    watch.begin()
+    begun_s, begun_server_s = time.monotonic(), watch.server_s
+    for event in scenario.events:
+        await asyncio.sleep(begun_s + event.at_s - time.monotonic())
+        await _perform(event, stage, watch, say)
+    await asyncio.sleep(begun_s + scenario.duration_s - time.monotonic())
+    seconds = time.monotonic() - begun_s
+    crossed = await _backbone_bytes(stage) - backbone
+    switches = watch.switches
+    await stage.post(f"pipelines/{stage.pipeline}/stop", {})
+    await _until(lambda: _is_over(stage), "the end of the run")
+    return await _judged(stage, watch, strategy, begun_server_s, seconds, switches, crossed)
+
+
+async def _perform(event: Event, stage: Stage, watch: _Watch, say: Say) -> None:
+    if isinstance(event, Start):
+        assert stage.bed is not None and stage.config is not None
+        await _until(lambda: _is_gone(stage, event.agent), f"{event.agent} to be gone")
+        say(f"{watch.elapsed_s:6.1f} s  {event.agent} is started again")
+        await start_agent(stage.config, event.agent, stage.base, stage.bed.children)
+        return
+    for agent in event.agents:
+        await _until(lambda a=agent: _is_there(stage, a), f"{agent} to be back")  # type: ignore[misc]
+    for path, body in event.orders(stage.pipeline):
+        by = {} if path.startswith("pipelines/") else {"by": "the scenario"}
+        await stage.post(path, body | by)
+
+
+async def _judged(
+    stage: Stage, watch: _Watch, strategy: str, since_s: float, seconds: float, switches: int, crossed: int
+) -> Played:
+    latencies, rerun, inexact, lost = Recent(10**7), 0, 0, 0
+    total_s, frames = 0.0, 0
+    for run in watch.runs:
+        counts = (await stage.get(f"runs/{run}"))["frames"]
+        lost += counts["lost"]
+        series = await _frames(stage, run, counts["answered"])
+        columns = (series[name] for name in ("started_s", "latency_s", "attempts", "identical"))
+        for started_s, latency_s, attempts, identical in zip(*columns, strict=True):
+            if since_s <= started_s <= since_s + seconds:
+                latencies.add(latency_s)
+                frames, total_s = frames + 1, total_s + latency_s
+                rerun += attempts > 1
+                inexact += identical is False
+    return Played(
+        strategy=strategy,
+        seconds=seconds,
+        frames=frames,
+        mean_s=total_s / frames if frames else None,
+        median_s=latencies.median,
+        p95_s=latencies.p95,
+        switches=switches,
+        lost=lost,
+        rerun=rerun,
+        inexact=inexact,
+        backbone_bytes=crossed,
+    )
+
+
+@dataclass
+class _Watch:
+    """What the feed tells meanwhile: notes are said, epochs and runs of the pipeline counted."""
+
+    pipeline: str
+    say: Say
+    runs: list[str] = field(default_factory=list)
+    #: The server's clock less this process's; None before the first message.
+    _ahead_s: float | None = None
+    _epochs: set[int] = field(default_factory=set)
+    _said: dict[str, float | None] = field(default_factory=dict)
+    _begun_s: float | None = None
+    _before: int = 0
+
+    @property
+    def is_connected(self) -> bool:
+        return self._ahead_s is not None
+
+    @property
+    def server_s(self) -> float:
+        return (self._ahead_s or 0.0) + time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        return self.server_s - self._begun_s if self._begun_s is not None else 0.0
+
+    @property
+    def switches(self) -> int:
+        """Epochs that became active since `begin`."""
+        return len(self._epochs) - self._before
+
+    def begin(self) -> None:
+        self._begun_s, self._before = self.server_s, len(self._epochs)
+
+    async def follow(self, base: str) -> None:
+        async for state, message in follow_messages(base):
+            self._ahead_s = message["now"] - time.monotonic()
+            self._saw(state)
+            for event in message.get("events", ()):
+                self._tell(event["kind"], event["data"])
+
+    def _tell(self, kind: str, data: dict[str, Any]) -> None:
+        """Notes, and decisions other than to leave the plan: when made, and once they were measured."""
+        if kind == "decision" and data["choice"] != "keep":
+            known = self._said.get(data["cause_id"], 0.0)
+            if known == data["measured_s"]:
+                return
+            self._said[data["cause_id"]] = data["measured_s"]
+        elif kind != "note":
+            return
+        self.say(f"{self.elapsed_s:6.1f} s  {data['text']}")
+
+    def _saw(self, state: State) -> None:
+        for epoch in state.data.get("epochs", ()):
+            if epoch["pipeline"] == self.pipeline and epoch["activated_at"] is not None:
+                self._epochs.add(epoch["epoch"])
+        for pipeline in state.data.get("pipelines", ()):
+            run = pipeline.get("run")
+            if pipeline["id"] == self.pipeline and pipeline["phase"] == "running" and run not in self.runs:
+                self.runs.append(run)
+
+
+# ── conditions to wait for ────────────────────────────────────────────────────────────────────────
+
+
+async def _until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            while True:
+                if await condition():
+                    return
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        raise PlayFailed(f"waited {_PATIENCE_S:g} s in vain for {what}") from None
+
+
+async def _is_ready(stage: Stage, strategy: str | None) -> bool:
+    view = await stage.view()
+    if view["phase"] == "failed":
+        raise PlayFailed(str(view["phase_text"]))
+    return bool(view["phase"] == "idle" and strategy in (None, view["strategy"]))
+
+
+async def _has_answered(stage: Stage) -> bool:
+    view = await stage.view()
+    if view["phase"] == "failed":
+        raise PlayFailed(str(view["phase_text"]))
+    return bool(view["phase"] == "running" and view["frames"]["answered"] > 0)
+
+
+async def _is_over(stage: Stage) -> bool:
+    return bool((await stage.view())["phase"] != "running")
+
+
+async def _is_there(stage: Stage, agent: str) -> bool:
+    return any(a["agent"] == agent and a["state"] == "connected" for a in await stage.get("agents"))
+
+
+async def _is_gone(stage: Stage, agent: str) -> bool:
+    return not await _is_there(stage, agent)
+
+
+async def _is_following(watch: _Watch) -> bool:
+    return watch.is_connected
+
+
+async def _frames(stage: Stage, run: str, answered: int) -> dict[str, Any]:
+    """Its frames by columns, once all are stored; where some never are (a full disk), without those."""
+    deadline_s = time.monotonic() + _STORED_S
+    while True:
+        series: dict[str, Any] = await stage.get(f"runs/{run}/frames")
+        if len(series["frame"]) >= answered or time.monotonic() > deadline_s:
+            return series
+        await asyncio.sleep(_POLL_S)
+
+
+async def _backbone_bytes(stage: Stage) -> int:
+    state = await stage.get("state")
+    cloud = {a["agent"] for a in state["agents"] if a["tier"] == "cloud"}
+    return sum(link["bytes"] for link in state["links"] if {link["from"], link["to"]} & cloud)
+
+
+def _undoing(condition: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    by = {"by": "the scenario"}
+    match condition["agents"]:
+        case [source, target]:
+            return "links/reset", {"from": source, "to": target} | by
+        case [agent] if "load" in condition["values"]:
+            return f"agents/{agent}/load", {"processes": 0} | by
+        case _:
+            return f"agents/{condition['agents'][0]}/speed", {"speed": None} | by

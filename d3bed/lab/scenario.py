@@ -1,0 +1,314 @@
+"""Scenario files (`d3bed.scenario/1`): a timeline of changes of links, loads, agents and wishes.
+
+    format = "d3bed.scenario/1"
+    description = "one line"
+    duration_s = 60
+    config = "../unpinned.toml"   # the testbed that it is meant for, seen from here; default: the demo's
+    seed = 7                      # only of a generated file
+
+    [[events]]
+    at_s = 10
+    action = "link"
+    from = "pi-1"
+    to = "edge-1"
+    mbit_per_s = 8
+    for_s = 20
+
+`ACTIONS` has all actions; their keys are those of the JSON API. Every mistake is a `ConfigError` that names
+the file, the line where its event begins, the key and the remedy. What `read_scenario` cannot know (which
+agents there are) is for `Scenario.check`. Knows no server; `player` plays, `recorder` writes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+
+from d3bed.config import data_dir, decoded, near, read_toml
+from d3bed.core.errors import ConfigError
+
+__all__ = [
+    "ACTIONS",
+    "FORMAT",
+    "Event",
+    "Order",
+    "Scenario",
+    "find_scenario",
+    "read_scenario",
+    "shipped_scenarios",
+]
+
+FORMAT = "d3bed.scenario/1"
+#: Where a change goes, under `/api/`, and what it says.
+Order = tuple[str, dict[str, Any]]
+
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=300)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=7 * 24 * 3600)]
+_Lasting = Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)]
+
+
+class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="action",
+            tag=str.lower):  # fmt: skip
+    """Something that happens `at_s` seconds after the start. Its class, in lower case, is its action."""
+
+    at_s: _Seconds
+    #: The keys that name agents.
+    NAMES: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Those that must be connected for it."""
+        return tuple(str(getattr(self, name)) for name in self.NAMES)
+
+    def orders(self, pipeline: str) -> list[Order]:
+        """What is asked of the server; `pipeline` is meant where the event names none."""
+        raise NotImplementedError
+
+    def _body(self, *left_out: str) -> dict[str, Any]:
+        rows = msgspec.to_builtins(self)
+        return {key: value for key, value in rows.items() if key not in ("at_s", "action", *left_out)}
+
+
+class _OfLink(Event, frozen=True, rename={"source": "from", "target": "to"}):
+    source: _Name
+    target: _Name
+    both: bool = False
+    NAMES = ("source", "target")
+
+    def _of_both(self, path: str) -> list[Order]:
+        body = self._body("both")
+        other = body | {"from": self.target, "to": self.source}
+        return [(path, body), *([(path, other)] if self.both else [])]
+
+
+class Link(_OfLink, frozen=True, rename={"source": "from", "target": "to"}):
+    mbit_per_s: Annotated[float, msgspec.Meta(ge=0.01, le=100_000)] | None = None
+    latency_ms: Annotated[float, msgspec.Meta(ge=0, le=10_000)] | None = None
+    loss_percent: Annotated[float, msgspec.Meta(ge=0, le=50)] | None = None
+    for_s: _Lasting | None = None
+
+    def orders(self, pipeline: str) -> list[Order]:
+        return self._of_both("links")
+
+
+class Reset(_OfLink, frozen=True, rename={"source": "from", "target": "to"}):
+    """The link is as configured again."""
+
+    def orders(self, pipeline: str) -> list[Order]:
+        return self._of_both("links/reset")
+
+
+class _OfAgent(Event, frozen=True):
+    agent: _Name
+    NAMES = ("agent",)
+
+
+class Load(_OfAgent, frozen=True):
+    """So many busy `processes` on its board; 0: none."""
+
+    processes: Annotated[int, msgspec.Meta(ge=0, le=64)]
+    for_s: _Lasting | None = None
+
+    def orders(self, pipeline: str) -> list[Order]:
+        return [(f"agents/{self.agent}/load", self._body("agent"))]
+
+
+class Speed(_OfAgent, frozen=True):
+    """Its emulated speed; none: as configured."""
+
+    speed: Annotated[float, msgspec.Meta(ge=0.001, le=1)] | None = None
+    for_s: _Lasting | None = None
+
+    def orders(self, pipeline: str) -> list[Order]:
+        return [(f"agents/{self.agent}/speed", {"speed": self.speed} | self._body("agent"))]
+
+
+class Kill(_OfAgent, frozen=True):
+    """Its process ends without a goodbye."""
+
+    def orders(self, pipeline: str) -> list[Order]:
+        return [(f"agents/{self.agent}/kill", {})]
+
+
+class Stop(_OfAgent, frozen=True):
+    """Its process ends in an orderly way."""
+
+    def orders(self, pipeline: str) -> list[Order]:
+        return [(f"agents/{self.agent}/stop", {})]
+
+
+class Start(_OfAgent, frozen=True):
+    """Its process, killed or stopped before, is started again: by who started the testbed."""
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        return ()
+
+    def orders(self, pipeline: str) -> list[Order]:
+        return []
+
+
+class Strategy(Event, frozen=True):
+    strategy: _Name
+    tiling: _Name | None = None
+    pipeline: _Name | None = None
+
+    def orders(self, pipeline: str) -> list[Order]:
+        return [(f"pipelines/{self.pipeline or pipeline}/strategy", self._body("pipeline"))]
+
+
+class Model(Event, frozen=True):
+    model: _Name
+    weights: _Name = "random:0"
+    pipeline: _Name | None = None
+
+    def orders(self, pipeline: str) -> list[Order]:
+        return [(f"pipelines/{self.pipeline or pipeline}/model", self._body("pipeline"))]
+
+
+ACTIONS: dict[str, type[Event]] = {
+    kind.__name__.lower(): kind for kind in (Link, Reset, Load, Speed, Kill, Stop, Start, Strategy, Model)
+}
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: str
+    description: _Name
+    duration_s: Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)]
+    config: str | None = None
+    seed: int | None = None
+    events: list[Any] = []
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """`events` in the order of their times; `places` says where each stands, for complaints about it."""
+
+    name: str
+    where: str
+    description: str
+    duration_s: float
+    events: tuple[Event, ...]
+    places: tuple[str, ...] = ()
+    config: str | None = None
+    seed: int | None = None
+
+    @property
+    def testbed(self) -> Path:
+        """The configuration that it is meant for."""
+        if self.config is None:
+            return data_dir("configs") / "demo.toml"
+        return Path(self.where).parent / self.config
+
+    @property
+    def restarts(self) -> bool:
+        """Whether it has agents started, which only who started the testbed can do."""
+        return any(isinstance(event, Start) for event in self.events)
+
+    def check(self, agents: Collection[str], pipelines: Collection[str]) -> None:
+        """Raise `ConfigError` for what is not there, or is not there at that time."""
+        gone: dict[str, float] = {}
+        for event, place in zip(self.events, self.places, strict=True):
+            for key in event.NAMES:
+                name = getattr(event, key)
+                if name not in agents:
+                    shown = {"source": "from", "target": "to"}.get(key, key)
+                    problem = f"no agent named {name!r}"
+                    raise ConfigError(self.where, f"{place}.{shown}", problem, near(name, sorted(agents)))
+            if left := [agent for agent in event.agents if agent in gone]:
+                problem = f"{left[0]} has left at {gone[left[0]]:g} s"
+                raise ConfigError(self.where, place, problem, "have it started before")
+            pipeline = getattr(event, "pipeline", None)
+            if pipeline is not None and pipeline not in pipelines:
+                problem = f"no pipeline named {pipeline!r}"
+                raise ConfigError(self.where, f"{place}.pipeline", problem, near(pipeline, sorted(pipelines)))
+            match event:
+                case Kill(agent=agent) | Stop(agent=agent):
+                    gone[agent] = event.at_s
+                case Start(agent=agent):
+                    if agent not in gone:
+                        raise ConfigError(self.where, place, f"{agent} is running", "kill or stop it before")
+                    del gone[agent]
+
+    def to_toml(self) -> str:
+        """The file; `read_scenario` inverts it."""
+        lines = [f'format = "{FORMAT}"', f"description = {_toml(self.description)}"]
+        lines.append(f"duration_s = {_toml(self.duration_s)}")
+        if self.config is not None:
+            lines.append(f"config = {_toml(self.config)}")
+        if self.seed is not None:
+            lines.append(f"seed = {self.seed}")
+        for event in self.events:
+            row = msgspec.to_builtins(event)
+            first = {"at_s": row.pop("at_s"), "action": row.pop("action")}
+            lines += ["", "[[events]]", *(f"{key} = {_toml(value)}" for key, value in (first | row).items())]
+        return "\n".join(lines) + "\n"
+
+
+def _toml(value: str | float | bool) -> str:
+    """JSON's strings, numbers and booleans are TOML's, too."""
+    if isinstance(value, float) and value == int(value):
+        value = int(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def shipped_scenarios() -> list[Path]:
+    return sorted((data_dir("configs") / "scenarios").glob("*.toml"))
+
+
+def find_scenario(name: str) -> Path:
+    """A shipped one by name, or any file by its path. Raises `ConfigError`."""
+    if name.endswith(".toml"):
+        return Path(name)
+    shipped = {path.stem: path for path in shipped_scenarios()}
+    if name not in shipped:
+        raise ConfigError("scenario", name, "there is none of this name", near(name, list(shipped)))
+    return shipped[name]
+
+
+def read_scenario(path: Path) -> Scenario:
+    """Raises `ConfigError`."""
+    text, raw = read_toml(path)
+    where = str(path)
+    if raw.get("format") != FORMAT:
+        problem = f"{raw.get('format')!r} is not {FORMAT!r}" if "format" in raw else "is missing"
+        raise ConfigError(where, "format", problem, f'begin the file with format = "{FORMAT}"')
+    file = decoded(raw, _File, where)
+    starts = [n for n, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*events\s*\]\]", line)]
+    timed: list[tuple[Event, str]] = []
+    for number, row in enumerate(file.events):
+        at = f"line {starts[number]}: " if number < len(starts) else ""
+        timed.append((_event(row, where, f"{at}events[{number}]", file.duration_s), f"{at}events[{number}]"))
+    timed.sort(key=lambda pair: pair[0].at_s)
+    return Scenario(
+        name=path.stem,
+        where=where,
+        description=file.description,
+        duration_s=file.duration_s,
+        events=tuple(event for event, _ in timed),
+        places=tuple(place for _, place in timed),
+        config=file.config,
+        seed=file.seed,
+    )
+
+
+def _event(row: Any, where: str, place: str, duration_s: float) -> Event:
+    if not isinstance(row, dict):
+        raise ConfigError(where, place, "is not a table", "write [[events]] and its keys below")
+    action = row.get("action")
+    if action not in ACTIONS:
+        problem = f"no action named {action!r}" if action is not None else "is missing"
+        raise ConfigError(where, f"{place}.action", problem, near(str(action), list(ACTIONS)))
+    at_s = row.get("at_s")
+    if isinstance(at_s, int | float) and not (math.isfinite(at_s) and 0 <= at_s <= duration_s):
+        remedy = f"use 0 to duration_s ({duration_s:g})"
+        raise ConfigError(where, f"{place}.at_s", f"{at_s:g} is not in the scenario", remedy)
+    event = decoded(row, ACTIONS[action], where, place)
+    if isinstance(event, Link) and (event.mbit_per_s, event.latency_ms, event.loss_percent) == (None,) * 3:
+        raise ConfigError(where, place, "changes nothing", "give mbit_per_s, latency_ms or loss_percent")
+    return event

@@ -1,0 +1,162 @@
+"""Scenario files: what they say, and what is refused with file, line, key and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from d3bed.config import read_config
+from d3bed.core.errors import ConfigError
+from d3bed.lab.camera_day import CHANGES, camera_day
+from d3bed.lab.scenario import (
+    ACTIONS,
+    Kill,
+    Link,
+    Load,
+    Scenario,
+    Speed,
+    Start,
+    find_scenario,
+    read_scenario,
+    shipped_scenarios,
+)
+
+HEAD = 'format = "d3bed.scenario/1"\ndescription = "x"\nduration_s = 10\n'
+AGENTS, PIPELINES = ("pi-1", "edge-1"), ("main",)
+
+
+def written(tmp_path: Path, *events: str, head: str = HEAD) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(head + "".join(f"\n[[events]]\n{event}\n" for event in events))
+    return path
+
+
+def test_events_are_read_in_the_order_of_their_times(tmp_path: Path) -> None:
+    found = read_scenario(
+        written(
+            tmp_path,
+            'at_s = 5\naction = "load"\nagent = "edge-1"\nprocesses = 2\nfor_s = 3',
+            'at_s = 1.5\naction = "link"\nfrom = "pi-1"\nto = "edge-1"\nboth = true\nmbit_per_s = 8',
+        )
+    )
+    assert found.events == (
+        Link(at_s=1.5, source="pi-1", target="edge-1", both=True, mbit_per_s=8.0),
+        Load(at_s=5, agent="edge-1", processes=2, for_s=3),
+    )
+    found.check(AGENTS, PIPELINES)
+    assert found.events[0].orders("main") == [
+        ("links", {"from": "pi-1", "to": "edge-1", "mbit_per_s": 8.0}),
+        ("links", {"from": "edge-1", "to": "pi-1", "mbit_per_s": 8.0}),
+    ]
+    assert found.events[1].orders("main") == [("agents/edge-1/load", {"processes": 2, "for_s": 3.0})]
+
+
+@pytest.mark.parametrize(
+    ("event", "says"),
+    [
+        ('at_s = -1\naction = "kill"\nagent = "pi-1"', r"line 5: events\[0\]\.at_s: -1 .*use 0 to"),
+        (
+            'at_s = 11\naction = "kill"\nagent = "pi-1"',
+            r"events\[0\]\.at_s: 11 is not in .*\(10\)",
+        ),
+        ('at_s = nan\naction = "kill"\nagent = "pi-1"', r"events\[0\]\.at_s: nan"),
+        ('at_s = 1\naction = "kil"\nagent = "pi-1"', r"events\[0\]\.action: no action.*did you mean kill"),
+        ("at_s = 1", r"line 5: events\[0\]\.action: is missing"),
+        ('at_s = 1\naction = "kill"\nagnet = "pi-1"', r"events\[0\]\.agnet: no such key.*agent"),
+        ('at_s = 1\naction = "kill"', r"events\[0\]\.agent: is missing"),
+        ('action = "kill"\nagent = "pi-1"', r"events\[0\]\.at_s: is missing"),
+        ('at_s = 1\naction = "load"\nagent = "pi-1"\nprocesses = 65', r"events\[0\]\.processes: .*<= 64"),
+        ('at_s = 1\naction = "load"\nagent = "pi-1"\nprocesses = 1\nfor_s = 0', r"events\[0\]\.for_s"),
+        ('at_s = 1\naction = "link"\nfrom = "pi-1"\nto = "edge-1"', r"events\[0\]: changes nothing.*give"),
+        ('at_s = 1\naction = "link"\nform = "pi-1"\nto = "edge-1"', r"events\[0\]\.form: no such key.*from"),
+        ('at_s = "soon"\naction = "kill"\nagent = "pi-1"', r"events\[0\]\.at_s: Expected `float`"),
+    ],
+)
+def test_a_mistake_is_named_with_line_key_and_remedy(tmp_path: Path, event: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=r"mine\.toml: .*" + says):
+        read_scenario(written(tmp_path, event))
+
+
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [
+        ("", r"format: is missing — begin the file"),
+        ('format = "d3bed.scenario/2"\n', "format: 'd3bed.scenario/2' is not 'd3bed.scenario/1'"),
+        ('format = "d3bed.scenario/1"\nduration_s = 3\n', "description: is missing"),
+        (HEAD + "speed = 3\n", "speed: no such key"),
+        (HEAD.replace("10", "-10"), "duration_s: .*> 0"),
+        ("format = d3bed\n", "not valid TOML: .*line 1"),
+    ],
+)
+def test_a_wrong_head_is_named(tmp_path: Path, head: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=r"mine\.toml: " + says):
+        read_scenario(written(tmp_path, head=head))
+
+
+@pytest.mark.parametrize(
+    ("events", "says"),
+    [
+        (('at_s = 1\naction = "kill"\nagent = "egde-1"',), r"line 5: events\[0\]\.agent: no agent.*edge-1\?"),
+        (
+            ('at_s = 1\naction = "reset"\nfrom = "pi-1"\nto = "edge-9"',),
+            r"events\[0\]\.to: no agent named 'edge-9'",
+        ),
+        (
+            ('at_s = 1\naction = "strategy"\nstrategy = "edge"\npipeline = "mian"',),
+            r"events\[0\]\.pipeline: no pipeline named 'mian' — did you mean main\?",
+        ),
+        (
+            (
+                'at_s = 1\naction = "kill"\nagent = "edge-1"',
+                'at_s = 2\naction = "load"\nagent = "edge-1"\nprocesses = 1',
+            ),
+            r"line 10: events\[1\]: edge-1 has left at 1 s — have it started before",
+        ),
+        (('at_s = 1\naction = "start"\nagent = "edge-1"',), r"events\[0\]: edge-1 is running"),
+    ],
+)
+def test_what_does_not_fit_the_testbed_is_named(tmp_path: Path, events: tuple[str, ...], says: str) -> None:
+    found = read_scenario(written(tmp_path, *events))
+    with pytest.raises(ConfigError, match=says):
+        found.check(AGENTS, PIPELINES)
+
+
+def test_an_agent_may_be_loaded_again_once_it_was_started_again() -> None:
+    events = (Kill(at_s=1, agent="edge-1"), Start(at_s=2, agent="edge-1"), Speed(at_s=3, agent="edge-1"))
+    Scenario("x", "x.toml", "x", 10, events, ("a", "b", "c")).check(AGENTS, PIPELINES)
+    assert events[2].orders("main") == [("agents/edge-1/speed", {"speed": None})]
+
+
+def test_a_written_scenario_reads_as_it_was(tmp_path: Path) -> None:
+    day = camera_day()
+    path = tmp_path / "camera-day.toml"
+    path.write_text(day.to_toml())
+    read = read_scenario(path)
+    assert (read.events, read.duration_s, read.seed) == (day.events, day.duration_s, day.seed)
+
+
+def test_the_shipped_scenarios_fit_the_testbeds_that_they_name() -> None:
+    names = [path.stem for path in shipped_scenarios()]
+    assert {"wifi-fades", "edge-overloaded", "backbone-congested", "edge-dies", "cloud-gone"} <= set(names)
+    for path in shipped_scenarios():
+        found = read_scenario(path)
+        config = read_config(found.testbed)
+        found.check([agent.name for agent in config.agents], [pipeline.id for pipeline in config.pipelines])
+        assert found.events and found.description
+
+
+def test_the_day_of_a_camera_is_what_its_seed_makes() -> None:
+    path = find_scenario("camera-day")
+    assert path.read_text() == camera_day().to_toml()
+    assert len({event.at_s for event in camera_day().events}) == CHANGES == 40
+    assert camera_day(1).events != camera_day(2).events
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="did you mean wifi-fades"):
+        find_scenario("wifi-fade")
+
+
+def test_every_action_of_the_reference_is_known() -> None:
+    assert set(ACTIONS) >= {"link", "reset", "load", "speed", "kill", "stop", "start", "strategy", "model"}
