@@ -70,6 +70,10 @@ TilingOption = Annotated[
 ]
 CacheOption = Annotated[Path, typer.Option(help="Where profiles are kept.")]
 FramesOption = Annotated[int | None, typer.Option("--frames", "-f", help="Frames to answer.")]
+RateOption = Annotated[
+    float | None,
+    typer.Option("--rate", "-r", help="Frames a second, as from a camera; else one after the other."),
+]
 PortOption = Annotated[int | None, typer.Option("--port", "-p", help="Server port; 0 takes a free one.")]
 FixedOption = Annotated[
     bool, typer.Option("--fixed", help="Keep the plan whatever happens to agents and links.")
@@ -109,6 +113,7 @@ def demo(
     edges: EdgesOption = None,
     tiling: TilingOption = None,
     frames: FramesOption = None,
+    rate: RateOption = None,
     headless: Annotated[
         bool,
         typer.Option(
@@ -141,6 +146,7 @@ def demo(
         edges=edges,
         tiling=tiling,
         frames=frames,
+        rate_per_s=rate,
         port=port,
     )
     if report is not None and not report.resolve().parent.is_dir():
@@ -155,6 +161,7 @@ def demo(
         "--edges": edges,
         "--tiling": tiling,
         "--frames": frames,
+        "--rate": rate,
         "--port": port,
     }
     overrides = [word for key, value in given.items() if value is not None for word in (key, str(value))]
@@ -179,6 +186,7 @@ def server(
     edges: EdgesOption = None,
     tiling: TilingOption = None,
     frames: FramesOption = None,
+    rate: RateOption = None,
     token: TokenOption = None,
     idle: Annotated[bool, typer.Option("--idle", help="Start no frames until asked to.")] = False,
     fixed: FixedOption = False,
@@ -203,6 +211,7 @@ def server(
         edges=edges,
         tiling=tiling,
         frames=frames,
+        rate_per_s=rate,
         port=port,
         host=host,
         idle=idle,

@@ -80,7 +80,8 @@ class _PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strategy: str = "optimal"
     network: str | None = None
     threads: int = 1
-    in_flight: int = 1
+    in_flight: int | None = None
+    rate_per_s: float | None = None
     frames: int | None = None
     autostart: bool = True
     adapt: bool = True
@@ -132,6 +133,7 @@ class Config(msgspec.Struct, frozen=True):
 
 #: Edge agents that `--edges` may start: each is a process with a model of its own.
 MOST_EDGES = 16
+MOST_PER_S = 1000.0
 
 #: Files of 4 MiB at most may be frames.
 MOST_ENCODED_KB = 4194
@@ -186,8 +188,9 @@ def _pipeline(
                 where, f"{key}.{field}", f"agent {agent!r} is on tier {tiers[agent]}", f"need {tier}"
             )
     for field, value in (("threads", pipeline.threads), ("in_flight", pipeline.in_flight)):
-        if not 1 <= value <= 64:
+        if value is not None and not 1 <= value <= 64:
             raise ConfigError(where, f"{key}.{field}", f"{value} is out of range", "use 1 to 64")
+    check_rate(pipeline.rate_per_s, where, f"{key}.rate_per_s")
     if pipeline.frames is not None and pipeline.frames < 1:
         raise ConfigError(where, f"{key}.frames", f"{pipeline.frames} is out of range", "use 1 or more")
     check_model(pipeline.model, where, f"{key}.model")
@@ -214,6 +217,7 @@ def _pipeline(
         pins=dict(pins),
         threads=pipeline.threads,
         in_flight=pipeline.in_flight,
+        rate_per_s=pipeline.rate_per_s,
         frames=pipeline.frames,
         autostart=pipeline.autostart,
         adapt=pipeline.adapt,
@@ -276,6 +280,7 @@ def override(
     tiling: str | None = None,
     edges: int | None = None,
     frames: int | None = None,
+    rate_per_s: float | None = None,
     port: int | None = None,
     host: str | None = None,
     idle: bool = False,
@@ -297,6 +302,7 @@ def override(
         check_tiling(tiling, "--tiling", "")
     if frames is not None and frames < 1:
         raise ConfigError("--frames", "", f"{frames} is out of range", "use 1 or more")
+    check_rate(rate_per_s, "--rate", "")
     shapes = None if network is None else read_network(network, "--network", "")
     size = input_size(input, "--input", "")
     pipelines = []
@@ -316,6 +322,8 @@ def override(
             changes["tiling"] = tiling
         if frames is not None:
             changes["frames"] = frames
+        if rate_per_s is not None:
+            changes["rate_per_s"] = rate_per_s
         if idle:
             changes["autostart"] = False
         if fixed:
@@ -327,6 +335,13 @@ def override(
         port=config.port if port is None else port,
         host=config.host if host is None else host,
     )
+
+
+def check_rate(rate_per_s: float | None, where: str, key: str) -> None:
+    """Raise `ConfigError` for a frame rate that no camera has."""
+    if rate_per_s is not None and not 0 < rate_per_s <= MOST_PER_S:
+        problem = f"{rate_per_s} is out of range"
+        raise ConfigError(where, key, problem, f"use frames a second, at most {MOST_PER_S:g}")
 
 
 def _with_edges(config: Config, count: int) -> Config:

@@ -28,7 +28,7 @@ from d3bed.agent.prepare import epoch_work
 from d3bed.agent.profiler import ProfileCache
 from d3bed.agent.reporter import Reporter
 from d3bed.agent.settings import AgentSettings
-from d3bed.agent.source import Photo, Source, prepare_photos
+from d3bed.agent.source import Active, Photo, Source, prepare_photos
 from d3bed.core.errors import ConfigError, D3Error, ModelError
 from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
 from d3bed.core.measurements import FrameReport
@@ -54,6 +54,7 @@ from d3bed.core.messages import (
     Register,
     Retire,
     SetLoad,
+    SetRate,
     SetSpeed,
     ShapeLink,
     SourceEnded,
@@ -166,9 +167,11 @@ class Agent:
             case Retire():
                 await self._retire(message)
             case StartSource():
-                self._source(message.pipeline).start(message.frames, message.in_flight)
+                self._source(message.pipeline).start(message.frames, message.in_flight, message.rate_per_s)
             case StopSource():
                 self._source(message.pipeline).stop()
+            case SetRate(pipeline, rate_per_s):
+                self._source(pipeline).set_rate(rate_per_s)
             case ShapeLink(peer, shape):
                 self._links.change(peer, shape)
             case SetSpeed(speed):
@@ -313,11 +316,14 @@ class Agent:
         self._reporter.fact(Ready(order.pipeline, order.epoch, time.monotonic() - started_s, tiles))
 
     def _activate(self, order: Activate) -> None:
-        spec = self._prepared.get((order.pipeline, order.epoch))
-        if spec is None or spec.key not in self._photos:
+        shares = dict(order.mix) or {order.epoch: 1.0}
+        specs = {self._prepared.get((order.pipeline, epoch)) for epoch in shares}
+        spec = specs.pop()
+        if specs or spec is None or spec.key not in self._photos:
             _log.error("told to activate epoch %d, which is not prepared here", order.epoch)
             return
-        self._source(order.pipeline).activate(order.epoch, self._models[spec.key], self._photos[spec.key])
+        active = Active(shares, self._models[spec.key], self._photos[spec.key])
+        self._source(order.pipeline).activate(active, order.depth)
         for epoch in order.abandoned:
             self._executor.retire(order.pipeline, epoch)
 
@@ -333,7 +339,8 @@ class Agent:
         if source is None:
 
             def on_frame(report: FrameReport) -> None:
-                self._reporter.frame(pipeline, report, self._sources[pipeline].sent)
+                source = self._sources[pipeline]
+                self._reporter.frame(pipeline, report, source.sent, source.dropped)
 
             source = self._sources[pipeline] = Source(
                 pipeline,
@@ -341,7 +348,7 @@ class Agent:
                 self._compute,
                 on_frame=on_frame,
                 on_drained=lambda epoch: self._reporter.fact(Drained(pipeline, epoch)),
-                on_ended=lambda sent, answered: self._reporter.fact(SourceEnded(pipeline, sent, answered)),
+                on_ended=lambda *counts: self._reporter.fact(SourceEnded(pipeline, *counts)),
             )
         return source
 

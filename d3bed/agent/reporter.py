@@ -40,7 +40,7 @@ class Reporter(Observer):
         self._spans: dict[PipelineId, deque[Span]] = defaultdict(lambda: deque(maxlen=_KEEP))
         self._transfers: dict[PipelineId, deque[Transfer]] = defaultdict(lambda: deque(maxlen=_KEEP))
         self._frames: dict[PipelineId, deque[FrameReport]] = defaultdict(lambda: deque(maxlen=_KEEP))
-        self._sent: dict[PipelineId, int] = {}
+        self._counts: dict[PipelineId, tuple[int, int]] = {}
         self._facts: deque[FromAgent] = deque(maxlen=_KEEP)
         self._some = asyncio.Event()
 
@@ -52,9 +52,9 @@ class Reporter(Observer):
         self._transfers[pipeline].append(transfer)
         self._some.set()
 
-    def frame(self, pipeline: PipelineId, report: FrameReport, sent: int) -> None:
+    def frame(self, pipeline: PipelineId, report: FrameReport, sent: int, dropped: int) -> None:
         self._frames[pipeline].append(report)
-        self._sent[pipeline] = sent
+        self._counts[pipeline] = sent, dropped
         self._some.set()
 
     def lost(self, pipeline: PipelineId, epoch: Epoch, peer: AgentId, problem: str) -> None:
@@ -99,7 +99,8 @@ class Reporter(Observer):
                     )
                     for f in (frames.popleft() for _ in range(min(len(frames), _PER_MESSAGE)))
                 )
-                messages.append(FramesAnswered(pipeline, self._sent.get(pipeline, 0), answers))
+                sent, dropped = self._counts[pipeline]
+                messages.append(FramesAnswered(pipeline, sent, answers, dropped))
         messages += self._facts
         self._facts.clear()
         return messages

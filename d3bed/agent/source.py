@@ -1,9 +1,11 @@
 """Frames on the device: photos in, answers out, each compared with the undivided model.
 
-The source keeps at most `in_flight` frames unanswered. A frame is pinned to the epoch that is active
-when it starts; if that epoch is abandoned (a node was lost) or stays silent too long, the frame runs
-again — under the epoch that is active then, or on the device alone — under the same `FrameId`, so that
-a lost node costs time and never a frame.
+Frames come whenever there is room, or at a rate (`arrivals`). With a rate as many are under way as keep
+every stage of the plan busy, and no more: they would only wait longer. A frame is pinned to the epoch that
+is active when it starts, or to one of several that take turns in fixed shares (a mix of plans). If its
+epoch is abandoned (a node was lost) or stays silent too long, the frame runs again — under the epoch that
+is active then, or on the device alone — under the same `FrameId`, so that a lost node costs time and never
+a frame.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from d3bed.agent.arrivals import Arrivals
 from d3bed.agent.compute import ComputeThread
 from d3bed.agent.executor import Executor
 from d3bed.core.errors import StaleEpoch
@@ -27,7 +31,7 @@ from d3bed.core.measurements import FrameReport
 from d3bed.model import LoadedModel
 from d3bed.model.images import decode, encoded
 
-__all__ = ["MAX_PHOTOS", "Photo", "Source", "prepare_photos", "relative_error"]
+__all__ = ["MAX_PHOTOS", "Active", "Photo", "Source", "prepare_photos", "relative_error"]
 
 #: Distinct photos that are decoded and checked; a folder with more is cut to the first ones.
 MAX_PHOTOS = 6
@@ -60,6 +64,24 @@ def prepare_photos(model: LoadedModel, paths: list[Path]) -> list[Photo]:
     return photos
 
 
+@dataclass
+class Active:
+    """The epochs that frames are started under, each with its share of them, and what they all run."""
+
+    shares: Mapping[Epoch, float]
+    model: LoadedModel
+    photos: list[Photo]
+    _credit: dict[Epoch, float] = field(default_factory=dict)
+
+    def turn(self) -> Epoch:
+        """Whose turn it is: over any number of turns no epoch is a whole turn away from its share."""
+        for epoch, share in self.shares.items():
+            self._credit[epoch] = self._credit.get(epoch, 0.0) + share
+        chosen = max(self._credit, key=lambda epoch: self._credit[epoch])
+        self._credit[chosen] -= sum(self.shares.values())
+        return chosen
+
+
 def relative_error(answer: tuple[torch.Tensor, ...], reference: tuple[torch.Tensor, ...]) -> float:
     """Largest absolute difference over the largest absolute reference value."""
     worst = 0.0
@@ -73,7 +95,7 @@ class Source:
     """The frames of one pipeline.
 
     `on_frame` gets every answer, `on_drained` an epoch whose last frame was answered after a newer one
-    was activated, `on_ended` the counts (sent, answered) of a finished run.
+    was activated, `on_ended` the counts (sent, answered, dropped) of a finished run.
     """
 
     def __init__(
@@ -84,12 +106,12 @@ class Source:
         *,
         on_frame: Callable[[FrameReport], None],
         on_drained: Callable[[Epoch], None],
-        on_ended: Callable[[int, int], None],
+        on_ended: Callable[[int, int, int], None],
     ) -> None:
         self.pipeline = pipeline
         self._executor, self._compute = executor, compute
         self._on_frame, self._on_drained, self._on_ended = on_frame, on_drained, on_ended
-        self._active: tuple[Epoch, LoadedModel, list[Photo]] | None = None
+        self._active: Active | None = None
         self._under_way: Counter[Epoch] = Counter()
         self._superseded: set[Epoch] = set()
         self._activated = asyncio.Event()
@@ -97,32 +119,59 @@ class Source:
         self._task: asyncio.Task[None] | None = None
         self._last_latency_s = 0.0
         self._frames: int | None = None
+        self._in_flight: int | None = None
+        self._depth = 1
+        self._arrivals = Arrivals(None, time.monotonic())
+        self._changed = asyncio.Event()
         self._stopping = False
         self.sent = 0
         self.answered = 0
 
-    def activate(self, epoch: Epoch, model: LoadedModel, photos: list[Photo]) -> None:
-        """Frames that start from now on belong to `epoch`."""
-        if self._active is not None and self._active[0] != epoch:
-            self._superseded.add(self._active[0])
-        self._active = (epoch, model, photos)
+    @property
+    def dropped(self) -> int:
+        """Frames of the run that came and were never started: the stream outran its plan."""
+        return self._arrivals.dropped
+
+    @property
+    def limit(self) -> int:
+        """How many frames may be unanswered."""
+        return self._in_flight or (1 if self._arrivals.rate_per_s is None else self._depth)
+
+    def activate(self, active: Active, depth: int = 1) -> None:
+        """Frames that start from now on belong to these epochs; `depth` of them keep every stage busy."""
+        self._depth = depth
+        self._changed.set()
+        if self._active is not None:
+            self._superseded |= self._active.shares.keys() - active.shares.keys()
+        self._active = active
         self._activated.set()
         self._report_drained()
 
-    def start(self, frames: int | None, in_flight: int) -> None:
-        """Begin a run of `frames` frames (None: until `stop`).
+    def start(
+        self, frames: int | None, in_flight: int | None = None, rate_per_s: float | None = None
+    ) -> None:
+        """Begin a run of `frames` frames (None: until `stop`), dropped ones included.
 
+        `in_flight` None: one at a time, or as many as the plan needs where frames come at `rate_per_s`.
         A run that is going on becomes this one (its server may have been restarted): it is counted anew
-        with the frames under way, and keeps its `in_flight`.
+        with the frames under way.
         """
-        self._frames, self._stopping = frames, False
+        self._frames, self._in_flight, self._stopping = frames, in_flight, False
+        self._arrivals = Arrivals(rate_per_s, time.monotonic())
+        self._changed.set()
         self.sent, self.answered = self.sent - self.answered, 0
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(in_flight), name=f"source {self.pipeline}")
+            self._task = asyncio.create_task(self._run(), name=f"source {self.pipeline}")
+
+    def set_rate(self, rate_per_s: float | None) -> None:
+        """Frames come at another rate from now on: 0 pauses, None is as soon as there is room."""
+        self._arrivals.change(rate_per_s, time.monotonic())
+        self._changed.set()
 
     def stop(self) -> None:
         """Start no more frames; those under way are still answered."""
         self._stopping = True
+        self._changed.set()
 
     async def close(self) -> None:
         """End at once; frames under way are given up."""
@@ -130,42 +179,54 @@ class Source:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _run(self, in_flight: int) -> None:
-        room = asyncio.Semaphore(in_flight)
+    async def _run(self) -> None:
         await self._activated.wait()
         try:
             async with asyncio.TaskGroup() as group:
-                while True:
-                    await room.acquire()
-                    if self._stopping or (self._frames is not None and self.sent >= self._frames):
-                        break
-                    task = group.create_task(self._frame(FrameId(next(self._next_frame)), self.sent))
+                while (came_s := await self._next()) is not None:
+                    task = group.create_task(self._frame(FrameId(next(self._next_frame)), self.sent, came_s))
                     self.sent += 1
-                    task.add_done_callback(lambda _: room.release())
+                    task.add_done_callback(lambda _: self._changed.set())
         finally:
-            self._on_ended(self.sent, self.answered)
+            self._on_ended(self.sent, self.answered, self.dropped)
 
-    async def _frame(self, frame: FrameId, number: int) -> None:
-        started_s = time.monotonic()
+    async def _next(self) -> float | None:
+        """Wait until a frame can be started; when it came. None: the run is over."""
+        while True:
+            self._changed.clear()
+            if self._stopping or (self._frames is not None and self.sent + self.dropped >= self._frames):
+                return None
+            wait_s = math.inf
+            if self.sent - self.answered < self.limit:
+                now = time.monotonic()
+                if (came_s := self._arrivals.take(now)) is not None:
+                    return came_s
+                wait_s = self._arrivals.until_next_s(now)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), None if math.isinf(wait_s) else wait_s)
+
+    async def _frame(self, frame: FrameId, number: int, came_s: float) -> None:
+        began_s = time.monotonic()
         tried: set[Epoch] = set()
         answer = None
         while answer is None:
             assert self._active is not None  # _run waited for the first epoch
-            epoch, model, photos = self._active
-            photo = photos[number % len(photos)]
+            active, epoch = self._active, self._active.turn()
+            photo = active.photos[number % len(active.photos)]
             self._under_way[epoch] += 1
             try:
-                answer = await self._answer(epoch, frame, model, photo, alone=epoch in tried)
+                alone = not tried.isdisjoint(active.shares)
+                answer = await self._answer(epoch, frame, active.model, photo, alone=alone)
             finally:
                 self._under_way[epoch] -= 1
                 self._report_drained()
             tried.add(epoch)
-            if answer is None and self._active[0] in tried:
+            if answer is None and not tried.isdisjoint(self._active.shares):
                 self._activated.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._activated.wait(), _NEW_EPOCH_S)
         answered_s = time.monotonic()
-        self._last_latency_s = answered_s - started_s
+        self._last_latency_s = answered_s - began_s
         self.answered += 1
         same = all(torch.equal(a, b) for a, b in zip(answer, photo.reference, strict=True))
         self._on_frame(
@@ -173,7 +234,8 @@ class Source:
                 frame=frame,
                 epoch=epoch,
                 photo=photo.name,
-                started_s=started_s,
+                started_s=came_s,
+                waited_s=began_s - came_s,
                 answered_s=answered_s,
                 answer=_describe(answer),
                 attempts=len(tried),

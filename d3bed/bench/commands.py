@@ -94,6 +94,27 @@ def bench_tiles(
     )
 
 
+@bench.command("streams")
+def bench_streams(
+    json_file: JsonOption = None,
+    networks: Annotated[str, typer.Option(help="Network presets, comma-separated.")] = "lan,wifi",
+    models: Annotated[str, typer.Option(help="Comma-separated.")] = "alexnet,resnet18",
+    strategies: Annotated[str, typer.Option(help="Comma-separated.")] = "device,edge,cloud,optimal",
+    seconds: Annotated[float, typer.Option(help="Of each stream.")] = 15.0,
+) -> None:
+    """Frames a second of streams that never wait: single tiers, one plan, a mix of plans."""
+    from d3bed.bench.streams import run
+
+    run(
+        json_file,
+        console,
+        models=models.split(","),
+        networks=networks.split(","),
+        strategies=strategies.split(","),
+        seconds=seconds,
+    )
+
+
 @bench.command("predictor")
 def bench_predictor(
     json_file: JsonOption = None,

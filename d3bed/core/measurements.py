@@ -85,6 +85,7 @@ class FrameReport(msgspec.Struct, frozen=True):
 
     `identical` and `max_rel_err` compare the answer with the undivided model on the device; None
     where this frame was not checked. `attempts` counts the runs it took (1 unless a node was lost).
+    `started_s` is when the frame came; for `waited_s` of its latency others were under way.
     """
 
     frame: FrameId
@@ -96,6 +97,7 @@ class FrameReport(msgspec.Struct, frozen=True):
     attempts: int = 1
     identical: bool | None = None
     max_rel_err: float | None = None
+    waited_s: float = 0.0
 
     @property
     def latency_s(self) -> float:

@@ -46,6 +46,7 @@ __all__ = [
     "Register",
     "Retire",
     "Route",
+    "SetRate",
     "SetLoad",
     "SetSpeed",
     "ShapeLink",
@@ -240,11 +241,13 @@ class Drained(msgspec.Struct, frozen=True, tag=True):
 
 
 class FramesAnswered(msgspec.Struct, frozen=True, tag=True):
-    """A batch of answers; `sent` is the count of frames started so far under this source run."""
+    """A batch of answers; `sent` counts the frames started so far under this source run, `dropped` those
+    that came and were not."""
 
     pipeline: PipelineId
     sent: int
     frames: tuple[FrameReport, ...]
+    dropped: int = 0
 
 
 class SpansRecorded(msgspec.Struct, frozen=True, tag=True):
@@ -263,11 +266,12 @@ class Transferred(msgspec.Struct, frozen=True, tag=True):
 
 
 class SourceEnded(msgspec.Struct, frozen=True, tag=True):
-    """The source sent all frames that it was asked for, and each was answered or given up."""
+    """The source sent or dropped all frames that it was asked for, and each sent was answered or given up."""
 
     pipeline: PipelineId
     sent: int
     answered: int
+    dropped: int = 0
 
 
 FromAgent = (
@@ -342,12 +346,16 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
 class Activate(msgspec.Struct, frozen=True, tag=True):
     """To the device: frames that start from now on belong to this epoch.
 
-    Unanswered frames of `abandoned` epochs cannot be finished there (a node was lost): run them again.
+    Where they take several plans in turn, `mix` has the share of each one's epoch, this one's included.
+    `depth` frames under way keep every stage busy. Unanswered frames of `abandoned` epochs
+    cannot be finished there (a node was lost): run them again.
     """
 
     pipeline: PipelineId
     epoch: Epoch
     abandoned: tuple[Epoch, ...] = ()
+    depth: int = 1
+    mix: tuple[tuple[Epoch, float], ...] = ()
 
 
 class Retire(msgspec.Struct, frozen=True, tag=True):
@@ -358,11 +366,23 @@ class Retire(msgspec.Struct, frozen=True, tag=True):
 
 
 class StartSource(msgspec.Struct, frozen=True, tag=True):
-    """To the device: start frames; None = until told to stop. At most `in_flight` unanswered."""
+    """To the device: start frames; None = until told to stop.
+
+    They come at `rate_per_s`, or as soon as there is room (None). At most `in_flight` are unanswered; None
+    leaves that to the source: one, or with a rate as many as the plan needs.
+    """
 
     pipeline: PipelineId
     frames: int | None = None
-    in_flight: int = 1
+    in_flight: int | None = None
+    rate_per_s: float | None = None
+
+
+class SetRate(msgspec.Struct, frozen=True, tag=True):
+    """To the device: frames come at another rate from now on; 0 pauses, None is as soon as there is room."""
+
+    pipeline: PipelineId
+    rate_per_s: float | None
 
 
 class StopSource(msgspec.Struct, frozen=True, tag=True):
@@ -410,6 +430,7 @@ ToAgent = (
     | Retire
     | StartSource
     | StopSource
+    | SetRate
     | ShapeLink
     | SetSpeed
     | SetLoad

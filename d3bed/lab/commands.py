@@ -46,6 +46,22 @@ def strategy(
 
 
 @steer.command()
+def frames(
+    rate: Annotated[
+        float | None, typer.Option("--rate", "-r", help="Frames a second; 0 pauses.", min=0)
+    ] = None,
+    free: Annotated[bool, typer.Option("--free", help="One frame as soon as another is answered.")] = False,
+    pipeline: Annotated[str, typer.Option(help="Which pipeline.")] = "main",
+    server: ServerOption = LOCAL,
+    token: TokenOption = None,
+) -> None:
+    """Change how many frames a second a running pipeline's camera takes, and watch the plan follow."""
+    if free == (rate is not None):
+        raise ConfigError("--rate", "", "give either a rate or --free", "as in: d3bed frames --rate 15")
+    _post(server, f"pipelines/{pipeline}/rate", {"rate_per_s": rate}, token)
+
+
+@steer.command()
 def link(
     source: Annotated[str, typer.Argument(help="Agent at the sending end.")],
     target: Annotated[str, typer.Argument(help="Agent at the receiving end.")],

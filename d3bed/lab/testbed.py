@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,19 +101,39 @@ class Testbed:
             raise SwitchFailed(await self._last_problem())
         return view
 
+    async def set_rate(self, rate_per_s: float | None) -> dict[str, Any]:
+        """Change the frame rate and wait for the plan that follows; returns the pipeline's view."""
+        await self._post("rate", {"rate_per_s": rate_per_s})
+        return await self._settled()
+
+    async def stream(self, seconds: float) -> tuple[dict[str, Any], float]:
+        """Let frames come for a while, at the pipeline's rate; the run's report, and answers per second."""
+        before = (await self._view())["run"]
+        await self._post("start", {})
+        view = await self._until(lambda view: view["run"] != before and view["frames"]["answered"])
+        await asyncio.sleep(seconds)
+        await self._post("stop", {})
+        await self._until(lambda view: view["phase"] != "running")
+        run = await self.watched(client.get(self.base, f"/api/runs/{view['run']}"))
+        report = await self.watched(client.get(self.base, f"/api/runs/{view['run']}/report"))
+        return report, report["frames"]["answered"] / (run["ended_s"] - run["started_s"])
+
     async def run(self, frames: int) -> dict[str, Any]:
         """Answer `frames` frames and return the run's `d3bed.report/1`."""
         before = (await self._view())["run"]
         await self._post("start", {"frames": frames})
-        while True:
-            view = await self._view()
-            if view["run"] != before and view["phase"] != "running":
-                return await self.watched(client.get(self.base, f"/api/runs/{view['run']}/report"))
-            await asyncio.sleep(_POLL_S)
+        view = await self._until(lambda view: view["run"] != before and view["phase"] != "running")
+        return await self.watched(client.get(self.base, f"/api/runs/{view['run']}/report"))
 
     async def ready(self) -> dict[str, Any]:
         """Wait for the first plan."""
         return await self._settled()
+
+    async def _until(self, holds: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        """The pipeline's view once something holds of it."""
+        while not holds(view := await self._view()):  # noqa: ASYNC110 - another process
+            await asyncio.sleep(_POLL_S)
+        return view
 
     async def _settled(self) -> dict[str, Any]:
         """The pipeline's view once a plan is in force; where no frames flow, one from measured times."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from d3bed.plan.adapt import Basis, Change, Patience, Verdict, changes, judge
 from d3bed.plan.adjust import Adjustment, Standing, adjust
-from d3bed.plan.choose import Choice, Pin, choose, pinned
+from d3bed.plan.choose import Choice, Pin, Variant, choose, pinned
 from d3bed.plan.estimate import Factor, LinkEstimate, LinkEstimator, ProfileCorrection, Segment
 from d3bed.plan.optimal import Proven, proven
 from d3bed.plan.predictor import Predictor, Sample, Work, samples_of, works
@@ -35,6 +35,7 @@ __all__ = [
     "Standing",
     "Strategy",
     "Timeline",
+    "Variant",
     "Verdict",
     "Work",
     "adjust",

@@ -1,14 +1,17 @@
 """From measurements to a plan: who takes part, and which vertices run on which tier.
 
 Decides for one pipeline, from profiles and link rates alone. A device has its tier to itself; where
-several edge or cloud agents could take part, each way of choosing them is planned for and the one
-that costs least is kept. An agent takes part only if it has a profile and measured links, both ways,
-to its neighbours on the route. Must not know how agents are reached or plans carried out.
+several edge or cloud agents could take part, each way of choosing them is planned for and the best one
+is kept: the one that costs least; of a stream of frames, the one that keeps up with it and answers soonest,
+or else the one that keeps up with most, which may be a mix of plans. An agent takes part only if it has a
+profile and measured links, both ways, to its neighbours on the route. Must not know how agents are reached
+or plans carried out.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +36,17 @@ __all__ = ["TILED_STRATEGIES", "Choice", "Pin", "choose", "pinned"]
 #: Strategies whose edge segment edge agents may share; rivals know nothing of it.
 TILED_STRATEGIES = ("optimal", "hpa", "hpa-greedy", "layers", "edge")
 
+#: Strategies that answer a stream which no single plan sustains with a mix of plans; the others with the
+#: plan that they make without regard to the rate.
+MIXING_STRATEGIES = ("optimal", "hpa")
+
+#: Plans for a stream keep this much in reserve: predicted times are some per cent off, and a stage that is
+#: busy all the time has an ever longer queue before it.
+RESERVE = 1.1
+
+#: More frames than this are never under way at once.
+_MOST_UNDER_WAY = 32
+
 #: Cutting and tiling in turn comes to rest after one or two rounds.
 _MOST_ROUNDS = 3
 
@@ -47,11 +61,23 @@ class Pin(msgspec.Struct, frozen=True):
     tiers: tuple[Tier, ...]
 
 
+class Variant(msgspec.Struct, frozen=True):
+    """One plan of a mix, the share of frames that takes it, and what to expect of those."""
+
+    plan: Plan
+    share: float
+    timeline: Timeline
+
+
 class Choice(msgspec.Struct, frozen=True):
     """The plan, who carries it out (only tiers that it uses, or that relay), and what to expect.
 
+    Where no plan sustains the stream, frames may take several in fixed shares: then `mix` are all of them,
+    largest share first, and `plan` and `timeline` those of the first.
+
     `kept_s` is the predicted latency of staying with the current plan and its route, under the same
-    conditions; None if there is no current plan, or an agent or link that it needs is gone. `agents` are
+    conditions; None if there is no current plan, or an agent or link that it needs is gone. `outrun`: that
+    plan cannot keep up with the frames, and the new one does better. `agents` are
     those that were planned with, also on tiers that the plan leaves out; `adjustment` is what HPA's local
     adjustment looked at, where it made the plan. `alone_s` is the predicted latency if one tier did it all,
     where it may.
@@ -64,14 +90,48 @@ class Choice(msgspec.Struct, frozen=True):
     timeline: Timeline
     agents: dict[Tier, AgentId]
     kept_s: float | None = None
+    outrun: bool = False
     adjustment: Adjustment | None = None
     alone_s: dict[Tier, float] = {}
+    mix: tuple[Variant, ...] = ()
+
+    @property
+    def latency_s(self) -> float:
+        """What a frame is predicted to take, on average."""
+        return sum(v.share * v.timeline.latency_s for v in self.mix) if self.mix else self.timeline.latency_s
+
+    @property
+    def compute_s(self) -> dict[Tier, float]:
+        """Seconds that each tier computes for a frame, on average."""
+        if not self.mix:
+            return dict(self.timeline.compute_s)
+        tiers = {tier for v in self.mix for tier in v.timeline.compute_s}
+        return {
+            t: sum(v.share * v.timeline.compute_s.get(t, 0.0) for v in self.mix) for t in TIERS if t in tiers
+        }
+
+    @property
+    def frames_per_s(self) -> float:
+        """What a stream of frames cannot exceed: its busiest stage is busy all the time."""
+        if not self.mix:
+            return self.timeline.frames_per_s
+        stages = {stage for v in self.mix for stage in v.timeline.busy_s}
+        busiest_s = max(
+            sum(v.share * v.timeline.busy_s.get(stage, 0.0) for v in self.mix) for stage in stages
+        )
+        return 1 / busiest_s if busiest_s > 0 else math.inf
+
+    @property
+    def depth(self) -> int:
+        """How many frames under way keep every stage busy (Little's law), one more to be next."""
+        return min(_MOST_UNDER_WAY, 1 + math.ceil(min(self.latency_s * self.frames_per_s, _MOST_UNDER_WAY)))
 
     @property
     def participants(self) -> dict[AgentId, Tier]:
         """All that take part and their tiers: the route, and edge agents that help with tiles."""
         found = {agent: tier for tier, agent in self.route.items()}
-        return {agent: Tier.EDGE for agent in self.plan.tile_agents} | found
+        plans = [variant.plan for variant in self.mix] or [self.plan]
+        return {agent: Tier.EDGE for plan in plans for agent in plan.tile_agents} | found
 
 
 def pinned(graph: Graph, pins: Sequence[Pin]) -> dict[str, tuple[Tier, ...]]:
@@ -112,11 +172,13 @@ def choose(
     tiling: str = "none",
     fixed_s: Mapping[AgentId, Sequence[float]] | None = None,
     untiled: Collection[int] = (),
+    rate_per_s: float | None = None,
 ) -> Choice:
     """Plan `graph` for the pipeline of `device`, with the agents that serve it best.
 
     `profiles` are seconds per vertex; `rates` are directed. Least cost wins, then least predicted
-    latency, then the agents' names. With `tiling` (a method of `vsm`) edge agents share the edge's layers
+    latency, then the agents' names; at a `rate_per_s`, least latency of what sustains it, else the highest
+    rate. With `tiling` (a method of `vsm`) edge agents share the edge's layers
     where that is predicted to be faster, but for the vertices `untiled`; `fixed_s` is the part of the
     profiles that does not depend on a tile's size. Rivals and single tiers other than the edge are left as
     they are. Raises `ConfigError` (strategy, pins), `PlanInfeasible` if no
@@ -125,25 +187,24 @@ def choose(
     if device not in profiles:
         raise PlanInfeasible(Tier.DEVICE, f"{device} has no profile yet")
     allowed = pinned(graph, pins)
-    found: list[tuple[float, float, tuple[str, ...], Choice]] = []
+    wanted = _Wanted(strategy, allowed, current, migration_cost_s, rate_per_s and rate_per_s * RESERVE)
+    found: list[Choice] = []
     refusals: list[D3Error] = []
     for route in _routes(device, profiles, agents, rates):
         for name, tiers in allowed.items():
             if not set(tiers) & set(route):
-                wanted = " or ".join(tiers)
-                refusals.append(PlanInfeasible(wanted, f"{name} is pinned to it, and no such agent is ready"))
+                where = " or ".join(tiers)
+                refusals.append(PlanInfeasible(where, f"{name} is pinned to it, and no such agent is ready"))
                 break
         else:
             try:
-                choice = _plan(graph, route, profiles, rates, strategy, allowed, current, migration_cost_s)
+                found.append(_plan(graph, route, profiles, rates, wanted))
             except PlanInfeasible as refusal:
                 refusals.append(refusal)
-                continue
-            cost = choice.solution.cost_s
-            found.append((cost, choice.timeline.latency_s, tuple(route.values()), choice))
     if not found:
         raise refusals[0]
-    best = min(found, key=lambda entry: entry[:3])[3]
+    found.sort(key=lambda choice: (*wanted.rank(choice), tuple(choice.agents.values())))
+    best = found[0]
     costs = TileCosts(graph, profiles, fixed_s or {}, PIECE_S)
     if tiling != "none" and strategy in TILED_STRATEGIES:
         edges = [agent for agent, tier in agents.items() if tier is Tier.EDGE and agent in profiles]
@@ -151,16 +212,50 @@ def choose(
 
         def promised_s(route: dict[Tier, AgentId]) -> float:
             shared = {**profiles, route[Tier.EDGE]: tiles.shared_evenly(route[Tier.EDGE])}
-            made = _plan(graph, route, shared, rates, strategy, allowed, current, migration_cost_s)
-            return made.timeline.latency_s
+            return _plan(graph, route, shared, rates, wanted).latency_s
 
-        inexpensive_first = [choice.agents for *_, choice in sorted(found, key=lambda entry: entry[:3])]
-        for route in _owner_routes(inexpensive_first, tiles, promised_s):
-            best = _tiled(best, route, tiles, strategy, allowed, current, migration_cost_s)
+        for route in _owner_routes([choice.agents for choice in found], tiles, promised_s):
+            best = _tiled(best, route, tiles, wanted)
     best = msgspec.structs.replace(best, alone_s=_alone_s(best, costs, rates, allowed))
     if current is None:
         return best
-    return msgspec.structs.replace(best, kept_s=_kept_s(current, costs, rates))
+    kept = _kept(current, costs, rates)
+    if kept is None:
+        return best
+    outrun = not wanted.is_sustained(kept) and best.frames_per_s > kept.frames_per_s * RESERVE
+    return msgspec.structs.replace(best, kept_s=kept.latency_s, outrun=outrun)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a plan is made for; `rate_per_s` includes the reserve."""
+
+    strategy: str
+    allowed: Mapping[str, Sequence[Tier]]
+    current: Choice | None
+    migration_cost_s: float
+    rate_per_s: float | None
+
+    def rank(self, choice: Choice) -> tuple[float, float]:
+        """Less is better."""
+        if self.rate_per_s is None:
+            return choice.solution.cost_s, choice.latency_s
+        if self.is_sustained(choice):
+            return 0.0, choice.latency_s
+        return 1 / choice.frames_per_s, choice.latency_s
+
+    def is_sustained(self, choice: Choice) -> bool:
+        return self.rate_per_s is None or choice.frames_per_s >= self.rate_per_s * (1 - _ROUNDING)
+
+    def is_better(self, choice: Choice, other: Choice) -> bool:
+        """Whether its frames are answered sooner; first of all, whether it keeps up with them better."""
+        if self.rate_per_s is None:
+            return choice.latency_s < other.latency_s
+        return self.rank(choice) < self.rank(other)
+
+
+#: Two ways to add up the seconds of a stage.
+_ROUNDING = 1e-6
 
 
 def _alone_s(
@@ -180,17 +275,19 @@ def _alone_s(
     return found
 
 
-def _kept_s(
+def _kept(
     current: Choice, costs: TileCosts, rates: Mapping[tuple[AgentId, AgentId], LinkRate]
-) -> float | None:
-    """Predicted latency of a plan that is there already."""
+) -> Choice | None:
+    """A plan that is there already, as it would go now; None where it cannot go on."""
+
+    def seen(plan: Plan) -> Timeline:
+        return timeline(costs.graph, plan, current.route, costs.times_s, rates, costs.tile_s, costs.piece_s)
+
     try:
-        seen = timeline(
-            costs.graph, current.plan, current.route, costs.times_s, rates, costs.tile_s, costs.piece_s
-        )
+        mix = tuple(Variant(v.plan, v.share, seen(v.plan)) for v in current.mix)
+        return msgspec.structs.replace(current, timeline=seen(current.plan), mix=mix)
     except (PlanInfeasible, KeyError):
         return None
-    return seen.latency_s
 
 
 # ── tiles ─────────────────────────────────────────────────────────────────────────────────────────
@@ -263,10 +360,7 @@ def _tiled(
     untiled: Choice,
     route: dict[Tier, AgentId],
     tiles: _Tiles,
-    strategy: str,
-    allowed: Mapping[str, Sequence[Tier]],
-    current: Choice | None,
-    migration_cost_s: float,
+    wanted: _Wanted,
 ) -> Choice:
     """The better of the plan without tiles and one with them.
 
@@ -278,7 +372,7 @@ def _tiled(
     before: tuple[Tier, ...] = ()
     for _ in range(_MOST_ROUNDS):
         profiles = {**tiles.costs.times_s, owner: times_s}
-        choice = _plan(graph, route, profiles, tiles.rates, strategy, allowed, current, migration_cost_s)
+        choice = _plan(graph, route, profiles, tiles.rates, wanted)
         if choice.plan.tiers == before:
             break
         before = choice.plan.tiers
@@ -293,8 +387,9 @@ def _tiled(
             tiles.costs.tile_s,
             tiles.costs.piece_s,
         )
-        if blocks and seen.latency_s < best.timeline.latency_s:
-            best = msgspec.structs.replace(choice, plan=plan, timeline=seen)
+        tiled = msgspec.structs.replace(choice, plan=plan, timeline=seen, mix=())
+        if blocks and wanted.is_better(tiled, best):
+            best = tiled
     return best
 
 
@@ -306,12 +401,10 @@ def _plan(
     route: dict[Tier, AgentId],
     profiles: Mapping[AgentId, Sequence[float]],
     rates: Mapping[tuple[AgentId, AgentId], LinkRate],
-    strategy: str,
-    allowed: Mapping[str, Sequence[Tier]],
-    current: Choice | None,
-    migration_cost_s: float,
+    wanted: _Wanted,
 ) -> Choice:
     """The plan for one choice of agents. HPA adjusts the one in force, if these agents carry it out."""
+    current = wanted.current
     times_s = {tier: profiles[agent] for tier, agent in route.items()}
     hops = list(zip(route, list(route)[1:], strict=False))
     ends = (route[Tier.DEVICE], route.get(Tier.CLOUD))
@@ -321,21 +414,48 @@ def _plan(
         graph,
         times_s,
         {f"{here}-{there}": rates[route[here], route[there]] for here, there in hops},
-        allowed=allowed,
+        allowed=wanted.allowed,
         current=current.plan.tiers if current is not None else None,
-        migration_cost_s=migration_cost_s,
+        migration_cost_s=wanted.migration_cost_s,
+        rate_per_s=wanted.rate_per_s,
         where=graph.model,
     )
+
+    def planned(tiers: tuple[Tier, ...]) -> tuple[Plan, Timeline]:
+        plan = Plan(tiers, direct=direct_values(graph, tiers, route, rates))
+        return plan, timeline(graph, plan, route, profiles, rates)
+
     in_force = current if current is not None and current.agents == route else None
-    if strategy == "hpa" and in_force is not None:
-        solution, adjustment = _adjusted(problem, in_force)
-    else:
-        solution, adjustment = solve(problem, strategy), None
-    plan = Plan(solution.tiers, direct=direct_values(graph, solution.tiers, route, rates))
-    last = max(tier.rank for tier in plan.tiers)
+    adjustment, variants = None, []
+    try:
+        if wanted.strategy == "hpa" and in_force is not None:
+            solution, adjustment = _adjusted(problem, in_force)
+        else:
+            solution = solve(problem, wanted.strategy)
+    except PlanInfeasible:
+        if problem.rate_per_s is None:
+            raise
+        problem = msgspec.structs.replace(problem, rate_per_s=None)
+        solution = solve(problem, wanted.strategy)
+        if wanted.strategy in MIXING_STRATEGIES:
+            from d3bed.plan.mix import best_mix  # here, so that importing the planner stays cheap
+
+            mix = best_mix(problem)
+            shares = sorted(zip(mix.shares, mix.plans, strict=True), reverse=True)
+            variants = [(share, *planned(tiers)) for share, tiers in shares]
+    plan, seen = variants[0][1:] if variants else planned(solution.tiers)
+    last = max(tier.rank for used in (plan, *(v[1] for v in variants)) for tier in used.tiers)
     needed = {tier: agent for tier, agent in route.items() if tier.rank <= last}
-    seen = timeline(graph, plan, route, profiles, rates)
-    return Choice(plan, needed, problem, solution, seen, agents=route, adjustment=adjustment)
+    return Choice(
+        plan,
+        needed,
+        problem,
+        solution,
+        seen,
+        agents=route,
+        adjustment=adjustment,
+        mix=tuple(Variant(plan, share, seen) for share, plan, seen in variants if len(variants) > 1),
+    )
 
 
 def _adjusted(problem: Problem, in_force: Choice) -> tuple[Solution, Adjustment]:

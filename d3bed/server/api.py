@@ -22,6 +22,7 @@ from d3bed.core.messages import ModelSpec
 from d3bed.server.events import (
     Change,
     ChangeModel,
+    ChangeRate,
     ChangeStrategy,
     Circumstance,
     EndAgent,
@@ -155,6 +156,12 @@ class Changed(msgspec.Struct, frozen=True):
     """What was noted; it is on its way to the agent, and what follows from it is in the feed."""
 
     message: str
+
+
+class RateOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Frames a second; 0: paused, null: each as soon as one before it is answered."""
+
+    rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1000)] | None
 
 
 class StopOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -301,6 +308,9 @@ class Api:
             raise ApiError(409, f"pipeline {id}: a run is under way; stop it first")
         in_flight = body.in_flight or pipeline.settings.in_flight
         return self._order(StartRun(pipeline.settings.id, body.frames, in_flight))
+
+    async def rate(self, id: str, body: RateOrder) -> Accepted:
+        return self._order(ChangeRate(self._known(id), body.rate_per_s))
 
     async def stop(self, id: str, body: StopOrder) -> Accepted:
         return self._order(StopRun(self._known(id)))
@@ -458,6 +468,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", f"{_PIPELINE}/strategy", "Plan by a strategy", Api.strategy, Accepted, StrategyOrder),
     Route("POST", f"{_PIPELINE}/model", "Switch to a model", Api.model, Accepted, ModelOrder),
     Route("POST", f"{_PIPELINE}/start", "Start a run of frames", Api.start, Accepted, RunOrder),
+    Route("POST", f"{_PIPELINE}/rate", "Change the frame rate", Api.rate, Accepted, RateOrder),
     Route("POST", f"{_PIPELINE}/stop", "Stop the run", Api.stop, Accepted, StopOrder),
     Route("POST", "/api/links", "Change an emulated link", Api.link, Changed, LinkOrder),
     Route("POST", "/api/links/reset", "Undo its changes", Api.link_reset, Changed, LinkReset),

@@ -45,6 +45,7 @@ from d3bed.server.events import (
     AgentSaid,
     Change,
     ChangeModel,
+    ChangeRate,
     ChangeStrategy,
     CloseAgent,
     Command,
@@ -141,6 +142,8 @@ class Coordinator:
                 self.pipelines[pipeline].want(cause, strategy=strategy, tiling=tiling)
             case ChangeModel(pipeline, model):
                 self.pipelines[pipeline].want(f"model {model.name} chosen", model=model)
+            case ChangeRate(pipeline, rate_per_s):
+                self.pipelines[pipeline].set_rate(rate_per_s)
             case StartRun(pipeline, frames, in_flight):
                 pipe = self.pipelines[pipeline]
                 pipe.stream.begin(Start(frames, in_flight), pipe.active)
@@ -308,14 +311,14 @@ class Coordinator:
                 pipe.frame_rescued(agent, epoch, frame, problem)
             case Drained(epoch=epoch):
                 pipe.drained(epoch)
-            case FramesAnswered(sent=sent, frames=frames):
-                traffic.frames_answered(sent, frames)
+            case FramesAnswered(sent=sent, frames=frames, dropped=dropped):
+                traffic.frames_answered(sent, frames, dropped)
             case SpansRecorded(spans=spans, clock_error_s=clock_error_s):
                 traffic.spans_recorded(agent, spans, clock_error_s)
             case Transferred(transfers=transfers):
                 traffic.transferred(agent, transfers)
-            case SourceEnded(sent=sent, answered=answered):
-                traffic.source_ended(sent, answered)
+            case SourceEnded(sent=sent, answered=answered, dropped=dropped):
+                traffic.source_ended(sent, answered, dropped)
 
     def _pipelines_of(self, record: AgentRecord) -> list[Pipeline]:
         return [p for p in self.pipelines.values() if record.register.agent in p.settings.tiers]

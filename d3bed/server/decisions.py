@@ -53,7 +53,7 @@ class Decisions:
             plan=epoch.sentence(),
             alternatives=_alternatives(epoch.choice, before),
             kept_s=epoch.choice.kept_s,
-            predicted_s=epoch.predicted_s,
+            predicted_s=epoch.choice.latency_s,
         )
         self._open[epoch.number] = (view, [])
         if len(self._open) > KEPT:
@@ -90,14 +90,15 @@ class Decisions:
 
     # ── what came of it ───────────────────────────────────────────────────────────────────────────
 
-    def answered(self, frame: FrameReport, in_flight: int) -> DecisionView | None:
-        """Returns a move that has its measured result with this answer. Of frames that waited for others
-        (`in_flight`) the prediction, which is of one alone, is not judged."""
-        found = self._open.get(frame.epoch)
+    def answered(self, frame: FrameReport, lead: Epoch, in_flight: int) -> DecisionView | None:
+        """Returns a move that has its measured result with this answer; `lead`: the epoch that leads the mix
+        of the frame's. Of frames that waited for others (`in_flight`) the prediction, which is of one alone,
+        is not judged."""
+        found = self._open.get(lead)
         if found is None or frame.attempts > 1:
             return None
-        found[1].append(frame.latency_s)
-        return self._settle(frame.epoch, in_flight) if len(found[1]) >= MEASURED_FRAMES else None
+        found[1].append(frame.latency_s - frame.waited_s)
+        return self._settle(lead, in_flight) if len(found[1]) >= MEASURED_FRAMES else None
 
     def closed(self, epoch: Epoch, in_flight: int) -> DecisionView | None:
         """No more answers will come of this epoch: those that came have to do."""
@@ -170,7 +171,7 @@ class Decisions:
 
 def _alternatives(choice: Choice, present: PlannedEpoch | None) -> tuple[AlternativeView, ...]:
     """The plan that was made, the one in force, and each tier alone; what takes least comes first."""
-    found = [AlternativeView(placement(choice.plan, choice.route), choice.timeline.latency_s)]
+    found = [AlternativeView(placement(choice.plan, choice.route), choice.latency_s)]
     if present is not None and choice.kept_s is not None and present.sentence() != found[0].plan:
         found.append(AlternativeView(f"as it was: {present.sentence()}", choice.kept_s))
     found += [AlternativeView(f"all on {choice.agents[tier]}", s) for tier, s in choice.alone_s.items()]

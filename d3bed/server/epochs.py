@@ -22,6 +22,10 @@ from d3bed.server.views import EpochReport, EpochView
 __all__ = ["PlannedEpoch", "Wish", "placement"]
 
 
+#: A mix whose shares stray by less is the same mix.
+SHARE_BAND = 0.05
+
+
 class Wish(msgspec.Struct, frozen=True):
     """Something that calls for a new plan.
 
@@ -44,13 +48,16 @@ class Wish(msgspec.Struct, frozen=True):
         return tuple(sorted(change.subject for change in self.seen))
 
 
-@dataclass
+@dataclass(eq=False)
 class PlannedEpoch:
     """A plan, who carries it out, and what came of it.
 
     `choice` is the planner's answer: the plan, its route, what is predicted. `moved` counts vertices
     against the epoch before, if that had the same model. `connections` are those of the agents that take
     part when it was decided: an agent that came back under another one knows nothing of this epoch.
+
+    Where frames take several plans in turn, each plan has an epoch, with its `share` of the frames; the first
+    leads, and has the `others`.
     """
 
     pipeline: PipelineId
@@ -62,6 +69,9 @@ class PlannedEpoch:
     connections: dict[AgentId, int]
     due_s: float
     basis: Basis
+    share: float = 1.0
+    others: tuple[PlannedEpoch, ...] = ()
+    led_by: Epoch | None = None
     ready: set[AgentId] = field(default_factory=set)
     activated_at: float | None = None
     #: Whether a node or link that it needs was lost: its unanswered frames must run again.
@@ -76,6 +86,21 @@ class PlannedEpoch:
     @property
     def number(self) -> Epoch:
         return self.life.epoch
+
+    @property
+    def late(self) -> set[AgentId]:
+        """Those that have yet to prepare it."""
+        return set(self.agents) - self.ready
+
+    @property
+    def lead(self) -> Epoch:
+        """The number of the epoch that leads the mix; without a mix its own."""
+        return self.number if self.led_by is None else self.led_by
+
+    @property
+    def group(self) -> tuple[PlannedEpoch, ...]:
+        """All that are active together with it, itself first."""
+        return (self, *self.others)
 
     @property
     def plan(self) -> Plan:
@@ -93,7 +118,8 @@ class PlannedEpoch:
     @property
     def identity(self) -> object:
         """Equal for epochs that place frames alike."""
-        return self.wish.model.key, self.plan, tuple(sorted(self.route.items()))
+        plans = tuple(each.plan for each in self.group)
+        return self.wish.model.key, plans, tuple(sorted(self.route.items()))
 
     @property
     def agents(self) -> dict[AgentId, Tier]:
@@ -152,9 +178,15 @@ class PlannedEpoch:
     def text(self) -> str:
         return self.plan.describe(self.graph)
 
-    def is_same(self, model: ModelSpec, plan: Plan, connections: dict[AgentId, int]) -> bool:
-        """Whether frames would be run just as under this epoch."""
-        return (self.wish.model, self.plan, self.connections) == (model, plan, connections)
+    def is_same(self, model: ModelSpec, choice: Choice, connections: dict[AgentId, int]) -> bool:
+        """Whether frames would be run just as under this epoch and the others of its mix."""
+        if (self.wish.model, self.connections) != (model, connections):
+            return False
+        shares = [(v.plan, v.share) for v in choice.mix] or [(choice.plan, 1.0)]
+        return len(shares) == len(self.group) and all(
+            each.plan == plan and abs(each.share - share) < SHARE_BAND
+            for each, (plan, share) in zip(self.group, shares, strict=True)
+        )
 
     @property
     def view(self) -> EpochView:
@@ -183,6 +215,9 @@ class PlannedEpoch:
         )
 
     def sentence(self) -> str:
+        """What its plan does, in words; where frames take several plans in turn, what each does."""
+        if self.others:
+            return "; ".join(f"{e.share:.0%} of frames {placement(e.plan, e.route)}" for e in self.group)
         return placement(self.plan, self.route)
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "AgentSaid",
     "Change",
     "ChangeModel",
+    "ChangeRate",
     "ChangeStrategy",
     "CloseAgent",
     "Command",
@@ -111,11 +112,18 @@ class ChangeModel(msgspec.Struct, frozen=True):
 
 
 class StartRun(msgspec.Struct, frozen=True):
-    """`frames` None: until stopped; at most `in_flight` unanswered."""
+    """`frames` None: until stopped; at most `in_flight` unanswered, None: as many as the rate needs."""
 
     pipeline: PipelineId
     frames: int | None
-    in_flight: int
+    in_flight: int | None
+
+
+class ChangeRate(msgspec.Struct, frozen=True):
+    """Frames come at another rate: 0 pauses them, None is one after the other."""
+
+    pipeline: PipelineId
+    rate_per_s: float | None
 
 
 class StopRun(msgspec.Struct, frozen=True):
@@ -159,7 +167,7 @@ class Shutdown(msgspec.Struct, frozen=True):
     reason: str
 
 
-Order = ChangeStrategy | ChangeModel | StartRun | StopRun
+Order = ChangeStrategy | ChangeModel | ChangeRate | StartRun | StopRun
 Circumstance = Change | Undo | EndAgent
 Event = (
     AgentJoined
@@ -224,6 +232,7 @@ class ComputePlan(msgspec.Struct, frozen=True):
     strategy: str
     tiling: str
     untiled: frozenset[int]
+    rate_per_s: float | None
     current: Choice | None
 
 

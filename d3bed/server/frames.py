@@ -154,6 +154,7 @@ class FrameTracker:
             attempts=report.attempts,
             compute_s=compute_s,
             spans=tuple(sorted(tracked.spans, key=lambda s: s.start_s)),
+            waited_s=report.waited_s,
         )
 
     def _compute_s(self, tracked: _Tracked) -> dict[Tier, float]:

@@ -135,6 +135,14 @@ class Pipeline:
             forced,
         )
 
+    def set_rate(self, rate_per_s: float | None) -> None:
+        """The camera takes another number of frames a second, which may need another plan."""
+        self.stream.set_rate(rate_per_s)
+        if rate_per_s == 0:
+            self.world.note("frames are paused", pipeline=self.settings.id)
+        else:
+            self.want("frames come one by one" if rate_per_s is None else f"{rate_per_s:g} frames/s wanted")
+
     def give_up(self, problem: str, *, level: Literal["warn", "error"] = "error") -> None:
         """The wish cannot be granted; an active epoch goes on."""
         self._call_off(problem)
@@ -200,6 +208,7 @@ class Pipeline:
                 strategy=wish.strategy,
                 tiling=wish.tiling,
                 untiled=frozenset(self._distrust.untiled.get(wish.model, ())),
+                rate_per_s=self.stream.rate_per_s or None,
                 current=current.choice if current else None,
             )
         )
@@ -215,41 +224,63 @@ class Pipeline:
         if request != self._request or wish is None:
             return
         self._request = None
-        route = choice.route
         connections = {agent: self.world.agents[agent].connection for agent in choice.participants}
         self._record_plan(wish, choice)
         active = self.active
-        if active is not None and not wish.forced and active.is_same(wish.model, choice.plan, connections):
+        if active is not None and not wish.forced and active.is_same(wish.model, choice, connections):
             active.wish = msgspec.structs.replace(active.wish, strategy=wish.strategy, tiling=wish.tiling)
             self._keep(active, wish, choice, "the plan is the same")
             return
-        if active is not None and wish.reconsider and choice.kept_s is not None:
-            verdict = judge(choice.kept_s, choice.timeline.latency_s)
+        if active is not None and wish.reconsider and choice.kept_s is not None and not choice.outrun:
+            verdict = judge(choice.kept_s, choice.latency_s)
             if not verdict.move:
                 self._keep(active, wish, choice, verdict.reason)
                 return
-        graph = self.world.agents[self.settings.device].loaded[wish.model].graph
-        same_model = active is not None and active.wish.model == wish.model
-        epoch = PlannedEpoch(
-            pipeline=self.settings.id,
-            life=EpochLife(self.world.new_epoch()),
-            wish=wish,
-            graph=graph,
-            choice=choice,
-            moved=len(choice.plan.moved(active.plan)) if active and same_model else 0,
-            connections=connections,
-            due_s=self.world.now + PREPARE_S,
-            basis=self._basis,
-        )
+        epoch = self._proposed(wish, choice, connections)
         self._line.propose(epoch)
         self._stage = ("preparing", f"epoch {epoch.number}: {epoch.sentence()}")
+        for each in epoch.group:
+            self._prepare(each)
+
+    def _proposed(self, wish: Wish, choice: Choice, connections: dict[AgentId, int]) -> PlannedEpoch:
+        """The epoch of a plan; of a mix that of the first plan, which leads the others."""
+        active = self.active
+        same_model = active is not None and active.wish.model == wish.model
+
+        def planned(choice: Choice, share: float, led_by: Epoch | None) -> PlannedEpoch:
+            return PlannedEpoch(
+                pipeline=self.settings.id,
+                life=EpochLife(self.world.new_epoch()),
+                wish=wish,
+                graph=self.world.agents[self.settings.device].loaded[wish.model].graph,
+                choice=choice,
+                moved=len(choice.plan.moved(active.plan)) if active and same_model else 0,
+                connections=connections,
+                due_s=self.world.now + PREPARE_S,
+                basis=self._basis,
+                share=share,
+                led_by=led_by,
+            )
+
+        lead = planned(choice, choice.mix[0].share if choice.mix else 1.0, None)
+        lead.others = tuple(
+            planned(
+                msgspec.structs.replace(choice, plan=other.plan, timeline=other.timeline, mix=()),
+                other.share,
+                lead.number,
+            )
+            for other in choice.mix[1:]
+        )
+        return lead
+
+    def _prepare(self, epoch: PlannedEpoch) -> None:
         for agent, tier in epoch.agents.items():
             peers = tuple(
                 self._ground.peer(agent, tier, to, epoch.agents[to]) for to in epoch.receivers(agent)
             )
+            route = Route(epoch.route)
             self.world.send(
-                agent,
-                Prepare(self.settings.id, epoch.number, wish.model, epoch.plan, Route(route), peers),
+                agent, Prepare(self.settings.id, epoch.number, epoch.wish.model, epoch.plan, route, peers)
             )
 
     def _keep(self, active: PlannedEpoch, wish: Wish, choice: Choice, reason: str) -> None:
@@ -262,8 +293,9 @@ class Pipeline:
     # ── from epoch to epoch ───────────────────────────────────────────────────────────────────────
 
     def ready(self, agent: AgentId, number: Epoch, tiles: tuple[TileReady, ...] = ()) -> None:
-        epoch = self._line.preparing
-        if epoch is None or epoch.number != number:
+        lead = self._line.preparing
+        epoch = next((each for each in lead.group if each.number == number), None) if lead else None
+        if lead is None or epoch is None:
             return
         if inexact := [tile for tile in tiles if not tile.identical]:
             block = self._distrust.never_tile(epoch, inexact)
@@ -271,13 +303,17 @@ class Pipeline:
             return
         epoch.tiles += tiles
         epoch.ready.add(agent)
-        if not epoch.ready >= set(epoch.agents):
+        if any(each.late for each in lead.group):
             return
-        self.wish = None
+        self.wish, epoch = None, lead
         old = self._line.activate()
         if old is not None and epoch.wish.reconsider:
             self._patience.moved(old.identity, epoch.identity, self.world.now)
         reasons = []
+        if self.stream.rate_per_s:
+            reasons.append(f"good for {epoch.choice.frames_per_s:.3g} frames/s")
+        if epoch.choice.outrun:
+            reasons.append("the plan before could not keep up")
         if (adjusted := epoch.choice.adjustment) is not None:
             reasons.append(f"{adjusted.examined} of {len(epoch.plan.tiers)} vertices looked at")
         if guessed := self.guessed:
@@ -286,7 +322,8 @@ class Pipeline:
         self.stream.activated(epoch)
 
     def prepare_failed(self, agent: AgentId, number: Epoch, problem: str) -> None:
-        if self._line.preparing is not None and self._line.preparing.number == number:
+        preparing = self._line.preparing
+        if preparing is not None and number in [each.number for each in preparing.group]:
             self.give_up(f"{agent} could not prepare epoch {number}: {problem}")
 
     def drained(self, number: Epoch) -> None:
@@ -303,7 +340,8 @@ class Pipeline:
 
         Without a `peer` it is a frame that failed on `agent`: no other plan would mend that.
         """
-        if self.active is None or self.active.number != number or self.active.broken:
+        epoch = self.epochs.get(number)
+        if self.active is None or epoch not in self.active.group or epoch.broken:
             return
         if not peer:
             self.world.note(f"{agent}: {problem}", "error", pipeline=self.settings.id)
@@ -412,7 +450,7 @@ class Pipeline:
     def check_time(self) -> None:
         epoch = self._line.preparing
         if epoch is not None and self.world.now >= epoch.due_s:
-            late = sorted(set(epoch.agents) - epoch.ready)
+            late = sorted({agent for each in epoch.group for agent in each.late})
             self.give_up(f"{', '.join(late)} not ready for epoch {epoch.number} in time")
 
     # ── rows and words ────────────────────────────────────────────────────────────────────────────

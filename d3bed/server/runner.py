@@ -179,4 +179,5 @@ def choice_for(command: ComputePlan) -> Choice:
         tiling=command.tiling,
         fixed_s=command.fixed_s,
         untiled=command.untiled,
+        rate_per_s=command.rate_per_s,
     )

@@ -29,7 +29,7 @@ class Start(msgspec.Struct, frozen=True):
     """A run that was asked for and waits for an active epoch."""
 
     frames: int | None
-    in_flight: int
+    in_flight: int | None
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Run:
     network: str
     started_s: float
     frames_wanted: int | None
-    in_flight: int
+    in_flight: int | None
     epochs: list[PlannedEpoch] = field(default_factory=list)
     ended_s: float | None = None
     numbers: RunStatistics = field(default_factory=RunStatistics)
@@ -55,7 +55,9 @@ class Run:
     @property
     def frames(self) -> FramesView:
         numbers = self.numbers
-        return FramesView(sent=numbers.sent, answered=numbers.answered, lost=numbers.lost)
+        return FramesView(
+            sent=numbers.sent, answered=numbers.answered, lost=numbers.lost, dropped=numbers.dropped
+        )
 
     @property
     def exact(self) -> ExactView:

@@ -36,7 +36,8 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     With `adapt` the plan follows when agents or links change while frames flow. `tiling` is how stacks of
     layers are shared among several edge agents: a method of `plan.vsm`, or `none`.
     With `autostart` the source starts at the first plan: `frames` of them (None: until stopped), at
-    most `in_flight` unanswered.
+    `rate_per_s` (None: one after the other; 0: paused), at most `in_flight` unanswered (None: as many as
+    that needs).
     """
 
     id: PipelineId
@@ -49,7 +50,8 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     shapes: dict[str, LinkShape] = {}
     pins: dict[str, tuple[Pin, ...]] = {}
     threads: int = 1
-    in_flight: int = 1
+    in_flight: int | None = None
+    rate_per_s: float | None = None
     frames: int | None = None
     autostart: bool = True
     adapt: bool = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 from collections import deque
 
-from d3bed.core.ids import AgentId, Tier
+from d3bed.core.ids import AgentId, Epoch, Tier
 from d3bed.core.measurements import FrameReport, Transfer
 
 __all__ = ["BIG_BYTES", "LATENCY_BUCKETS_S", "RECENT", "LinkTraffic", "Recent", "RunStatistics", "Totals"]
@@ -93,7 +93,7 @@ class RunStatistics:
     """What one run of the source has shown so far."""
 
     def __init__(self) -> None:
-        self.sent = self.answered = self.lost = 0
+        self.sent = self.answered = self.lost = self.dropped = 0
         self.checked = self.identical = 0
         self.max_rel_err: float | None = None
         #: Of the latest epoch that answered frames, so that it can be compared with that one's prediction.
@@ -102,12 +102,13 @@ class RunStatistics:
         self.compute_s: dict[Tier, Recent] = {}
         self.traffic: dict[tuple[AgentId, AgentId], LinkTraffic] = {}
 
-    def add_answer(self, report: FrameReport) -> None:
+    def add_answer(self, report: FrameReport, lead: Epoch) -> None:
+        """`lead`: the frame's epoch; of a mix of plans the first one's, so that they count as one."""
         self.answered += 1
         self.sent = max(self.sent, self.answered)
-        if report.epoch > self._epoch:
-            self._epoch, self.latency_s = report.epoch, Recent()
-        if report.epoch == self._epoch:
+        if lead > self._epoch:
+            self._epoch, self.latency_s = lead, Recent()
+        if lead == self._epoch:
             self.latency_s.add(report.latency_s)
         if report.identical is not None:
             self.checked += 1

@@ -6,7 +6,7 @@ it is stopped, or when its device is lost: then what is left of it waits for the
 
 from __future__ import annotations
 
-from d3bed.core.messages import StartSource, StopSource
+from d3bed.core.messages import SetRate, StartSource, StopSource
 from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.runs import Run, Start
 from d3bed.server.settings import PipelineSettings
@@ -25,6 +25,7 @@ class Stream:
         self._settings, self._world = settings, world
         self.run: Run | None = None
         self.start = Start(settings.frames, settings.in_flight) if settings.autostart else None
+        self.rate_per_s = settings.rate_per_s
         self._runs = 0
 
     @property
@@ -34,8 +35,9 @@ class Stream:
 
     @property
     def in_flight(self) -> int:
-        """How many frames may be unanswered in the latest run."""
-        return self.run.in_flight if self.run is not None else self._settings.in_flight
+        """How many frames of the latest run may be unanswered; at a rate it is up to the plan, 2 or more."""
+        given = self.run.in_flight if self.run is not None else self._settings.in_flight
+        return given or (1 if self.rate_per_s is None else 2)
 
     @property
     def is_counting(self) -> bool:
@@ -49,11 +51,23 @@ class Stream:
             self.start = start
             return
         self.open(start, active)
-        message = StartSource(self._settings.id, start.frames, start.in_flight)
+        message = StartSource(self._settings.id, start.frames, start.in_flight, self.rate_per_s)
         self._world.send(self._settings.device, message)
 
+    def set_rate(self, rate_per_s: float | None) -> None:
+        """Frames come at another rate: 0 pauses them, None is one after the other."""
+        self.rate_per_s = rate_per_s
+        if self.is_running:
+            self._world.send(self._settings.device, SetRate(self._settings.id, rate_per_s))
+
+    def adopt(self, active: PlannedEpoch | None) -> Run:
+        """Count frames of a source that was running before the server (re)started; they come at the rate
+        that this server knows of."""
+        self._world.send(self._settings.device, SetRate(self._settings.id, self.rate_per_s))
+        return self.open(Start(None, self._settings.in_flight), active)
+
     def open(self, start: Start, active: PlannedEpoch | None) -> Run:
-        """Begin to count; also for a source that was running before the server (re)started."""
+        """Begin to count."""
         self.start = None
         self._runs += 1
         self.run = Run(
@@ -63,14 +77,14 @@ class Stream:
             started_s=self._world.now,
             frames_wanted=start.frames,
             in_flight=start.in_flight,
-            epochs=[active] if active else [],
+            epochs=list(active.group) if active else [],
         )
         return self.run
 
     def activated(self, epoch: PlannedEpoch) -> None:
         """Frames that start from now on run under `epoch`."""
         if self.run is not None and self.is_running:
-            self.run.epochs.append(epoch)
+            self.run.epochs += epoch.group
         elif self.start is not None:
             self.begin(self.start, epoch)
 

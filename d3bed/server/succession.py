@@ -22,6 +22,8 @@ EPOCHS_KEPT = 100
 class Succession:
     """The epochs of one pipeline: at most one `preparing` and one `active`, any number `draining`.
 
+    Each stands for the others of its mix as well; those that drain do so one by one.
+
     `epochs` are the last `EPOCHS_KEPT`, and those that still carry frames, by number; `switches` counts all
     that came into force.
     """
@@ -36,20 +38,21 @@ class Succession:
 
     def propose(self, epoch: PlannedEpoch) -> None:
         """A new epoch, which its agents are to prepare."""
-        self.epochs[epoch.number] = epoch
+        self.epochs |= {each.number: each for each in epoch.group}
         over = (EpochState.RETIRED, EpochState.FAILED)
         gone = [number for number, old in self.epochs.items() if old.life.state in over]
         for number in gone[: max(0, len(self.epochs) - EPOCHS_KEPT)]:
             del self.epochs[number]
         self.preparing = epoch
-        self._move(epoch, "prepare")
+        for each in epoch.group:
+            self._move(each, "prepare")
 
     def call_off(self) -> PlannedEpoch | None:
         """Give up the epoch in preparation, if there is one, and return it."""
         epoch, self.preparing = self.preparing, None
-        if epoch is not None:
-            self._move(epoch, "fail")
-            self._retire_everywhere(epoch)
+        for each in epoch.group if epoch is not None else ():
+            self._move(each, "fail")
+            self._retire_everywhere(each)
         return epoch
 
     def activate(self) -> PlannedEpoch | None:
@@ -57,16 +60,22 @@ class Succession:
         finished, and only of those, are run again."""
         epoch = self.preparing
         assert epoch is not None
-        epoch.activated_at = self._world.now
-        self._move(epoch, "activate")
+        for each in epoch.group:
+            each.activated_at = self._world.now
+            self._move(each, "activate")
         old, self.active, self.preparing = self.active, epoch, None
         self.switches += 1
-        if old is not None:
-            self.draining[old.number] = old
-            self._move(old, "drain")
+        self._drain(old)
         abandoned = tuple(old.number for old in self.draining.values() if old.broken)
-        self._world.send(self._device, Activate(self._pipeline, epoch.number, abandoned))
+        mix = tuple((each.number, each.share) for each in epoch.group) if epoch.others else ()
+        depth = epoch.choice.depth
+        self._world.send(self._device, Activate(self._pipeline, epoch.number, abandoned, depth, mix))
         return old
+
+    def _drain(self, epoch: PlannedEpoch | None) -> None:
+        for each in epoch.group if epoch is not None else ():
+            self.draining[each.number] = each
+            self._move(each, "drain")
 
     def drained(self, number: Epoch) -> bool:
         """The device has all answers of an old epoch. Returns whether the epoch is known here."""
@@ -79,17 +88,15 @@ class Succession:
     def end_all(self) -> None:
         """The device is gone, and its frames with it: all epochs that carried some are over."""
         self.call_off()
-        if self.active is not None:
-            self._move(self.active, "drain")
-            self.draining[self.active.number] = self.active
-            self.active = None
+        self._drain(self.active)
+        self.active = None
         for number in list(self.draining):
             self.drained(number)
 
     def lose(self, *agents: AgentId) -> None:
         """Frames of epochs that need these agents, or the link between them, cannot be finished there."""
-        for epoch in (self.active, *self.draining.values()):
-            if epoch is not None and epoch.needs(*agents):
+        for epoch in (*(self.active.group if self.active else ()), *self.draining.values()):
+            if epoch.needs(*agents):
                 epoch.broken = True
 
     def record_again(self) -> None:

@@ -20,7 +20,7 @@ from d3bed.server.events import Record
 from d3bed.server.frames import Allowance, FrameTracker
 from d3bed.server.history import frame_row, spans_row
 from d3bed.server.pipeline import Pipeline
-from d3bed.server.runs import Run, Start
+from d3bed.server.runs import Run
 from d3bed.server.statistics import Totals
 from d3bed.server.tiles import tile_reports
 from d3bed.server.views import (
@@ -30,6 +30,7 @@ from d3bed.server.views import (
     FrameView,
     GraphView,
     LatencyView,
+    MixedView,
     PipelineView,
     PredictionView,
     RunReport,
@@ -62,23 +63,24 @@ class Traffic:
 
     # ── what agents report ────────────────────────────────────────────────────────────────────────
 
-    def frames_answered(self, sent: int, frames: Iterable[FrameReport]) -> None:
+    def frames_answered(self, sent: int, frames: Iterable[FrameReport], dropped: int) -> None:
         run = self._run_now()
         run.unsaved = True
         for frame in frames:
-            run.numbers.add_answer(frame)
             self.totals.add_answer(frame)
             self._frames.add_report(frame, self._world.now, run.id)
             epoch = self._pipeline.epochs.get(frame.epoch)
+            run.numbers.add_answer(frame, frame.epoch if epoch is None else epoch.lead)
             if epoch is None:
                 self._world.saw_epoch(frame.epoch)
                 continue
-            epoch.latency_s.add(frame.latency_s)
-            self._pipeline.decisions.answered(frame, run.in_flight)
+            epoch.latency_s.add(frame.latency_s - frame.waited_s)
+            self._pipeline.decisions.answered(frame, epoch.lead, self._pipeline.stream.in_flight)
             if frame.identical is False and self._same_fingerprint(epoch) and not epoch.differed:
                 epoch.differed = True
                 self._note(f"frame {frame.frame} differs from the undivided model (epoch {frame.epoch})")
         run.numbers.sent = max(run.numbers.sent, sent)
+        run.numbers.dropped = dropped
 
     def spans_recorded(self, agent: AgentId, spans: Iterable[Span], clock_error_s: float) -> None:
         self._frames.add_spans(agent, spans)
@@ -122,24 +124,24 @@ class Traffic:
         if jumped:
             self._pipeline.watch()
 
-    def source_ended(self, sent: int, answered: int) -> None:
+    def source_ended(self, sent: int, answered: int, dropped: int) -> None:
         run = self._pipeline.stream.run
         if run is None or run.ended_s is not None:
             return
-        run.numbers.sent = sent
+        run.numbers.sent, run.numbers.dropped = sent, dropped
         run.numbers.lost = 0 if run.stopped else max(0, sent - answered)
         self.totals.lost += run.numbers.lost
         self._pipeline.stream.end()
-        self._note(
-            f"run {run.id} {'stopped' if run.stopped else 'ended'}: {answered} of {sent} frames answered",
-            error=run.numbers.lost > 0,
-        )
+        text = f"run {run.id} {'stopped' if run.stopped else 'ended'}: {answered} of {sent} frames answered"
+        if dropped:
+            text += f"; {dropped} more came too fast and were dropped"
+        self._note(text, error=run.numbers.lost > 0)
 
     def _run_now(self) -> Run:
         run, pipe = self._pipeline.stream.run, self._pipeline
         if run is not None and pipe.stream.is_counting:
             return run
-        return pipe.stream.open(Start(None, pipe.settings.in_flight), pipe.active)
+        return pipe.stream.adopt(pipe.active)
 
     def _count_compute(self, tier: Tier, compute_s: float) -> None:
         self.totals.add_compute(tier, compute_s)
@@ -240,9 +242,7 @@ class Traffic:
             graph=self._draw(graph) if graph else None,
             profile_s=self._profiles(epoch) if epoch else {},
             guessed=pipe.guessed,
-            predicted=PredictionView(epoch.predicted_s, dict(epoch.choice.timeline.compute_s))
-            if epoch
-            else None,
+            predicted=PredictionView(epoch.choice.latency_s, epoch.choice.compute_s) if epoch else None,
             frames=numbers.frames if numbers else FramesView(),
             exact=numbers.exact if numbers else ExactView(),
             latency_s=numbers.latency_s if numbers else LatencyView(),
@@ -251,6 +251,11 @@ class Traffic:
             same_fingerprint=epoch is not None and self._same_fingerprint(epoch),
             run=run.id if run else None,
             tiles=self._tiles(epoch) if epoch else (),
+            rate_per_s=pipe.stream.rate_per_s,
+            sustains_per_s=epoch.choice.frames_per_s if epoch else None,
+            mix=tuple(MixedView(each.number, each.share, each.text, each.predicted_s) for each in epoch.group)
+            if epoch and epoch.others
+            else (),
         )
 
     def _graph(self) -> Graph | None:

@@ -36,6 +36,7 @@ __all__ = [
     "LatencyView",
     "LinkReport",
     "LinkView",
+    "MixedView",
     "NoteView",
     "Phase",
     "PipelineView",
@@ -126,9 +127,12 @@ class PredictionView(msgspec.Struct, frozen=True):
 
 
 class FramesView(msgspec.Struct, frozen=True):
+    """`dropped` came, and were never started: the stream outran its plan."""
+
     sent: int = 0
     answered: int = 0
     lost: int = 0
+    dropped: int = 0
 
 
 class ExactView(msgspec.Struct, frozen=True):
@@ -143,9 +147,19 @@ class LatencyView(msgspec.Struct, frozen=True):
     p95: float | None = None
 
 
+class MixedView(msgspec.Struct, frozen=True):
+    """One plan of a mix and its `share` of the frames."""
+
+    epoch: Epoch
+    share: float
+    text: str
+    predicted_s: float
+
+
 class PipelineView(msgspec.Struct, frozen=True):
     """`plan` and `profile_s` go by vertex number; null where nothing is known yet. Profiles of agents that
-    are `guessed` are predicted from other networks."""
+    are `guessed` are predicted from other networks. `rate_per_s` is the camera's, null: one frame after the
+    other; the plan `sustains_per_s`. Where frames take several plans in turn, `mix` are all of them."""
 
     id: PipelineId
     phase: Phase
@@ -169,6 +183,9 @@ class PipelineView(msgspec.Struct, frozen=True):
     same_fingerprint: bool
     run: str | None
     tiles: tuple[TileReport, ...] = ()
+    rate_per_s: float | None = None
+    sustains_per_s: float | None = None
+    mix: tuple[MixedView, ...] = ()
 
 
 class EpochView(msgspec.Struct, frozen=True):
@@ -200,6 +217,8 @@ class SpanView(msgspec.Struct, frozen=True):
 
 
 class FrameView(msgspec.Struct, frozen=True):
+    """`waited_s` of its latency it waited on the device until it was started."""
+
     pipeline: PipelineId
     run: str
     frame: FrameId
@@ -213,6 +232,7 @@ class FrameView(msgspec.Struct, frozen=True):
     attempts: int
     compute_s: dict[Tier, float]
     spans: tuple[SpanView, ...]
+    waited_s: float = 0.0
 
 
 class FrameSeries(msgspec.Struct, frozen=True):

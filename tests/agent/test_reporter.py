@@ -25,7 +25,7 @@ def span(frame: int, start_s: float = 1.0) -> Span:
 async def test_times_are_on_the_servers_clock_when_they_leave() -> None:
     reporter = make_reporter()
     reporter.span(PIPELINE, span(1))
-    reporter.frame(PIPELINE, FrameReport(FrameId(1), Epoch(1), "a.png", 1.0, 2.0), sent=3)
+    reporter.frame(PIPELINE, FrameReport(FrameId(1), Epoch(1), "a.png", 1.0, 2.0), sent=3, dropped=1)
     await reporter.wait()
     spans, frames = reporter.drain()
     assert isinstance(spans, SpansRecorded) and isinstance(frames, FramesAnswered)

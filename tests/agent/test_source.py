@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 from d3bed.agent import source as source_module
 from d3bed.agent.compute import ComputeThread
 from d3bed.agent.executor import EpochWork, Executor, Observer, nominal_times
-from d3bed.agent.source import MAX_PHOTOS, Photo, Source, prepare_photos, relative_error
+from d3bed.agent.source import MAX_PHOTOS, Active, Photo, Source, prepare_photos, relative_error
 from d3bed.core.errors import ConfigError
 from d3bed.core.ids import Epoch, PipelineId, Tier
 from d3bed.core.measurements import FrameReport
@@ -45,14 +47,14 @@ class Device:
         self.executor = Executor(self.compute, 1.0, Observer())
         self.frames: list[FrameReport] = []
         self.drained: list[Epoch] = []
-        self.ended: list[tuple[int, int]] = []
+        self.ended: list[tuple[int, int, int]] = []
         self.source = Source(
             PIPELINE,
             self.executor,
             self.compute,
             on_frame=self.frames.append,
             on_drained=self.drained.append,
-            on_ended=lambda sent, answered: self.ended.append((sent, answered)),
+            on_ended=lambda *counts: self.ended.append(counts),
         )
 
     def prepare(self, epoch: int, *, dead: bool = False) -> None:
@@ -69,7 +71,7 @@ class Device:
         self.executor.add(EpochWork(PIPELINE, Epoch(epoch), self.model, program, calls, nominal_s, {}, keep))
 
     def activate(self, epoch: int) -> None:
-        self.source.activate(Epoch(epoch), self.model, self.photos)
+        self.source.activate(Active({Epoch(epoch): 1.0}, self.model, self.photos))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(60):
@@ -91,7 +93,7 @@ async def test_a_run_answers_its_frames_and_finds_them_identical(device: Device)
     device.source.start(5, in_flight=2)
     device.activate(1)
     await device.until(lambda: bool(device.ended))
-    assert device.ended == [(5, 5)]
+    assert device.ended == [(5, 5, 0)]
     assert sorted(f.frame for f in device.frames) == [1, 2, 3, 4, 5]
     assert all(f.identical and f.max_rel_err == 0.0 and f.attempts == 1 for f in device.frames)
     assert {f.photo for f in device.frames} == {photo.name for photo in device.photos}
@@ -118,7 +120,7 @@ async def test_frames_of_an_abandoned_epoch_run_again_under_the_next(device: Dev
     device.activate(2)
     device.executor.retire(PIPELINE, Epoch(1))
     await device.until(lambda: bool(device.ended))
-    assert device.ended == [(2, 2)]
+    assert device.ended == [(2, 2, 0)]
     assert [(f.epoch, f.attempts, f.identical) for f in device.frames] == [(2, 2, True)] * 2
     assert device.drained == [1]
 
@@ -132,7 +134,7 @@ async def test_without_another_epoch_a_frame_runs_on_the_device_alone(
     device.activate(1)
     device.source.start(1, in_flight=1)
     await device.until(lambda: bool(device.ended))
-    assert device.ended == [(1, 1)]
+    assert device.ended == [(1, 1, 0)]
     assert device.frames[0].identical is True
 
 
@@ -148,7 +150,7 @@ async def test_an_epoch_is_drained_once_its_last_frame_is_answered(device: Devic
     device.source.stop()
     await device.until(lambda: bool(device.ended))
     assert {f.epoch for f in device.frames} >= {1}
-    sent, answered = device.ended[0]
+    sent, answered, _ = device.ended[0]
     assert sent == answered == len(device.frames)
 
 
@@ -160,8 +162,73 @@ async def test_a_new_start_takes_over_a_run_and_counts_anew(device: Device) -> N
     before = len(device.frames)
     device.source.start(4, in_flight=1)
     await device.until(lambda: bool(device.ended))
-    assert device.ended == [(4, 4)]
+    assert device.ended == [(4, 4, 0)]
     assert len(device.frames) == before + 4
+
+
+async def test_at_a_rate_frames_come_when_the_camera_takes_them(device: Device) -> None:
+    device.prepare(1)
+    device.activate(1)
+    device.source.start(8, rate_per_s=50.0)
+    await device.until(lambda: bool(device.ended))
+    sent, answered, dropped = device.ended[0]
+    assert sent == answered == len(device.frames) and sent + dropped >= 8
+    came_s = sorted(f.started_s for f in device.frames)
+    periods = [(later - earlier) * 50 for earlier, later in itertools.pairwise(came_s)]
+    assert all(abs(p - round(p)) < 1e-6 and p > 0.5 for p in periods)  # dropped ones leave gaps
+
+
+async def test_a_stream_that_outruns_its_plan_drops_and_counts(device: Device) -> None:
+    device.prepare(1)
+    device.activate(1)
+    device.source.start(500, rate_per_s=5000.0)
+    await device.until(lambda: bool(device.ended))
+    sent, answered, dropped = device.ended[0]
+    assert answered == sent and dropped > 0 and 500 <= sent + dropped
+    assert len({f.frame for f in device.frames}) == sent
+    assert any(f.waited_s > 0 for f in device.frames)
+
+
+async def test_frames_take_the_plans_of_a_mix_in_turn(device: Device) -> None:
+    for epoch in (1, 2, 3):
+        device.prepare(epoch)
+    mix = {Epoch(1): 0.5, Epoch(2): 0.3, Epoch(3): 0.2}
+    device.source.activate(Active(mix, device.model, device.photos))
+    device.source.start(20)
+    await device.until(lambda: bool(device.ended))
+    assert Counter(f.epoch for f in device.frames) == {1: 10, 2: 6, 3: 4}
+    assert all(f.identical for f in device.frames)
+    assert device.drained == []
+    device.activate(2)
+    assert sorted(device.drained) == [1, 3]
+
+
+async def test_a_frame_of_a_mix_that_fails_is_answered_by_the_device_alone(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(source_module, "_NEW_EPOCH_S", 0.1)
+    for epoch in (1, 2):
+        device.prepare(epoch, dead=True)
+    device.source.activate(Active({Epoch(1): 0.5, Epoch(2): 0.5}, device.model, device.photos))
+    device.source.start(1)
+    await device.until(lambda: bool(device.ended))
+    assert [f.identical for f in device.frames] == [True]
+
+
+async def test_a_paused_stream_goes_on_and_the_plan_says_how_many_are_under_way(device: Device) -> None:
+    device.prepare(1)
+    device.source.activate(Active({Epoch(1): 1.0}, device.model, device.photos), depth=3)
+    device.source.start(None, rate_per_s=0.0)
+    assert device.source.limit == 3
+    device.source.set_rate(None)
+    assert device.source.limit == 1
+    await device.until(lambda: len(device.frames) >= 2)
+    device.source.set_rate(0.0)
+    await device.until(lambda: device.source.sent == device.source.answered)
+    device.source.stop()
+    await device.until(lambda: bool(device.ended))
+    assert device.ended == [(len(device.frames), len(device.frames), 0)]
 
 
 def test_photos_are_limited_and_a_corrupt_one_is_named(model: LoadedModel, tmp_path: Path) -> None:

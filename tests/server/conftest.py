@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import pytest
@@ -54,6 +55,8 @@ from d3bed.server.events import (
 )
 from d3bed.server.runner import choice_for
 from d3bed.server.views import DecisionView, NoteView
+
+_Heard = TypeVar("_Heard")
 
 PIPELINE = PipelineId("demo")
 DEVICE, EDGE_1, EDGE_2, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("edge-2"), AgentId("vm-1")
@@ -285,7 +288,7 @@ class Stage:
                 found[key] = event.data
         return [said.text for said in found.values() if level in (None, said.level)]
 
-    def heard(self, agent: AgentId, kind: type) -> list[ToAgent]:
+    def heard(self, agent: AgentId, kind: type[_Heard]) -> list[_Heard]:
         return [message for message in self.scripts[agent].heard if isinstance(message, kind)]
 
     @property

@@ -167,7 +167,7 @@ def test_report_has_exactly_the_documented_keys(stage: Stage) -> None:
         "format", "model", "strategy", "network", "frames", "exact", "latency_s", "compute_s", "agents",
         "links", "epochs", "plan", "tiles",
     ]  # fmt: skip
-    assert found["frames"] == {"sent": 10, "answered": 10, "lost": 0}
+    assert found["frames"] == {"sent": 10, "answered": 10, "lost": 0, "dropped": 0}
     assert set(found["latency_s"]) == {"median", "p95", "predicted"}
     assert [agent["agent"] for agent in found["agents"]] == ["pi-1", "edge-1", "edge-2", "vm-1"]
     assert list(found["links"]) == [

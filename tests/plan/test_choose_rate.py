@@ -1,0 +1,83 @@
+"""Plans for a stream of frames: what keeps up, what does when nothing does, and when to leave a plan."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
+from d3bed.core.ids import TIERS, AgentId
+from d3bed.core.measurements import LinkRate
+from d3bed.plan import Choice, choose
+
+DEVICE, EDGE, CLOUD = TIERS
+PI, BOX, VM = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm")
+AGENTS = {PI: DEVICE, BOX: EDGE, VM: CLOUD}
+GRAPH = Graph(
+    "made",
+    tuple(Vertex(f"v{v}", "conv2d" if v else "input", (TensorSpec((1000,), "uint8"),)) for v in range(9)),
+    tuple(Edge(v, v + 1) for v in range(8)),
+    (Value(8),),
+)
+#: 0.8 s on the device, 0.4 s on the edge, 0.24 s in the cloud; a crossing takes 10 ms.
+PROFILES = {agent: (0.0,) + (s,) * 8 for agent, s in ((PI, 0.1), (BOX, 0.05), (VM, 0.03))}
+RATES = {link: LinkRate(1e5, 0.001) for a, b in ((PI, BOX), (BOX, VM)) for link in ((a, b), (b, a))}
+
+
+def at_rate(rate_per_s: float | None, strategy: str = "optimal", current: Choice | None = None) -> Choice:
+    return choose(
+        GRAPH, PROFILES, AGENTS, RATES, PI, strategy=strategy, current=current, rate_per_s=rate_per_s
+    )
+
+
+def test_a_rate_that_the_best_plan_sustains_changes_nothing() -> None:
+    alone, slow = at_rate(None), at_rate(2.0)
+    assert slow.plan == alone.plan
+    assert slow.latency_s == pytest.approx(alone.latency_s)
+    assert alone.frames_per_s == pytest.approx(1 / 0.24)
+
+
+@pytest.mark.parametrize("strategy", ["optimal", "hpa"])
+def test_where_a_single_tier_cannot_keep_up_the_tiers_share_every_frame(strategy: str) -> None:
+    choice = at_rate(5.0, strategy)
+    assert not choice.mix
+    assert choice.frames_per_s >= 5.0
+    assert len(set(choice.plan.tiers)) > 1
+    assert choice.latency_s > at_rate(None).latency_s
+
+
+def test_above_what_one_plan_sustains_frames_take_several_plans() -> None:
+    one, many = at_rate(5.0), at_rate(100.0)
+    assert len(many.mix) > 1
+    assert sum(v.share for v in many.mix) == pytest.approx(1.0)
+    assert many.plan == many.mix[0].plan and many.mix[0].share == max(v.share for v in many.mix)
+    assert many.frames_per_s > one.frames_per_s
+    # All three tiers at once cannot do more than their speeds add up to.
+    assert many.frames_per_s <= (1 / 0.8 + 1 / 0.4 + 1 / 0.24) * (1 + 1e-9)
+    assert {CLOUD, EDGE, DEVICE} == set(many.route)
+
+
+@pytest.mark.parametrize("strategy", ["neurosurgeon", "cloud", "layers", "hpa-greedy"])
+def test_strategies_without_mixes_drop_frames_rather_than_plan_nothing(strategy: str) -> None:
+    choice = at_rate(100.0, strategy)
+    assert not choice.mix and choice.plan.tiers
+
+
+def test_a_plan_that_cannot_keep_up_is_left_whatever_the_latency() -> None:
+    alone = at_rate(None)
+    faster = at_rate(5.0, current=alone)
+    assert faster.outrun and faster.kept_s == pytest.approx(alone.latency_s)
+    again = at_rate(5.0, current=faster)
+    assert not again.outrun and again.kept_s == pytest.approx(faster.latency_s)
+
+
+def test_staying_with_a_mix_is_judged_as_a_mix() -> None:
+    mixed = at_rate(100.0)
+    again = at_rate(100.0, current=mixed)
+    assert again.kept_s == pytest.approx(mixed.latency_s)
+
+
+def test_depth_fills_every_stage() -> None:
+    assert at_rate(None).depth == 1 + math.ceil(at_rate(None).latency_s * at_rate(None).frames_per_s)
+    assert at_rate(5.0).depth >= 3
