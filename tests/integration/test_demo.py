@@ -97,7 +97,7 @@ async def test_headless_demo_answers_every_frame_exactly_over_shaped_links(tmp_p
     text = output.decode()
     assert process.returncode == 0, text
     report = json.loads(report_path.read_text())
-    assert report["frames"] == {"sent": 6, "answered": 6, "lost": 0}
+    assert report["frames"] == {"sent": 6, "answered": 6, "lost": 0, "dropped": 0}
     assert report["exact"] == {"checked": 6, "identical": 6, "max_rel_err": 0.0}
     assert set(report["plan"].values()) == {"device", "edge", "cloud"}
     assert {a["tier"] for a in report["agents"]} == {"device", "edge", "cloud"}
@@ -146,7 +146,7 @@ async def test_strategy_switch_while_frames_flow_loses_and_mixes_nothing(tmp_pat
         output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
     report = json.loads(report_path.read_text())
-    assert report["frames"] == {"sent": 80, "answered": 80, "lost": 0}
+    assert report["frames"] == {"sent": 80, "answered": 80, "lost": 0, "dropped": 0}
     assert report["exact"]["checked"] == report["exact"]["identical"] == 80
     assert [e["strategy"] for e in report["epochs"]] == ["optimal", "edge", "cloud", "device"]
     numbers = [e["epoch"] for e in report["epochs"]]

@@ -78,6 +78,6 @@ async def test_a_helper_that_stops_and_comes_back_costs_no_frame(tmp_path: Path)
         output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
     report = json.loads(path.read_text())
-    assert report["frames"] == {"sent": 60, "answered": 60, "lost": 0}
+    assert report["frames"] == {"sent": 60, "answered": 60, "lost": 0, "dropped": 0}
     assert report["exact"]["identical"] == report["exact"]["checked"] == 60
     assert len(report["epochs"]) >= 2

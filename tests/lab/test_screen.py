@@ -38,7 +38,7 @@ STATE: dict[str, Any] = {
             "plan": ["device", "device", "edge"],
             "plan_text": "device [0-1] input … conv1",
             "route": {"device": "pi-1", "edge": "edge-1"},
-            "frames": {"sent": 8, "answered": 7, "lost": 0},
+            "frames": {"sent": 8, "answered": 7, "lost": 0, "dropped": 0},
             "exact": {"checked": 7, "identical": 7, "max_rel_err": 0.0},
             "latency_s": {"last": 0.1, "median": 0.1234, "p95": 0.2},
             "predicted": {"latency_s": 0.111},

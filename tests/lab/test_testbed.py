@@ -40,7 +40,7 @@ async def test_a_session_runs_switches_and_notices_a_death(
     path.write_text(TWO_TIERS)
     async with open_testbed(read_config(path), ["--port", "0"]) as bed:
         report = await bed.run(2)
-        assert report["frames"] == {"sent": 2, "answered": 2, "lost": 0}
+        assert report["frames"] == {"sent": 2, "answered": 2, "lost": 0, "dropped": 0}
         assert set(report["plan"].values()) == {"device"}
         view = await bed.switch(strategy="edge")
         assert view["strategy"] == "edge" and set(view["plan"][1:]) == {"edge"}
