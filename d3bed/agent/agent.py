@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import torch
 
 from d3bed import __version__
+from d3bed.agent.board import SAMPLE_S, Board
 from d3bed.agent.clock import ClockOffset
 from d3bed.agent.compute import ComputeThread
 from d3bed.agent.control import resident_bytes, run_control
@@ -126,6 +127,7 @@ class Agent:
                 self._handle,
             )
         )
+        self._spawn(self._watch_board())
         stopped = asyncio.create_task(self._stopped.wait())
         self._spawn(self._watch_server())
         try:
@@ -214,6 +216,13 @@ class Agent:
 
     def _heartbeat(self) -> Heartbeat:
         return Heartbeat(self._compute.queued, self._listener.rejected, resident_bytes())
+
+    async def _watch_board(self) -> None:
+        board = await asyncio.to_thread(Board)
+        while True:
+            await asyncio.sleep(SAMPLE_S)
+            spent_s, sending_bytes = self._reporter.spent_s, self._links.unsent_bytes
+            self._reporter.sampled(await asyncio.to_thread(board.sample, spent_s, sending_bytes))
 
     async def _load(self, order: LoadModel) -> None:
         started_s = time.monotonic()

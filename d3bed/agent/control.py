@@ -1,5 +1,7 @@
 """The control connection: one WebSocket to the server, re-made with back-off when it is lost.
 
+What agents tell repeats itself: compressed, as the connection is, it takes about a tenth.
+
 An agent registers from scratch on every connection and goes on inferring while there is none. A server
 that refuses the registration (wrong token, name taken) ends the agent with its reason: trying again
 would not help.
@@ -62,7 +64,6 @@ async def run_control(
                 additional_headers=headers,
                 max_size=MAX_CONTROL_BYTES,
                 max_queue=64,
-                compression=None,
                 proxy=None,
                 open_timeout=5,
                 close_timeout=1,
@@ -109,8 +110,10 @@ async def _serve(
     async def report() -> None:
         while True:
             await reporter.wait()
+            began_s = time.thread_time()
             for message in reporter.drain():
                 await socket.send(encode(message))
+            reporter.spent_s += time.thread_time() - began_s
             await asyncio.sleep(BATCH_S)
 
     tasks = [asyncio.create_task(beat()), asyncio.create_task(report())]

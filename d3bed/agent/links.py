@@ -34,6 +34,11 @@ class Links:
         self._lock = asyncio.Lock()
         self.secret: bytes | None = None
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Handed to the links, and still waiting to leave."""
+        return sum(found.sender.unsent_bytes for found in self._open.values())
+
     async def to(self, pipeline: PipelineId, peer: Peer) -> Sender:
         """The link to `peer`, made if need be. Raises `LinkBroken`, `RemoteProtocolError`, `OSError`."""
         async with self._lock:

@@ -2,7 +2,7 @@
 
 Spans, transfers and answers wait here for at most `BATCH_S`; nothing that computes ever waits for the
 server. While the server is away the buffers keep the newest entries and drop the oldest. Local times
-become server times here, once.
+become server times here, once, and to the microsecond: digits that mean nothing cost bytes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import msgspec
 from d3bed.agent.clock import ClockOffset
 from d3bed.agent.executor import Observer
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId
-from d3bed.core.measurements import FrameReport, Span, Transfer
+from d3bed.core.measurements import BoardSample, FrameReport, Span, Transfer
 from d3bed.core.messages import (
+    BoardSampled,
     FrameRescued,
     FramesAnswered,
     FromAgent,
@@ -42,14 +43,18 @@ class Reporter(Observer):
         self._frames: dict[PipelineId, deque[FrameReport]] = defaultdict(lambda: deque(maxlen=_KEEP))
         self._counts: dict[PipelineId, tuple[int, int]] = {}
         self._facts: deque[FromAgent] = deque(maxlen=_KEEP)
+        self._board: BoardSample | None = None
         self._some = asyncio.Event()
+        #: CPU seconds that telling the server has taken so far.
+        self.spent_s = 0.0
 
     def span(self, pipeline: PipelineId, span: Span) -> None:
         self._spans[pipeline].append(span)
         self._some.set()
 
     def transfer(self, pipeline: PipelineId, transfer: Transfer) -> None:
-        self._transfers[pipeline].append(transfer)
+        taken_s = round(transfer.taken_s, 7)
+        self._transfers[pipeline].append(msgspec.structs.replace(transfer, taken_s=taken_s))
         self._some.set()
 
     def frame(self, pipeline: PipelineId, report: FrameReport, sent: int, dropped: int) -> None:
@@ -65,6 +70,11 @@ class Reporter(Observer):
 
     def rescued(self, pipeline: PipelineId, epoch: Epoch, frame: FrameId, problem: str) -> None:
         self.fact(FrameRescued(pipeline, epoch, frame, problem))
+
+    def sampled(self, board: BoardSample) -> None:
+        """How the board does now; an older sample that did not leave yet is forgotten."""
+        self._board = board
+        self._some.set()
 
     def fact(self, message: FromAgent) -> None:
         """Queue any other message; order among facts is kept, and they follow what came before."""
@@ -94,18 +104,25 @@ class Reporter(Observer):
                 answers = tuple(
                     msgspec.structs.replace(
                         f,
-                        started_s=self._clock.to_server(f.started_s),
-                        answered_s=self._clock.to_server(f.answered_s),
+                        started_s=round(self._clock.to_server(f.started_s), 6),
+                        answered_s=round(self._clock.to_server(f.answered_s), 6),
                     )
                     for f in (frames.popleft() for _ in range(min(len(frames), _PER_MESSAGE)))
                 )
                 sent, dropped = self._counts[pipeline]
                 messages.append(FramesAnswered(pipeline, sent, answers, dropped))
+        if self._board is not None:
+            messages.append(BoardSampled(self._board))
+            self._board = None
         messages += self._facts
         self._facts.clear()
         return messages
 
     def _on_server_clock(self, span: Span) -> Span:
+        to_server = self._clock.to_server
         return msgspec.structs.replace(
-            span, start_s=self._clock.to_server(span.start_s), end_s=self._clock.to_server(span.end_s)
+            span,
+            start_s=round(to_server(span.start_s), 6),
+            end_s=round(to_server(span.end_s), 6),
+            held_s=round(span.held_s, 6),
         )

@@ -13,7 +13,7 @@ import msgspec
 from d3bed.core.graph import Value
 from d3bed.core.ids import AgentId, Epoch, FrameId
 
-__all__ = ["FrameReport", "LinkRate", "LinkShape", "Span", "SpanKind", "Transfer"]
+__all__ = ["BoardSample", "FrameReport", "LinkRate", "LinkShape", "Span", "SpanKind", "Transfer"]
 
 
 class LinkShape(msgspec.Struct, frozen=True):
@@ -102,3 +102,22 @@ class FrameReport(msgspec.Struct, frozen=True):
     @property
     def latency_s(self) -> float:
         return self.answered_s - self.started_s
+
+
+class BoardSample(msgspec.Struct, frozen=True):
+    """How a board does, and what its agent takes of it; what a board cannot tell is None.
+
+    `load` and `memory` are shares (0 to 1) of all cores and of the memory; `own_cores` counts the cores
+    that the agent kept busy since the last sample, `report_cores` those that went into telling the server
+    what it does. `throttled` says why the board holds back its processor; empty: it does not, as far as
+    it can tell. `sending_bytes` wait to leave over the agent's links.
+    """
+
+    load: float
+    own_cores: float
+    report_cores: float
+    memory: float
+    sending_bytes: int = 0
+    temperature_c: float | None = None
+    frequency_hz: float | None = None
+    throttled: str = ""

@@ -14,13 +14,14 @@ import msgspec
 from d3bed.core.errors import RemoteProtocolError
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
-from d3bed.core.measurements import FrameReport, LinkShape, Span, Transfer
+from d3bed.core.measurements import BoardSample, FrameReport, LinkShape, Span, Transfer
 from d3bed.core.plan import Plan
 
 __all__ = [
     "CRASHED",
     "MAX_CONTROL_BYTES",
     "Activate",
+    "BoardSampled",
     "ClockPing",
     "ClockPong",
     "Crash",
@@ -130,6 +131,12 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     queued: int = 0
     rejected: int = 0
     rss_bytes: int = 0
+
+
+class BoardSampled(msgspec.Struct, frozen=True, tag=True):
+    """About once a second."""
+
+    board: BoardSample
 
 
 class ClockPing(msgspec.Struct, frozen=True, tag=True):
@@ -277,6 +284,7 @@ class SourceEnded(msgspec.Struct, frozen=True, tag=True):
 FromAgent = (
     Register
     | Heartbeat
+    | BoardSampled
     | ClockPing
     | ModelLoaded
     | ModelFailed

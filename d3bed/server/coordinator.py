@@ -16,6 +16,7 @@ import msgspec
 from d3bed.core.graph import Graph
 from d3bed.core.ids import CauseId, Epoch, PipelineId
 from d3bed.core.messages import (
+    BoardSampled,
     ClockPing,
     ClockPong,
     Crash,
@@ -38,6 +39,7 @@ from d3bed.core.messages import (
     Transferred,
     Welcome,
 )
+from d3bed.server.boards import Boards
 from d3bed.server.conditions import Conditions
 from d3bed.server.events import (
     AgentJoined,
@@ -104,6 +106,7 @@ class Coordinator:
         self.strategies = strategies
         self.frames: deque[FrameView] = deque(maxlen=FRAMES_KEPT)
         self._traffic = {p.settings.id: Traffic(p) for p in self.pipelines.values()}
+        self._boards = Boards(self.world)
         self._tiers = {agent: tier for p in settings.pipelines for agent, tier in p.tiers.items()}
         self._link_secret = link_secret
         self._connections: dict[int, AgentRecord] = {}
@@ -118,10 +121,11 @@ class Coordinator:
         """Returns what to do about `event`; `now` is the server's clock in seconds."""
         self.world.now = now
         match event:
-            case AgentSaid(connection, message):
+            case AgentSaid(connection, message, size):
                 record = self._connections.get(connection)
                 if record is not None:
                     record.heard_s = now
+                    record.said_bytes += size
                     self._said(record, message)
             case AgentJoined(connection, register):
                 self._joined(connection, register)
@@ -169,6 +173,8 @@ class Coordinator:
     def last_words(self, now: float) -> list[Command]:
         """What is to be stored before the server stops; agents go on without it."""
         self.world.now = now
+        for traffic in self._traffic.values():
+            traffic.keep_frames(float("inf"))
         self._save_runs()
         return self.world.take()
 
@@ -212,6 +218,7 @@ class Coordinator:
             return
         agent = record.register.agent
         self.world.lose(agent)
+        self._boards.forget(agent)
         self.world.note(f"{agent} lost: {reason}", "warn")
         self.conditions.agent_lost(agent)
         for pipe in self.pipelines.values():
@@ -261,6 +268,8 @@ class Coordinator:
             case Heartbeat(queued, rejected, rss_bytes):
                 record.queued, record.rejected, record.rss_bytes = queued, rejected, rss_bytes
                 world.publish("agent", record.view(world.now))
+            case BoardSampled(board):
+                self._boards.sampled(record, board)
             case ClockPing(sent_s):
                 world.command(SendTo(record.connection, agent, ClockPong(sent_s, world.now)))
             case ModelLoaded(model=model):

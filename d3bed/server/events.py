@@ -58,8 +58,11 @@ class AgentJoined(msgspec.Struct, frozen=True):
 
 
 class AgentSaid(msgspec.Struct, frozen=True):
+    """`bytes`: how long it was as it came."""
+
     connection: int
     message: FromAgent
+    bytes: int = 0
 
 
 class AgentLost(msgspec.Struct, frozen=True):

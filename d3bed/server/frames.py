@@ -2,8 +2,9 @@
 
 Pure. A frame is ripe when its answer is here and every tier's compute spans are complete (as many
 as its program has steps), or `PATIENCE_S` after its answer, or when memory runs out: the oldest of
-`TRACKED` frames is let go. Every answered frame is given out once; of these at most `SHOWN_PER_S` a
-second are shown. The compute time of all is counted, once per frame and tier: when complete, else when
+`TRACKED` frames is let go. It is settled `PATIENCE_S` after its answer, when nothing more is to come: not
+everything that is told of a frame is needed to show it. Every answered frame is given out once as ripe
+and once as settled. The compute time of all is counted, once per frame and tier: when complete, else when
 it is ripe.
 """
 
@@ -50,6 +51,7 @@ class _Tracked:
         self.steps: dict[AgentId, int] = {}
         self.counted: set[Tier] = set()
         self.ripe = False
+        self.settled = False
 
     def has_done(self, wanted: Mapping[AgentId, int]) -> bool:
         """Whether all these compute steps were seen."""
@@ -74,7 +76,7 @@ class FrameTracker:
         self._steps_of = steps_of
         self._count = count
         self._tracked: dict[tuple[FrameId, Epoch], _Tracked] = {}
-        self._let_go: list[tuple[FrameId, Epoch, _Tracked]] = []
+        self._let_go: dict[tuple[FrameId, Epoch], _Tracked] = {}
 
     def __len__(self) -> int:
         return len(self._tracked)
@@ -86,8 +88,8 @@ class FrameTracker:
             if len(self._tracked) > TRACKED:
                 oldest = next(iter(self._tracked))
                 gone = self._tracked.pop(oldest)
-                if gone.report is not None and not gone.ripe:
-                    self._let_go.append((*oldest, gone))
+                if gone.report is not None:
+                    self._let_go[oldest] = gone
         return tracked
 
     def add_report(self, report: FrameReport, now: float, run: str = "") -> None:
@@ -124,17 +126,25 @@ class FrameTracker:
             self._count(tier, self._compute_s(tracked)[tier])
 
     def take_ripe(self, now: float) -> list[FrameView]:
-        """Frames that are ripe now, in order of their answers; each is given out once."""
-        found, self._let_go = self._let_go, []
-        found += [
-            (frame, epoch, tracked)
-            for (frame, epoch), tracked in self._tracked.items()
-            if tracked.report is not None and not tracked.ripe and self._is_ripe(tracked, epoch, now)
-        ]
-        return [self._view(*of_frame) for of_frame in found]
+        """Frames that are ripe now, in order of their answers."""
+        ripe = {key: t for key, t in self._tracked.items() if self._is_ripe(t, key[1], now)}
+        found = [self._view(*key, t) for key, t in {**self._let_go, **ripe}.items() if not t.ripe]
+        for tracked in (*self._let_go.values(), *ripe.values()):
+            tracked.ripe = True
+        return found
+
+    def take_settled(self, now: float) -> list[FrameView]:
+        """Frames of which nothing more is to come, in order of their answers. Call it after `take_ripe`."""
+        calm = {
+            key: t for key, t in self._tracked.items() if t.report and now - t.answered_at_s >= PATIENCE_S
+        }
+        found = [self._view(*key, t) for key, t in {**self._let_go, **calm}.items() if not t.settled]
+        for tracked in calm.values():
+            tracked.settled = True
+        self._let_go.clear()
+        return found
 
     def _view(self, frame: FrameId, epoch: Epoch, tracked: _Tracked) -> FrameView:
-        tracked.ripe = True
         report = tracked.report
         assert report is not None
         compute_s = self._compute_s(tracked)
@@ -166,6 +176,8 @@ class FrameTracker:
         return found
 
     def _is_ripe(self, tracked: _Tracked, epoch: Epoch, now: float) -> bool:
+        if tracked.report is None:
+            return False
         if now - tracked.answered_at_s >= PATIENCE_S:
             return True
         return tracked.has_done(self._steps_of(epoch))

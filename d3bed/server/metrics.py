@@ -6,12 +6,13 @@ most as many as the configuration has, and agents that came without one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 
 import psutil
 
 from d3bed.core.ids import Tier
+from d3bed.core.measurements import BoardSample
 from d3bed.server.coordinator import Coordinator
 from d3bed.server.statistics import LATENCY_BUCKETS_S
 from d3bed.server.views import ServerReport
@@ -80,6 +81,11 @@ def _frames(out: _Text, coordinator: Coordinator) -> None:
         "d3bed_frames_answered_total", "Frames whose answer came.", {n: t.answered for n, t in totals.items()}
     )
     counter("d3bed_frames_lost_total", "Frames given up.", {n: t.lost for n, t in totals.items()})
+    counter(
+        "d3bed_frames_dropped_total",
+        "Frames that a source left out, because others were under way.",
+        {n: t.dropped for n, t in totals.items()},
+    )
     counter(
         "d3bed_frames_rerun_total",
         "Answered frames that took more than one attempt.",
@@ -158,6 +164,25 @@ def _agents(out: _Text, coordinator: Coordinator) -> None:
         "d3bed_agent_clock_error_seconds",
         "Bound of its clock's error.",
         {a: r.clock_error_s for a, r in present.items()},
+    )
+    boards = {agent: record.board for agent, record in present.items() if record.board is not None}
+    readings: tuple[tuple[str, str, Callable[[BoardSample], float | None]], ...] = (
+        ("load_ratio", "Share of the board's cores that is busy.", lambda b: b.load),
+        ("cores", "Cores that the agent keeps busy.", lambda b: b.own_cores),
+        ("report_cores", "Cores that go into telling the server.", lambda b: b.report_cores),
+        ("memory_ratio", "Share of the board's memory that is used.", lambda b: b.memory),
+        ("sending_bytes", "Payload that waits to leave.", lambda b: b.sending_bytes),
+        ("temperature_celsius", "Of its hottest sensor.", lambda b: b.temperature_c),
+        ("frequency_hertz", "Of its first core.", lambda b: b.frequency_hz),
+        ("throttled", "Whether its processor is held back.", lambda b: int(bool(b.throttled))),
+    )
+    for name, about, value in readings:
+        gauge(f"d3bed_agent_{name}", about, {agent: value(board) for agent, board in boards.items()})
+    out.family(
+        "d3bed_agent_reported_bytes_total",
+        "counter",
+        "What the agent told the server, before compression.",
+        [({"agent": a}, r.said_bytes) for a, r in present.items()],
     )
     out.family(
         "d3bed_agent_rejected_peers_total",

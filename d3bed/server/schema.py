@@ -24,6 +24,7 @@ KEPT = {
     "decisions": 5_000,
     "measurements": 20_000,
     "events": 20_000,
+    "boards": 100_000,
     "frames": 500_000,
     "spans": 3_000,
 }
@@ -31,6 +32,7 @@ KEPT = {
 _BULK = {
     "spans": "at_s",
     "frames": "started_s",
+    "boards": "at_s",
     "measurements": "at_s",
     "events": "at_s",
     "plans": "at_s",
@@ -58,6 +60,9 @@ CREATE TABLE IF NOT EXISTS frames (
     id INTEGER PRIMARY KEY, run TEXT, frame INTEGER, epoch INTEGER, started_s REAL, latency_s REAL,
     device_s REAL, edge_s REAL, cloud_s REAL, attempts INTEGER, identical INTEGER);
 CREATE INDEX IF NOT EXISTS frames_of_run ON frames (run);
+CREATE TABLE IF NOT EXISTS boards (
+    id INTEGER PRIMARY KEY, agent TEXT, at_s REAL, load REAL, own_cores REAL, report_cores REAL, memory REAL,
+    sending_bytes INTEGER, temperature_c REAL, frequency_hz REAL, throttled TEXT);
 CREATE TABLE IF NOT EXISTS spans (
     id INTEGER PRIMARY KEY, run TEXT, frame INTEGER, epoch INTEGER, at_s REAL, data BLOB);
 """

@@ -75,7 +75,7 @@ class Sockets:
     # ── agents ────────────────────────────────────────────────────────────────────────────────────
 
     async def agent(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse(timeout=_CLOSE_S, max_msg_size=MAX_CONTROL_BYTES, compress=False)
+        socket = web.WebSocketResponse(timeout=_CLOSE_S, max_msg_size=MAX_CONTROL_BYTES)
         await socket.prepare(request)
         self._open.add(socket)
         try:
@@ -117,7 +117,7 @@ class Sockets:
                 said = decode_from_agent(message.data)
                 if isinstance(said, Register):
                     raise RemoteProtocolError("registered already")
-                self._runner.submit(AgentSaid(number, said))
+                self._runner.submit(AgentSaid(number, said, len(message.data)))
         except RemoteProtocolError as error:
             reason = error.reason
             raise

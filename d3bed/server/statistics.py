@@ -132,7 +132,7 @@ class Totals:
     """
 
     def __init__(self) -> None:
-        self.answered = self.lost = self.rerun = 0
+        self.answered = self.lost = self.dropped = self.rerun = 0
         self.checked = self.identical = 0
         self.latency_s = 0.0
         self.buckets = [0] * len(LATENCY_BUCKETS_S)

@@ -80,6 +80,7 @@ class Traffic:
                 epoch.differed = True
                 self._note(f"frame {frame.frame} differs from the undivided model (epoch {frame.epoch})")
         run.numbers.sent = max(run.numbers.sent, sent)
+        self.totals.dropped += max(0, dropped - run.numbers.dropped)
         run.numbers.dropped = dropped
 
     def spans_recorded(self, agent: AgentId, spans: Iterable[Span], clock_error_s: float) -> None:
@@ -128,6 +129,7 @@ class Traffic:
         run = self._pipeline.stream.run
         if run is None or run.ended_s is not None:
             return
+        self.totals.dropped += max(0, dropped - run.numbers.dropped)
         run.numbers.sent, run.numbers.dropped = sent, dropped
         run.numbers.lost = 0 if run.stopped else max(0, sent - answered)
         self.totals.lost += run.numbers.lost
@@ -165,14 +167,16 @@ class Traffic:
     # ── from time to time ─────────────────────────────────────────────────────────────────────────
 
     def take_ripe(self) -> list[FrameView]:
-        """Store the frames that are complete now; those to be shown are returned."""
-        shown, world = [], self._world
-        for frame in self._frames.take_ripe(world.now):
-            world.command(Record("frames", frame_row(frame)))
-            world.command(Record("spans", spans_row(frame, self._clock_error_s())))
-            if self._allowance.take(world.now):
-                shown.append(frame)
-        return shown
+        """Frames to be shown now; those of which nothing more is to come are stored."""
+        ripe = self._frames.take_ripe(self._world.now)
+        self.keep_frames(self._world.now)
+        return [frame for frame in ripe if self._allowance.take(self._world.now)]
+
+    def keep_frames(self, now: float) -> None:
+        """Store the frames that are settled at `now`."""
+        for frame in self._frames.take_settled(now):
+            self._world.command(Record("frames", frame_row(frame)))
+            self._world.command(Record("spans", spans_row(frame, self._clock_error_s())))
 
     def _clock_error_s(self) -> dict[AgentId, float]:
         agents = self._world.agents

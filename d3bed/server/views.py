@@ -12,7 +12,7 @@ import msgspec
 
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
-from d3bed.core.measurements import SpanKind
+from d3bed.core.measurements import BoardSample, SpanKind
 from d3bed.plan import Change
 from d3bed.server.layout import layout
 
@@ -76,6 +76,7 @@ class AgentView(msgspec.Struct, frozen=True):
     rss_bytes: int
     factor: float | None = None
     factor_spread: float | None = None
+    board: BoardSample | None = None
 
 
 class LinkView(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from d3bed.core.ids import AgentId, CauseId, Epoch, PipelineId
-from d3bed.core.measurements import LinkRate
+from d3bed.core.measurements import BoardSample, LinkRate
 from d3bed.core.messages import (
     LinkFailed,
     LinkMeasured,
@@ -52,7 +52,7 @@ class AgentRecord:
     `profiles`, and the `fixed` part of them, are as the agent reported them; `predicted` stands in for a
     profile that is not there yet; `correction` is what its live spans say about either. `speed` and
     `processes` (busy ones) are what it was told to emulate, or to carry, since it registered; `clock_error_s`
-    bounds how far its times are off.
+    bounds how far its times are off, `said_bytes` counts what it told; `board` is its last sample.
     """
 
     register: Register
@@ -63,6 +63,8 @@ class AgentRecord:
     rejected: int = 0
     rss_bytes: int = 0
     clock_error_s: float = 0.0
+    said_bytes: int = 0
+    board: BoardSample | None = None
     loaded: dict[ModelSpec, ModelLoaded] = field(default_factory=dict)
     profiles: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
     fixed: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
@@ -143,6 +145,7 @@ class AgentRecord:
             queued=self.queued,
             rejected=self.rejected,
             rss_bytes=self.rss_bytes,
+            board=self.board,
             factor=factor.value if factor else None,
             factor_spread=factor.spread if factor else None,
         )
@@ -265,6 +268,7 @@ class World:
         """Forget all that a new process of this name would not have, and the links at its ends."""
         record = self.agents[agent]
         record.connected = False
+        record.board = None
         record.loaded.clear()
         record.profiles.clear()
         record.fixed.clear()

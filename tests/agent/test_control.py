@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -14,11 +16,14 @@ from d3bed.agent.clock import ClockOffset
 from d3bed.agent.control import REFUSED, run_control
 from d3bed.agent.reporter import Reporter
 from d3bed.core.errors import ConfigError
-from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
+from d3bed.core.graph import Value
+from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
+from d3bed.core.measurements import Span, SpanKind, Transfer
 from d3bed.core.messages import (
     ClockPing,
     ClockPong,
     Drained,
+    FrameRescued,
     FromAgent,
     Heartbeat,
     Register,
@@ -28,6 +33,8 @@ from d3bed.core.messages import (
     decode_from_agent,
     encode,
 )
+from d3bed.core.regions import Region
+from d3bed.core.regions import Span as Positions
 
 pytestmark = pytest.mark.sockets
 
@@ -91,6 +98,47 @@ class Client:
         self.got.append(message)
 
 
+class Relay:
+    """Passes a connection on to `port`, and counts the bytes that the client sends."""
+
+    def __init__(self) -> None:
+        self.sent_bytes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, port: int) -> int:
+        self._port = port
+        self._server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, onward = await asyncio.open_connection("127.0.0.1", self._port)
+        for source, target, counts in ((reader, onward, True), (there, writer, False)):
+            self._tasks.add(asyncio.create_task(self._pump(source, target, counts)))
+
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, counts: bool) -> None:
+        try:
+            while data := await source.read(65536):
+                self.sent_bytes += len(data) if counts else 0
+                target.write(data)
+                await target.drain()
+        finally:
+            target.close()
+
+
+@pytest.fixture
+async def relay() -> AsyncIterator[Relay]:
+    made = Relay()
+    yield made
+    await made.stop()
+
+
 @pytest.fixture
 async def peer() -> AsyncIterator[Peer]:
     made = Peer()
@@ -145,5 +193,41 @@ async def test_a_server_that_talks_nonsense_is_left_and_tried_again(peer: Peer) 
     await peer.connections[0].send('{"type": "SelfDestruct"}')
     await until(lambda: peer.count(Register) == 2)
     assert all(isinstance(message, Welcome | ClockPong) for message in client.got)
+    client.task.cancel()
+    await asyncio.gather(client.task, return_exceptions=True)
+
+
+def tell_frame(reporter: Reporter, number: int, at_s: float) -> None:
+    """What the edge agent that owns a plan's tiles says of a frame, counted in the demo: the busiest one."""
+    pipeline, frame, epoch = PipelineId("main"), FrameId(number), Epoch(12)
+    helper, jitter, start_s = AgentId("edge-2"), random.Random(number), at_s
+    for turn in range(3):
+        for kind in (SpanKind.WAIT, SpanKind.QUEUE, SpanKind.COMPUTE, SpanKind.SERIALISE, SpanKind.TRANSFER):
+            end_s = start_s + 0.003 + jitter.random() / 1e3  # each begins when the one before is over
+            peer = helper if kind is SpanKind.TRANSFER else None
+            tile = (1, 0) if kind is SpanKind.COMPUTE else None
+            place = (3 + 2 * turn, 4 + 2 * turn)
+            reporter.span(pipeline, Span(frame, epoch, kind, start_s, end_s, place, 0.0, peer, tile))
+            start_s = end_s
+    reporter.span(pipeline, Span(frame, epoch, SpanKind.TILED, at_s, start_s, (3, 9)))
+    for n in range(5):
+        value = Value(3 + n, 0, Region(Positions(0, 3), Positions(0, 13)))
+        taken_s = 0.01 + jitter.random() / 1e3
+        reporter.transfer(pipeline, Transfer(helper, frame, epoch, value, 9984, taken_s, 1.25e8))
+    reporter.fact(FrameRescued(pipeline, epoch, frame, "no tiles"))
+
+
+async def test_ten_frames_a_second_are_told_in_five_kilobytes_a_second(peer: Peer, relay: Relay) -> None:
+    client = Client(await relay.start(await peer.start()))
+    await until(lambda: peer.count(Heartbeat) > 2 and client.clock.known)
+    before, began_s = relay.sent_bytes, time.monotonic()
+    for number in range(1, 31):
+        tell_frame(client.reporter, number, time.monotonic())
+        await until(lambda: peer.count(FrameRescued) == number)  # noqa: B023 — within this turn
+    took_s = time.monotonic() - began_s
+    per_frame = (relay.sent_bytes - before) / 30
+    assert took_s > 2.0, "every frame left in a batch of its own"
+    assert per_frame <= 500
+    assert client.reporter.spent_s / 30 < 0.01
     client.task.cancel()
     await asyncio.gather(client.task, return_exceptions=True)

@@ -6,8 +6,15 @@ from d3bed.agent.clock import ClockOffset
 from d3bed.agent.reporter import Reporter
 from d3bed.core.graph import Value
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId
-from d3bed.core.measurements import FrameReport, Span, SpanKind, Transfer
-from d3bed.core.messages import Drained, FramesAnswered, LinkLost, SpansRecorded, Transferred
+from d3bed.core.measurements import BoardSample, FrameReport, Span, SpanKind, Transfer
+from d3bed.core.messages import (
+    BoardSampled,
+    Drained,
+    FramesAnswered,
+    LinkLost,
+    SpansRecorded,
+    Transferred,
+)
 
 PIPELINE = PipelineId("p")
 
@@ -51,3 +58,12 @@ async def test_while_the_server_is_away_the_newest_are_kept() -> None:
         s.frame for message in reporter.drain() if isinstance(message, SpansRecorded) for s in message.spans
     ]
     assert kept == list(range(3000, 5000))
+
+
+async def test_only_the_latest_sample_of_the_board_leaves() -> None:
+    reporter = make_reporter()
+    for load in (0.1, 0.2):
+        reporter.sampled(BoardSample(load, 0.0, 0.0, 0.5))
+    await reporter.wait()
+    assert reporter.drain() == [BoardSampled(BoardSample(0.2, 0.0, 0.0, 0.5))]
+    assert reporter.drain() == []

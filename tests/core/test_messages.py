@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from d3bed.core.errors import RemoteProtocolError
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex, Window
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
-from d3bed.core.measurements import FrameReport, LinkShape, Span, SpanKind, Transfer
+from d3bed.core.measurements import BoardSample, FrameReport, LinkShape, Span, SpanKind, Transfer
 from d3bed.core.messages import (
     MAX_CONTROL_BYTES,
+    BoardSampled,
     FramesAnswered,
     FromAgent,
     Heartbeat,
@@ -53,6 +54,7 @@ SPEC = ModelSpec("m", "random:1", (3, 8, 8))
         ModelLoaded(SPEC, GRAPH, "abc", 1, 0.5),
         FramesAnswered(PIPELINE, 3, (FrameReport(FrameId(1), EPOCH, "cat.jpg", 0.0, 0.5, identical=True),)),
         SpansRecorded(PIPELINE, 1e-4, (Span(FrameId(1), EPOCH, SpanKind.COMPUTE, 0.0, 0.1, (1, 1)),)),
+        BoardSampled(BoardSample(0.5, 1.0, 0.001, 0.3, temperature_c=61.5, throttled="hot")),
         Transferred(PIPELINE, (Transfer(AgentId("e"), FrameId(1), EPOCH, Value(1), 1024, 0.01, 1e5),)),
     ],
 )

@@ -103,16 +103,31 @@ def test_frame_waits_no_longer_than_half_a_second() -> None:
 def test_every_frame_is_given_out_once_and_memory_is_bounded() -> None:
     counted: list[float] = []
     tracker = FrameTracker(DEMO, TIERS_OF, lambda _: {DEVICE: 1}, lambda _, s: counted.append(s))
-    found = []
+    found, kept = [], []
     for frame in range(1000):
         tracker.add_report(report(frame), 100.0)
         tracker.add_spans(DEVICE, [span(frame, 0.1)] if frame % 2 else [])
         if frame % 400 == 399:
             found += tracker.take_ripe(100.0)
+            kept += tracker.take_settled(100.0)
     assert len(tracker) == TRACKED
     found += tracker.take_ripe(200.0)
-    assert sorted(frame.frame for frame in found) == list(range(1000))
+    kept += tracker.take_settled(200.0)
+    for frames in (found, kept):
+        assert sorted(frame.frame for frame in frames) == list(range(1000))
     assert len(counted) == 500
+
+
+def test_what_is_told_after_a_frame_is_complete_is_kept_with_it() -> None:
+    tracker = FrameTracker(DEMO, TIERS_OF, lambda _: {DEVICE: 1}, lambda *c: None)
+    tracker.add_report(report(1), now=100.0)
+    tracker.add_spans(DEVICE, [span(1, 0.1)])
+    assert len(tracker.take_ripe(100.1)[0].spans) == 1
+    assert tracker.take_settled(100.1) == []
+    tracker.add_spans(DEVICE, [span(1, 0.2, kind=SpanKind.TRANSFER)])
+    (frame,) = tracker.take_settled(100.5)
+    assert len(frame.spans) == 2
+    assert tracker.take_ripe(200.0) == tracker.take_settled(200.0) == []
 
 
 def test_at_most_twenty_frames_a_second_are_shown() -> None:

@@ -77,6 +77,22 @@ export const createLinks = (body) =>
     ),
   );
 
+const boardLoad = ({ board }) =>
+  board
+    ? {
+        text: `${Math.round(board.load * 100)} %`,
+        title:
+          `of its board; this agent keeps ${board.own_cores.toFixed(2)} cores busy, telling the server ` +
+          `${(board.report_cores * 100).toFixed(1)} % of one; ${Math.round(board.memory * 100)} % of its memory is used`,
+      }
+    : text(null);
+
+const boardTemperature = ({ board }) => {
+  const words = board?.temperature_c == null ? text(null) : `${Math.round(board.temperature_c)} °C`;
+  if (!board?.throttled) return { text: words, title: "the hottest sensor of its board" };
+  return { text: `⚠ ${words} slowed`, class: "flag", title: board.throttled };
+};
+
 export const createAgents = (body) =>
   whenChanged((agents) =>
     fill(
@@ -110,6 +126,8 @@ export const createAgents = (body) =>
           title: `d3bed ${text(agent.version)}, fingerprint ${text(agent.fingerprint)}`,
         }),
         (agent) => text(agent.threads),
+        boardLoad,
+        boardTemperature,
         (agent) => bytes(agent.rss_bytes),
         (agent) => text(agent.queued),
         (agent) => text(agent.data_address),
