@@ -4,8 +4,9 @@ At a border the map is either whole on the owner, or lies in tiles with several 
 border to another is run by the owner alone or in tiles; its tiles are cut out of the owner's map, or made
 from the tiles before them, however these were cut, of which agents send each other the rectangles that
 they lack. Tiles go back to the owner where the whole map is needed. Agents take tiles in order, the owner
-the first; bands are as wide as their agents are fast. A block is over when its last tile is: really, an
-agent may be ahead of the others, so that what `timeline` says of the same tiles is never more.
+the first; bands are as wide as their agents are fast in the layers that count. A block is over when its
+last tile is: really, an agent may be ahead of the others, so that what `timeline` says of the same tiles is
+never more.
 
 Ways of tiling, each with what it may do:
 - `vsm`: all of that.
@@ -22,6 +23,8 @@ It must not know how agents are reached, nor which tier runs what.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +45,9 @@ from d3bed.plan.vsm.parts import Part
 from d3bed.plan.vsm.traces import Spans, trace
 
 __all__ = ["TileChoice", "choose_tiles", "moved_bytes"]
+
+#: Cuts are also made for so many sections before a border.
+_SCOPES = (1, 3)
 
 #: Up to so many agents, every number of them is tried; then every second one.
 _MANY = 8
@@ -143,10 +149,11 @@ class _Candidate:
 
 
 def _layouts(count: int, strips: bool) -> Iterator[tuple[int, int]]:
-    """Tiles down and across, for 2 … `count` agents."""
+    """Tiles down and across, for 2 … `count` agents. Of those that are as fast the first is taken: strips of
+    rows, which lie in one piece in memory and are as wide as the kernels like it."""
     for agents in range(2, count + 1):
         if agents <= _MANY or agents % 2 == 0 or agents == count:
-            for rows in range(1, agents + 1):
+            for rows in range(agents, 0, -1):
                 if agents % rows == 0 and (not strips or rows in (1, agents)):
                     yield rows, agents // rows
 
@@ -154,26 +161,57 @@ def _layouts(count: int, strips: bool) -> Iterator[tuple[int, int]]:
 def _candidates(
     graph: Graph, part: Part, last: int, team: Sequence[AgentId], costs: TileCosts, strips: bool
 ) -> Iterator[_Candidate]:
-    """All that fit the map."""
+    """All that fit the map. Where agents differ, what they are best given depends on the layers: cuts are
+    made for all of the part, and for the few layers before the border; the search takes what is faster."""
     size = map_size(graph, part.borders[last])
+    scopes = [part.vertices, *(part.block(max(0, last - n), last).vertices for n in _SCOPES)]
     for rows, columns in _layouts(len(team), strips):
         if rows <= size[0] and columns <= size[1]:
-            shares = _shares(part, team[: rows * columns], costs)
-            across = [sum(shares[r * columns : (r + 1) * columns]) for r in range(rows)]
-            down = [sum(shares[c::columns]) for c in range(columns)]
-            yield _Candidate(last, Grid(cut(size[0], across), cut(size[1], down)))
+            agents = team[: rows * columns]
+            for grid in dict.fromkeys(_grid(size, (rows, columns), agents, scope, costs) for scope in scopes):
+                yield _Candidate(last, grid)
 
 
-def _shares(part: Part, agents: Sequence[AgentId], costs: TileCosts) -> list[float]:
-    """Shares of the part with which all agents take equally long, fixed parts included."""
-    fixed_s = [sum(costs.fixed(agent)[v] for v in part.vertices) for agent in agents]
+def _grid(
+    size: tuple[int, int],
+    shape: tuple[int, int],
+    agents: Sequence[AgentId],
+    vertices: Sequence[int],
+    costs: TileCosts,
+) -> Grid:
+    """Cuts with which agents take equally long for vertices, fixed parts included, as far as whole positions
+    allow."""
+    fixed_s = [sum(costs.fixed(agent)[v] for v in vertices) for agent in agents]
     slope_s = [
-        max(sum(costs.times_s[agent][v] for v in part.vertices) - fixed, 1e-12)
+        max(sum(costs.times_s[agent][v] for v in vertices) - fixed, 1e-12)
         for agent, fixed in zip(agents, fixed_s, strict=True)
     ]
+    rows, columns = shape
+    if columns == 1:
+        return Grid(_bands(size[0], fixed_s, slope_s), (0, size[1]))
+    if rows == 1:
+        return Grid((0, size[0]), _bands(size[1], fixed_s, slope_s))
     pairs = list(zip(fixed_s, slope_s, strict=True))
     all_s = (1 + sum(fixed / slope for fixed, slope in pairs)) / sum(1 / slope for _, slope in pairs)
-    return [max((all_s - fixed) / slope, 1e-3) for fixed, slope in pairs]
+    shares = [max((all_s - fixed) / slope, 1e-3) for fixed, slope in pairs]
+    down = [sum(shares[r * columns : (r + 1) * columns]) for r in range(rows)]
+    across = [sum(shares[c::columns]) for c in range(columns)]
+    return Grid(cut(size[0], down), cut(size[1], across))
+
+
+def _bands(size: int, fixed_s: Sequence[float], slope_s: Sequence[float]) -> tuple[int, ...]:
+    """Cuts of `size` positions, at least one for each agent; the longest time is as short as it can be, for
+    times that grow by `slope_s` over all positions."""
+    waiting = [
+        (fixed + 2 * slope / size, n) for n, (fixed, slope) in enumerate(zip(fixed_s, slope_s, strict=True))
+    ]
+    heapq.heapify(waiting)
+    lengths = [1] * len(waiting)
+    for _ in range(size - len(lengths)):
+        seconds, n = waiting[0]
+        lengths[n] += 1
+        heapq.heapreplace(waiting, (seconds + slope_s[n] / size, n))
+    return (0, *itertools.accumulate(lengths))
 
 
 class _Tables:

@@ -19,9 +19,9 @@ from d3bed.core.tiles import Tile
 
 __all__ = ["PIECE_S", "TileCosts"]
 
-#: What an agent's event loop has to do for a piece that it sends or receives, beside moving its bytes:
-#: about this on an x86-64 core, in Python.
-PIECE_S = 0.3e-3
+#: What an agent's event loop has to do for a piece that it sends or receives, beside moving its bytes, and
+#: until others get round to it: about this in Python where four agents share two x86-64 cores.
+PIECE_S = 0.5e-3
 
 #: Measured where weights are reordered on every call, for a machine of `_REFERENCE_FLOPS` per second.
 _FIXED_S_PER_BYTE, _REFERENCE_FLOPS = 0.16e-9, 45e9

@@ -22,7 +22,7 @@ from d3bed.core.plan import Plan
 from d3bed.core.tiles import Grid, Tiling, map_size, pieces, tiling
 from d3bed.plan import timeline
 from d3bed.plan.vsm import METHODS, Part, TileCosts, tileable_parts
-from d3bed.plan.vsm.choose import TileChoice, choose_tiles
+from d3bed.plan.vsm.choose import TileChoice, _bands, choose_tiles
 
 if TYPE_CHECKING:
     from tests.plan.vsm.conftest import Tools
@@ -285,3 +285,38 @@ def test_choosing_takes_little_time(
         choose_tiles(graph, part, agents, costs, rates)
         spent.append(time.thread_time() - began_s)
     assert min(spent) < most_s
+
+
+def test_cuts_follow_the_layers_that_they_are_made_for(graphs: Callable[[str], Graph]) -> None:
+    """A slow agent gets the less of a map the more of the time does not depend on the tile."""
+    graph = graphs("resnet18")
+    (part,) = tileable_parts(graph)
+    times_s, slow_s = recorded_s("resnet18", graph), recorded_s("resnet18", graph, 0.5)
+    costs = TileCosts(graph, {AGENTS[0]: times_s, AGENTS[1]: slow_s})
+    choice = choose_tiles(graph, part, AGENTS[:2], costs, linked(AGENTS[:2], 1.25e9))
+    assert choice.blocks
+    shares = {
+        cuts[1] / cuts[-1] for b in choice.blocks for cuts in (b.grid.rows, b.grid.columns) if cuts[1:-1]
+    }
+    assert len(shares) > 1 and min(shares) > 0.5
+
+
+@given(
+    times=st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 1)), min_size=2, max_size=4),
+    size=st.integers(4, 9),
+)
+def test_no_other_cut_into_bands_is_over_sooner(times: list[tuple[float, float]], size: int) -> None:
+    fixed_s, slope_s = [fixed for fixed, _ in times], [slope for _, slope in times]
+
+    def longest_s(lengths: Sequence[int]) -> float:
+        return max(f + s * n / size for f, s, n in zip(fixed_s, slope_s, lengths, strict=True))
+
+    cuts = _bands(size, fixed_s, slope_s)
+    found = [b - a for a, b in itertools.pairwise(cuts)]
+    assert cuts[0] == 0 and cuts[-1] == size and min(found) >= 1
+    others = (
+        lengths
+        for lengths in itertools.product(range(1, size + 1), repeat=len(times))
+        if sum(lengths) == size
+    )
+    assert longest_s(found) <= min(map(longest_s, others)) * (1 + 1e-9)
