@@ -68,6 +68,10 @@ TilingOption = Annotated[
     str | None,
     typer.Option("--tiling", help="How edge agents share layers: vsm, aofl, deepthings, modnn or none."),
 ]
+ToleranceOption = Annotated[
+    float | None,
+    typer.Option("--tolerance", help="Tiles may be so far off (relative), as 1e-5; 0: bit-identical."),
+]
 CacheOption = Annotated[Path, typer.Option(help="Where profiles are kept.")]
 FramesOption = Annotated[int | None, typer.Option("--frames", "-f", help="Frames to answer.")]
 RateOption = Annotated[
@@ -112,6 +116,7 @@ def demo(
     strategy: StrategyOption = None,
     edges: EdgesOption = None,
     tiling: TilingOption = None,
+    tolerance: ToleranceOption = None,
     frames: FramesOption = None,
     rate: RateOption = None,
     headless: Annotated[
@@ -145,6 +150,7 @@ def demo(
         strategy=strategy,
         edges=edges,
         tiling=tiling,
+        tolerance=tolerance,
         frames=frames,
         rate_per_s=rate,
         port=port,
@@ -160,6 +166,7 @@ def demo(
         "--strategy": strategy,
         "--edges": edges,
         "--tiling": tiling,
+        "--tolerance": tolerance,
         "--frames": frames,
         "--rate": rate,
         "--port": port,
@@ -185,6 +192,7 @@ def server(
     strategy: StrategyOption = None,
     edges: EdgesOption = None,
     tiling: TilingOption = None,
+    tolerance: ToleranceOption = None,
     frames: FramesOption = None,
     rate: RateOption = None,
     token: TokenOption = None,
@@ -210,6 +218,7 @@ def server(
         strategy=strategy,
         edges=edges,
         tiling=tiling,
+        tolerance=tolerance,
         frames=frames,
         rate_per_s=rate,
         port=port,

@@ -86,6 +86,7 @@ class _PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     autostart: bool = True
     adapt: bool = True
     tiling: str = "vsm"
+    tolerance: float = 0.0
     pins: dict[str, list[_PinConfig]] = {}
 
 
@@ -134,6 +135,9 @@ class Config(msgspec.Struct, frozen=True):
 #: Edge agents that `--edges` may start: each is a process with a model of its own.
 MOST_EDGES = 16
 MOST_PER_S = 1000.0
+
+#: Tiles that are farther off than this are wrong, not rounded.
+MOST_TOLERANCE = 1e-3
 
 #: Files of 4 MiB at most may be frames.
 MOST_ENCODED_KB = 4194
@@ -222,6 +226,7 @@ def _pipeline(
         autostart=pipeline.autostart,
         adapt=pipeline.adapt,
         tiling=check_tiling(pipeline.tiling, where, f"{key}.tiling"),
+        tolerance=check_tolerance(pipeline.tolerance, where, f"{key}.tolerance"),
     )
 
 
@@ -278,6 +283,7 @@ def override(
     network: str | None = None,
     strategy: str | None = None,
     tiling: str | None = None,
+    tolerance: float | None = None,
     edges: int | None = None,
     frames: int | None = None,
     rate_per_s: float | None = None,
@@ -300,6 +306,8 @@ def override(
         check_strategy(strategy, "--strategy", "")
     if tiling is not None:
         check_tiling(tiling, "--tiling", "")
+    if tolerance is not None:
+        check_tolerance(tolerance, "--tolerance", "")
     if frames is not None and frames < 1:
         raise ConfigError("--frames", "", f"{frames} is out of range", "use 1 or more")
     check_rate(rate_per_s, "--rate", "")
@@ -320,6 +328,8 @@ def override(
             changes["strategy"] = strategy
         if tiling is not None:
             changes["tiling"] = tiling
+        if tolerance is not None:
+            changes["tolerance"] = tolerance
         if frames is not None:
             changes["frames"] = frames
         if rate_per_s is not None:
@@ -444,6 +454,14 @@ def check_tiling(name: str, where: str, key: str) -> str:
     if name not in TILINGS:
         raise ConfigError(where, key, f"no way of tiling named {name!r}", near(name, list(TILINGS)))
     return name
+
+
+def check_tolerance(tolerance: float, where: str, key: str) -> float:
+    if not 0 <= tolerance <= MOST_TOLERANCE:
+        raise ConfigError(
+            where, key, f"{tolerance} is out of range", f"use 0 (bit-identical) to {MOST_TOLERANCE:g}"
+        )
+    return tolerance
 
 
 def input_size(text: str | None, where: str, key: str) -> tuple[int, int, int] | None:

@@ -78,6 +78,7 @@ def test_a_good_file_is_read_whole(tmp_path: Path) -> None:
         ('network = "wifi"', 'network = "wiffi"', "pipelines.main.network", "wifi"),
         ('network = "wifi"', 'network = "wifi"\nmodel = "resnet19"', "pipelines.main.model", "resnet18"),
         ('network = "wifi"', 'network = "wifi"\nthreads = 0', "pipelines.main.threads", "1 to 64"),
+        ('network = "wifi"', 'network = "wifi"\ntolerance = 0.1', "pipelines.main.tolerance", "0.001"),
         ('input = "3x96x96"', 'input = "96"', "pipelines.main.input", "3x224x224"),
         ('input = "3x96x96"', "encoded_kb = 4195", "pipelines.main.encoded_kb", "1 to 4194"),
         ('input = "3x96x96"', "encoded_kb = -1", "pipelines.main.encoded_kb", "0 for pixels"),

@@ -62,7 +62,9 @@ async def epoch_work(
     prepared: list[PreparedTile] = []
     if tiled:
         async with _alone_on_host(cache_dir):
-            prepared = await compute.run(lambda: prepare_tiles(model, tiled, cache_dir, fingerprint))
+            prepared = await compute.run(
+                lambda: prepare_tiles(model, tiled, cache_dir, fingerprint, tolerance=order.tolerance)
+            )
     tiles = dict(zip(tiled, prepared, strict=True))
     plain = [step for step in program.steps if step.tile is None]
     rescues = [rescue.step for rescue in program.rescues]
@@ -88,6 +90,7 @@ async def epoch_work(
             tile=(step.tile.row, step.tile.column),
             identical=tile.identical,
             fallbacks=tile.fallbacks,
+            max_rel_err=tile.max_rel_err,
         )
         for step, tile in tiles.items()
         if step.tile is not None

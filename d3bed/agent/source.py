@@ -28,10 +28,10 @@ from d3bed.agent.executor import Executor
 from d3bed.core.errors import StaleEpoch
 from d3bed.core.ids import Epoch, FrameId, PipelineId
 from d3bed.core.measurements import FrameReport
-from d3bed.model import LoadedModel
+from d3bed.model import LoadedModel, relative_error
 from d3bed.model.images import decode, encoded
 
-__all__ = ["MAX_PHOTOS", "Active", "Photo", "Source", "prepare_photos", "relative_error"]
+__all__ = ["MAX_PHOTOS", "Active", "Photo", "Source", "prepare_photos"]
 
 #: Distinct photos that are decoded and checked; a folder with more is cut to the first ones.
 MAX_PHOTOS = 6
@@ -80,15 +80,6 @@ class Active:
         chosen = max(self._credit, key=lambda epoch: self._credit[epoch])
         self._credit[chosen] -= sum(self.shares.values())
         return chosen
-
-
-def relative_error(answer: tuple[torch.Tensor, ...], reference: tuple[torch.Tensor, ...]) -> float:
-    """Largest absolute difference over the largest absolute reference value."""
-    worst = 0.0
-    for got, want in zip(answer, reference, strict=True):
-        scale = float(want.double().abs().max()) or 1.0
-        worst = max(worst, float((got.double() - want.double()).abs().max()) / scale)
-    return worst
 
 
 class Source:

@@ -5,11 +5,14 @@ to less than the machine's cores, so that they do not slow each other down. Edge
 device only sends its photo. The speed-up is that of the convolutional part: what the edge takes alone for
 all layers with maps of more than one position (by its profile's share of the measured time), over that
 less what tiling saves of the whole latency. Methods run on the same path, each chosen by its own rules.
+An exchange lasts from the end of the last tile of a block until all tiles of the next have what they need,
+bytes and latency included.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import statistics
@@ -23,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from d3bed.config import override, read_config
+from d3bed.lab import client
 from d3bed.lab.testbed import SwitchFailed, Testbed, open_testbed
 
 __all__ = ["TARGETS", "run"]
@@ -38,6 +42,9 @@ TARGETS = {
 
 #: Share of a core that all emulated edge agents take together, and the most that one takes.
 _ALL_EDGES, _ONE_EDGE = 0.8, 0.1
+
+#: The last spans of a run are with the server by then.
+_SHOWN_S = 1.0
 
 
 def run(
@@ -121,6 +128,7 @@ async def _measure(
     bed: Testbed, model: str, methods: Sequence[str], frames: int, rounds: int, console: Console
 ) -> list[dict[str, Any]]:
     reports: dict[str, list[dict[str, Any]]] = {method: [] for method in ("none", *methods)}
+    exchanges_s: dict[str, list[float]] = {method: [] for method in methods}
     share = 0.0
     for _ in range(rounds):
         for method in reports:
@@ -130,6 +138,9 @@ async def _measure(
                 console.print(f"{model}, {method}: no plan: {error}", highlight=False)
                 continue
             reports[method].append(await bed.run(frames))
+            if method != "none":
+                await asyncio.sleep(_SHOWN_S)
+                exchanges_s[method] += _exchanges_s(await client.get(bed.base, "/api/state"), view["epoch"])
             share = _convolutional_share(view)
     alone = reports.pop("none")
     alone_s = statistics.median(r["latency_s"]["median"] for r in alone)
@@ -154,11 +165,32 @@ async def _measure(
                 "latency_s": latency_s,
                 "predicted_part_s": predicted_s,
                 "measured_part_s": measured_s,
+                "exchange_s": statistics.median(exchanges_s[method]) if exchanges_s[method] else None,
                 "all_identical": all(e["checked"] == e["identical"] > 0 for e in exact),
                 "tiles": last["tiles"],
             }
         )
     return rows
+
+
+def _exchanges_s(state: dict[str, Any], epoch: int) -> list[float]:
+    """Seconds of every exchange (or gather and cutting up anew) between two blocks in the frames shown."""
+    found = []
+    for frame in state["frames"]:
+        ready_s: dict[tuple[int, int], float] = {}
+        end_s: dict[tuple[int, int], float] = {}
+        waited_s: dict[tuple[str, tuple[int, int]], float] = {}
+        tiles = [span for span in frame["spans"] if span["tile"] is not None and frame["epoch"] == epoch]
+        for span in sorted(tiles, key=lambda span: span["start_s"]):
+            block = (span["vertices"][0], span["vertices"][1])
+            if span["kind"] == "queue":
+                waited_s[span["agent"], block] = span["end_s"] - span["start_s"]
+            elif span["kind"] == "compute":
+                start_s = span["start_s"] - waited_s.get((span["agent"], block), 0.0)
+                ready_s[block] = max(ready_s.get(block, 0.0), start_s)
+                end_s[block] = max(end_s.get(block, 0.0), span["end_s"])
+        found += [ready_s[after] - end_s[before] for before, after in itertools.pairwise(sorted(end_s))]
+    return found
 
 
 def _convolutional_share(view: dict[str, Any]) -> float:
@@ -178,9 +210,21 @@ def _line(row: dict[str, Any]) -> str:
 
 def _table(rows: list[dict[str, Any]], mbit_per_s: float, *, even: bool) -> Table:
     table = Table(
-        *("model", "nodes", "method", "alone ms", "tiled ms", "×", "target", "MB", "off by", "exact"),
+        *(
+            "model",
+            "nodes",
+            "method",
+            "alone ms",
+            "tiled ms",
+            "×",
+            "target",
+            "MB",
+            "exch. ms",
+            "off by",
+            "exact",
+        ),
         title=f"tiles at {mbit_per_s:g} Mbit/s, convolutional part",
-        caption="×: speed-up over one node; MB exchanged a frame; off by: predicted part",
+        caption="×: over one node; MB exchanged a frame; exch.: from block to block; off by: predicted part",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -199,6 +243,7 @@ def _table(rows: list[dict[str, Any]], mbit_per_s: float, *, even: bool) -> Tabl
             f"[green]{speed_up}[/]" if reached else f"[red]{speed_up} ✗[/]",
             f"{target:g}" if target else "",
             f"{sum(t['exchanged_bytes'] + t['gathered_bytes'] for t in row['tiles']) / 1e6:.2f}",
+            f"{row['exchange_s'] * 1e3:.1f}" if row["exchange_s"] is not None else "",
             f"{row['predicted_part_s'] / measured_s - 1:+.1%}" if measured_s else "",
             "yes" if row["all_identical"] else "[red]NO[/]",
         )

@@ -216,13 +216,15 @@ class TileReady(msgspec.Struct, frozen=True):
     """A tile (row, column) of the block from the first to the last of `vertices` was checked.
 
     `identical`: it makes the bits that the undivided network makes of a photo; `fallbacks` of its vertices
-    are computed on maps of the whole size for that.
+    are computed on maps of the whole size for that. Else `max_rel_err` is the largest difference, over the
+    largest value of the map.
     """
 
     vertices: tuple[int, int]
     tile: tuple[int, int]
     identical: bool
     fallbacks: int
+    max_rel_err: float = 0.0
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -341,7 +343,11 @@ class MeasureLinks(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Get ready to run your part of `plan`: compile segments, connect to `peers` (next hops)."""
+    """Get ready to run your part of `plan`: compile segments, connect to `peers` (next hops).
+
+    With a `tolerance` tiles need not make the undivided network's bits: they may be so far off, in the
+    sense of `TileReady.max_rel_err`.
+    """
 
     pipeline: PipelineId
     epoch: Epoch
@@ -349,6 +355,7 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     plan: Plan
     route: Route
     peers: tuple[Peer, ...]
+    tolerance: float = 0.0
 
 
 class Activate(msgspec.Struct, frozen=True, tag=True):

@@ -172,7 +172,7 @@ def _ended(pipeline: dict[str, Any]) -> bool:
 
 
 def _judge(report: dict[str, Any], frames: int | None, console: Console) -> int:
-    """Say what happened; 0 only if every frame was answered and exact."""
+    """Say what happened; 0 only if every frame was answered and exact (or as close as was asked for)."""
     counts, exact, latency = report["frames"], report["exact"], report["latency_s"]
     console.print(
         f"{report['model']}, strategy {report['strategy']}, network {report['network']}: "
@@ -184,7 +184,10 @@ def _judge(report: dict[str, Any], frames: int | None, console: Console) -> int:
     )
     console.print(exactness(exact), soft_wrap=True)
     all_answered = counts["answered"] == counts["sent"] and counts["sent"] == (frames or counts["sent"])
-    all_exact = 0 < exact["checked"] == exact["identical"] == counts["answered"]
+    close = report["tolerance"] > 0 and (exact["max_rel_err"] or 0.0) <= report["tolerance"]
+    all_exact = 0 < exact["checked"] == counts["answered"] and (
+        exact["identical"] == exact["checked"] or close
+    )
     return OK if all_answered and all_exact else FAILED
 
 

@@ -11,7 +11,7 @@ from d3bed.core.models import ZOO
 from d3bed.model.exact import PreparedTile, prepare_tiles
 from d3bed.model.loading import ENGINE, LoadedModel, fingerprint, load
 from d3bed.model.segment import compile_step
-from d3bed.model.tensors import from_wire, to_wire
+from d3bed.model.tensors import from_wire, relative_error, to_wire
 
 __all__ = [
     "ENGINE",
@@ -23,5 +23,6 @@ __all__ = [
     "from_wire",
     "load",
     "prepare_tiles",
+    "relative_error",
     "to_wire",
 ]

@@ -3,7 +3,8 @@
 How a convolution rounds follows from shapes, thread count and machine, not from the numbers. So a probe
 decides, on random inputs and weights: the operator on the whole map, cropped, against what a tile runs.
 Then the tile runs on what the undivided network really makes of a photo, and must give the very bits
-that it makes there. Both verdicts are kept on disk, one file per tile and fingerprint.
+that it makes there, or be off by no more than the user tolerates. Both verdicts are kept on disk, one file
+per tile and fingerprint.
 
 Call everything here on the compute thread: other threads may run other kernels.
 """
@@ -29,6 +30,7 @@ from d3bed.model import images
 from d3bed.model.keep import keep
 from d3bed.model.loading import LoadedModel
 from d3bed.model.segment import compile_step
+from d3bed.model.tensors import relative_error
 from d3bed.model.tiles import Way
 from d3bed.model.vertices import Body
 
@@ -36,7 +38,7 @@ __all__ = ["PreparedTile", "prepare_tiles"]
 
 _Call = Callable[..., tuple[torch.Tensor, ...]]
 
-_FORMAT = "d3bed.tile/2"
+_FORMAT = "d3bed.tile/3"
 
 #: The probe compares a position in so many channels, and on so many more random images if there are fewer
 #: channels: few numbers may be equal by luck.
@@ -50,12 +52,14 @@ _RUNS = 3
 class PreparedTile:
     """A tile that is ready to run, and what is known about it.
 
-    `call` is what `compile_step` gives. `identical`: it makes the undivided network's bits. `fallbacks`
-    convolutions run at the cost of the whole map for that. `nominal_s`: seconds of this thread per run.
+    `call` is what `compile_step` gives. `identical`: it makes the undivided network's bits; else it is off by
+    `max_rel_err`. `fallbacks` convolutions run at the cost of the whole map for that. `nominal_s`: seconds of
+    this thread per run.
     """
 
     call: _Call
     identical: bool
+    max_rel_err: float
     fallbacks: int
     nominal_s: float
 
@@ -65,6 +69,7 @@ class _Verdict(msgspec.Struct, frozen=True):
 
     ways: dict[int, Way]
     identical: bool
+    max_rel_err: float
     nominal_s: float
 
 
@@ -74,25 +79,28 @@ def prepare_tiles(
     folder: Path,
     fingerprint: str,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    *,
+    tolerance: float = 0.0,
 ) -> list[PreparedTile]:
     """Choose each patch's kernels, compile and check the tiles of these steps, in their order.
 
     What was prepared before, for the same network and fingerprint, is read from `folder`. Else it takes
     about two passes through the network and four runs of each tile; `progress` is told how many of the
-    tiles have been checked. Tiles are timed one after the other, as they run.
+    tiles have been checked. Tiles are timed one after the other, as they run. With a `tolerance`, a kernel
+    that is off by no more than that, as `relative_error` counts, is as good as an exact one.
     """
-    cache = _Cache(folder, model, fingerprint)
+    cache = _Cache(folder, model, fingerprint, tolerance)
     verdicts = {step: verdict for step in steps if (verdict := cache.get(step)) is not None}
     new = [step for step in steps if step not in verdicts]
     calls = {step: compile_step(model, step, verdict.ways) for step, verdict in verdicts.items()}
     with torch.inference_mode():
-        ways = _ways(model, [patch for step in new for patch in _patches(step)])
+        ways = _ways(model, [patch for step in new for patch in _patches(step)], tolerance)
         truth = _truth(model, {value.whole for step in new for value in (*step.takes, *step.makes)})
         found = {}
         for number, step in enumerate(new, len(verdicts) + 1):
             mine = {p.vertex: ways[p] for p in _patches(step) if ways.get(p, Way.PACKED) is not Way.PACKED}
             calls[step] = compile_step(model, step, mine)
-            found[step] = mine, _identical(step, calls[step], truth)
+            found[step] = mine, *_checked(step, calls[step], truth)
             progress(number, len(steps))
         nominal_s = _nominal_s([(calls[step], _cut_out(truth, step.takes)) for step in new])
     for step, time_s in zip(new, nominal_s, strict=True):
@@ -102,6 +110,7 @@ def prepare_tiles(
         PreparedTile(
             calls[step],
             verdict.identical,
+            verdict.max_rel_err,
             sum(way is Way.FULL for way in verdict.ways.values()),
             verdict.nominal_s,
         )
@@ -116,8 +125,12 @@ def _patches(step: Step) -> tuple[Patch, ...]:
 # ── the probe ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _ways(model: LoadedModel, patches: Iterable[Patch]) -> dict[Patch, Way]:
+def _ways(model: LoadedModel, patches: Iterable[Patch], tolerance: float) -> dict[Patch, Way]:
     """For every patch of a convolution the fastest way that makes what the whole map has in its place."""
+
+    def close(made: torch.Tensor, wanted: torch.Tensor) -> bool:
+        return torch.equal(made, wanted) or relative_error([made], [wanted]) <= tolerance
+
     by_vertex: dict[int, list[Patch]] = {}
     for patch in dict.fromkeys(patches):
         if model.graph.vertices[patch.vertex].kind == "conv2d":
@@ -142,7 +155,7 @@ def _ways(model: LoadedModel, patches: Iterable[Patch]) -> dict[Patch, Way]:
                 call = compile_step(alone, step, {vertex: way})
                 found[patch] = way
                 if all(
-                    torch.equal(call(image)[0], _crop(whole, made))
+                    close(call(image)[0], _crop(whole, made))
                     for image, whole in zip(images, wholes, strict=True)
                 ):
                     break
@@ -191,13 +204,13 @@ def _truth(model: LoadedModel, values: set[Value]) -> dict[Value, torch.Tensor]:
     }
 
 
-def _identical(step: Step, call: _Call, truth: dict[Value, torch.Tensor]) -> bool:
-    """Whether a tile gives the bits that the network does."""
+def _checked(step: Step, call: _Call, truth: dict[Value, torch.Tensor]) -> tuple[bool, float]:
+    """Whether a tile gives the bits that the network does, and else how far it is off."""
     made = call(*_cut_out(truth, step.takes))
-    return all(
-        torch.equal(part, _crop(truth[value.whole], value))
-        for part, value in zip(made, step.makes, strict=True)
-    )
+    wanted = [_crop(truth[value.whole], value) for value in step.makes]
+    if all(map(torch.equal, made, wanted)):
+        return True, 0.0
+    return False, relative_error(made, wanted)
 
 
 def _nominal_s(tiles: Sequence[tuple[_Call, list[torch.Tensor]]]) -> list[float]:
@@ -233,10 +246,10 @@ class _Kept(msgspec.Struct, frozen=True):
 class _Cache:
     """A JSON file per tile."""
 
-    def __init__(self, folder: Path, model: LoadedModel, fingerprint: str) -> None:
+    def __init__(self, folder: Path, model: LoadedModel, fingerprint: str, tolerance: float) -> None:
         self._folder = Path(folder)
         self._digest = model.graph.digest
-        self._key = (_FORMAT, self._digest, model.spec.weights, fingerprint)
+        self._key = (_FORMAT, self._digest, model.spec.weights, fingerprint, repr(tolerance))
 
     def get(self, step: Step) -> _Verdict | None:
         """An unreadable or foreign file counts as none."""

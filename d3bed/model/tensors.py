@@ -8,11 +8,12 @@ the same stride order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-__all__ = ["from_wire", "to_wire"]
+__all__ = ["from_wire", "relative_error", "to_wire"]
 
 
 def to_wire(tensor: torch.Tensor) -> tuple[str, tuple[int, ...], tuple[int, ...], memoryview]:
@@ -37,6 +38,15 @@ def from_wire(
         return torch.empty_strided(shape, strides, dtype=kind)
     flat = torch.frombuffer(bytearray(buffer) if buffer.readonly else buffer, dtype=kind)
     return flat.as_strided(shape, strides)
+
+
+def relative_error(answer: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> float:
+    """Largest absolute difference over the largest absolute reference value."""
+    worst = 0.0
+    for got, want in zip(answer, reference, strict=True):
+        scale = float(want.double().abs().max()) or 1.0
+        worst = max(worst, float((got.double() - want.double()).abs().max()) / scale)
+    return worst
 
 
 def _dense(tensor: torch.Tensor) -> bool:

@@ -280,7 +280,16 @@ class Pipeline:
             )
             route = Route(epoch.route)
             self.world.send(
-                agent, Prepare(self.settings.id, epoch.number, epoch.wish.model, epoch.plan, route, peers)
+                agent,
+                Prepare(
+                    self.settings.id,
+                    epoch.number,
+                    epoch.wish.model,
+                    epoch.plan,
+                    route,
+                    peers,
+                    self.settings.tolerance,
+                ),
             )
 
     def _keep(self, active: PlannedEpoch, wish: Wish, choice: Choice, reason: str) -> None:
@@ -297,7 +306,7 @@ class Pipeline:
         epoch = next((each for each in lead.group if each.number == number), None) if lead else None
         if lead is None or epoch is None:
             return
-        if inexact := [tile for tile in tiles if not tile.identical]:
+        if inexact := [t for t in tiles if not t.identical and not self.settings.tolerates(t.max_rel_err)]:
             block = self._distrust.never_tile(epoch, inexact)
             self.want(f"{epoch.wish.cause} (tiles of {block} on {agent} differ from the undivided network)")
             return

@@ -39,6 +39,7 @@ class Run:
     id: str
     pipeline: PipelineId
     network: str
+    tolerance: float
     started_s: float
     frames_wanted: int | None
     in_flight: int | None
@@ -99,6 +100,7 @@ class Run:
             model=last.wish.model.name if last else "",
             strategy=last.wish.strategy if last else "",
             network=self.network,
+            tolerance=self.tolerance,
             frames=self.frames,
             exact=self.exact,
             latency_s=LatencyReport(latency.median, latency.p95, last.predicted_s if last else None),

@@ -34,7 +34,8 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     `"device-edge"`, to what such links are held to (absent: as fast as they are). `pins` go by the
     name of the model whose vertices they name. `threads` is the intra-op thread count of all agents.
     With `adapt` the plan follows when agents or links change while frames flow. `tiling` is how stacks of
-    layers are shared among several edge agents: a method of `plan.vsm`, or `none`.
+    layers are shared among several edge agents: a method of `plan.vsm`, or `none`; their tiles are
+    bit-identical to the undivided network, or with a `tolerance` no more than that off.
     With `autostart` the source starts at the first plan: `frames` of them (None: until stopped), at
     `rate_per_s` (None: one after the other; 0: paused), at most `in_flight` unanswered (None: as many as
     that needs).
@@ -56,12 +57,17 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     autostart: bool = True
     adapt: bool = True
     tiling: str = "vsm"
+    tolerance: float = 0.0
 
     @property
     def tiers(self) -> dict[AgentId, Tier]:
         """All agents of the pipeline, device first, and their tiers."""
         found = {self.device: Tier.DEVICE} | {edge: Tier.EDGE for edge in self.edges}
         return found | ({self.cloud: Tier.CLOUD} if self.cloud is not None else {})
+
+    def tolerates(self, max_rel_err: float | None) -> bool:
+        """Whether tiles, or answers by them, that are not bit-identical may be so far off."""
+        return max_rel_err is not None and 0 < self.tolerance >= max_rel_err
 
     def shape(self, here: Tier, there: Tier) -> LinkShape | None:
         return self.shapes.get(f"{here.value}-{there.value}")

@@ -74,6 +74,7 @@ class Stream:
             id=f"{self._settings.id}-{self._world.boot}-{self._runs}",
             pipeline=self._settings.id,
             network=self._settings.network,
+            tolerance=self._settings.tolerance,
             started_s=self._world.now,
             frames_wanted=start.frames,
             in_flight=start.in_flight,

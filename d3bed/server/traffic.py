@@ -76,7 +76,9 @@ class Traffic:
                 continue
             epoch.latency_s.add(frame.latency_s - frame.waited_s)
             self._pipeline.decisions.answered(frame, epoch.lead, self._pipeline.stream.in_flight)
-            if frame.identical is False and self._same_fingerprint(epoch) and not epoch.differed:
+            off = frame.identical is False and self._same_fingerprint(epoch)
+            tolerated = bool(epoch.plan.tiles) and self._pipeline.settings.tolerates(frame.max_rel_err)
+            if off and not tolerated and not epoch.differed:
                 epoch.differed = True
                 self._note(f"frame {frame.frame} differs from the undivided model (epoch {frame.epoch})")
         run.numbers.sent = max(run.numbers.sent, sent)

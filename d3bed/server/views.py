@@ -440,8 +440,8 @@ class TileReport(msgspec.Struct, frozen=True):
 
     `redundancy` is FLOPs of all tiles over the block's; `exchanged_bytes` cross links for its inputs per
     frame, `gathered_bytes` to join its tiles; `fallbacks` vertices of tiles are computed on whole maps to
-    stay exact. `predicted_s` and `measured_s` are of the whole run of blocks `part` that it belongs to,
-    cutting up and joining included.
+    stay exact; with a tolerance tiles may be off by `max_rel_err`. `predicted_s` and `measured_s` are of the
+    whole run of blocks `part` that it belongs to, cutting up and joining included.
     """
 
     part: str
@@ -457,10 +457,12 @@ class TileReport(msgspec.Struct, frozen=True):
     identical: bool
     predicted_s: float
     measured_s: float | None
+    max_rel_err: float = 0.0
 
 
 class RunReport(msgspec.Struct, frozen=True):
-    """`compute_s`: median over frames of the compute time on each tier, held time included."""
+    """`compute_s`: median over frames of the compute time on each tier, held time included. `tolerance`: how
+    far off tiles were allowed to be; 0 where only exact ones were."""
 
     format: Literal["d3bed.report/1"]
     model: str
@@ -475,6 +477,7 @@ class RunReport(msgspec.Struct, frozen=True):
     epochs: tuple[EpochReport, ...]
     plan: dict[str, Tier]
     tiles: tuple[TileReport, ...] = ()
+    tolerance: float = 0.0
 
 
 class RunView(msgspec.Struct, frozen=True):

@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from d3bed.agent import source as source_module
 from d3bed.agent.compute import ComputeThread
 from d3bed.agent.executor import EpochWork, Executor, Observer, nominal_times
-from d3bed.agent.source import MAX_PHOTOS, Active, Photo, Source, prepare_photos, relative_error
+from d3bed.agent.source import MAX_PHOTOS, Active, Photo, Source, prepare_photos
 from d3bed.core.errors import ConfigError
 from d3bed.core.ids import Epoch, PipelineId, Tier
 from d3bed.core.measurements import FrameReport
@@ -237,12 +236,6 @@ def test_photos_are_limited_and_a_corrupt_one_is_named(model: LoadedModel, tmp_p
     with pytest.raises(ConfigError, match=r"cut\.jpg"):
         prepare_photos(model, [path])
     assert len(prepare_photos(model, shipped() * MAX_PHOTOS)) == MAX_PHOTOS
-
-
-def test_relative_error_is_scaled_by_the_largest_value() -> None:
-    want = (torch.tensor([4.0, -8.0]),)
-    assert relative_error((torch.tensor([4.0, -8.4]),), want) == pytest.approx(0.05)
-    assert relative_error(want, want) == 0.0
 
 
 # ── files in place of pixels ──────────────────────────────────────────────────────────────────────────

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from d3bed.core.graph import ITEM_BYTES
-from d3bed.model import from_wire, to_wire
+from d3bed.model import from_wire, relative_error, to_wire
 
 BASE = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
 
@@ -73,3 +73,9 @@ def test_the_bytes_outlive_the_tensor() -> None:
     payload = to_wire(tensor)[3]
     del tensor
     assert bytes(payload) == b"\x07" * 1000
+
+
+def test_relative_error_is_scaled_by_the_largest_value() -> None:
+    want = (torch.tensor([4.0, -8.0]),)
+    assert relative_error((torch.tensor([4.0, -8.4]),), want) == pytest.approx(0.05)
+    assert relative_error(want, want) == 0.0

@@ -76,6 +76,37 @@ def test_tiles_that_are_not_exact_are_replaced_and_that_is_said(stage: Stage) ->
     assert any("on edge-2 differ from the undivided network" in text for text in stage.notes("info"))
 
 
+def test_tiles_within_the_tolerance_are_used_and_the_report_says_so(make_stage: MakeStage) -> None:
+    stage: Stage = make_stage(strategy="edge", frames=None, adapt=True, tolerance=1e-5)
+    stage.size = 32
+    stage.join(DEVICE, EDGE_1, CLOUD)
+    stage.join(EDGE_2, silent=Prepare)
+    (order,) = prepared(stage, EDGE_2)
+    assert order.tolerance == 1e-5
+    tiled = order.plan.tiles[0]
+    place = tiled.block.vertices[0], tiled.block.vertices[-1]
+    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0), False, 0, 3e-7),)))
+    assert stage.active == 1 and helpers(stage) == {EDGE_2}
+    stage.answer(Epoch(1), 1)
+    stage.tick(1.0)
+    (run,) = stage.coordinator.runs()
+    report = stage.coordinator.report(run.id)
+    assert report is not None and report.tolerance == 1e-5
+    assert [tile.max_rel_err for tile in report.tiles if not tile.identical] == [3e-7]
+
+
+@pytest.mark.parametrize("off", [2e-5, float("nan")])
+def test_tiles_beyond_the_tolerance_are_replaced(off: float, make_stage: MakeStage) -> None:
+    stage: Stage = make_stage(strategy="edge", frames=None, adapt=True, tolerance=1e-5)
+    stage.size = 32
+    stage.join(DEVICE, EDGE_1, CLOUD)
+    stage.join(EDGE_2, silent=Prepare)
+    tiled = prepared(stage, EDGE_2)[0].plan.tiles[0]
+    place = tiled.block.vertices[0], tiled.block.vertices[-1]
+    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0), False, 0, off),)))
+    assert stage.states()[1] == "failed"
+
+
 def test_a_lost_helper_costs_a_plan_but_no_frame(stage: Stage) -> None:
     stage.join_all()
     stage.lose(EDGE_2)

@@ -1,0 +1,37 @@
+"""What the tiles bench makes of spans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from d3bed.bench.tiles import _exchanges_s
+
+
+def span(agent: str, kind: str, start_s: float, end_s: float, block: int, tile: int | None) -> dict[str, Any]:
+    vertices = [block * 10, block * 10 + 3]
+    where = None if tile is None else [tile, 0]
+    return {
+        "agent": agent,
+        "kind": kind,
+        "start_s": start_s,
+        "end_s": end_s,
+        "vertices": vertices,
+        "tile": where,
+    }
+
+
+def test_an_exchange_is_from_the_last_end_to_the_last_tile_that_has_what_it_needs() -> None:
+    spans = [
+        span("edge-1", "compute", 0.0, 1.0, 1, 0),
+        span("edge-2", "compute", 0.1, 1.2, 1, 1),
+        span("edge-1", "queue", 1.25, 1.5, 2, 0),  # what it needs is there, its thread is not
+        span("edge-1", "compute", 1.5, 2.0, 2, 0),
+        span("edge-2", "compute", 1.23, 2.1, 2, 1),
+        span("edge-1", "compute", 2.4, 3.0, 3, 0),
+        span("edge-1", "compute", 3.1, 9.0, 4, None),  # not a tile
+    ]
+    state = {"frames": [{"epoch": 7, "spans": spans}, {"epoch": 6, "spans": spans[:1]}]}
+    assert _exchanges_s(state, 7) == pytest.approx([0.05, 0.3])
+    assert _exchanges_s(state, 6) == []
