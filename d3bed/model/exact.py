@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ _FORMAT = "d3bed.tile/3"
 _CHANNELS, _MOST_IMAGES = 64, 16
 
 #: Timed passes through all tiles, after the runs that check them.
-_RUNS = 3
+_RUNS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def prepare_tiles(
     """Choose each patch's kernels, compile and check the tiles of these steps, in their order.
 
     What was prepared before, for the same network and fingerprint, is read from `folder`. Else it takes
-    about two passes through the network and four runs of each tile; `progress` is told how many of the
+    about two passes through the network and six runs of each tile; `progress` is told how many of the
     tiles have been checked. Tiles are timed one after the other, as they run. With a `tolerance`, a kernel
     that is off by no more than that, as `relative_error` counts, is as good as an exact one.
     """
@@ -214,7 +215,7 @@ def _checked(step: Step, call: _Call, truth: dict[Value, torch.Tensor]) -> tuple
 
 
 def _nominal_s(tiles: Sequence[tuple[_Call, list[torch.Tensor]]]) -> list[float]:
-    """The least seconds of each: nothing but other work on the machine makes a run longer."""
+    """The median seconds of each, as in profiles, so that tiles and whole layers are held to the same."""
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     samples: list[list[float]] = [[] for _ in tiles]
     for _ in range(_RUNS):
@@ -222,7 +223,7 @@ def _nominal_s(tiles: Sequence[tuple[_Call, list[torch.Tensor]]]) -> list[float]
             began_s = clock()
             call(*taken)
             mine.append(clock() - began_s)
-    return [min(mine) for mine in samples]
+    return [statistics.median(mine) for mine in samples]
 
 
 def _cut_out(truth: dict[Value, torch.Tensor], values: Iterable[Value]) -> list[torch.Tensor]:
