@@ -6,7 +6,8 @@ import statistics
 from dataclasses import dataclass
 
 from d3bed.core.ids import AgentId, Tier
-from d3bed.server.views import EpochHistory, LinkReport, RunHistory
+from d3bed.server.history import RunHistory
+from d3bed.server.views import EpochHistory, LinkReport
 
 __all__ = ["Bin", "Mark", "backbone_bytes", "binned", "changes", "emulated", "is_backbone", "off", "switches"]
 

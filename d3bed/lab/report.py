@@ -33,10 +33,10 @@ from d3bed.lab.figures import (
     story,
     switches,
 )
+from d3bed.lab.hindsight import Hindsight, hindsight
 from d3bed.lab.plots import Plot, bars, clock
-from d3bed.server.history import SPANS, FrameSpans, Read, frame_spans, run_history
+from d3bed.server.history import SPANS, FrameSpans, Read, RunHistory, frame_spans, run_history
 from d3bed.server.store import read_rows
-from d3bed.server.views import RunHistory
 
 __all__ = ["as_csv", "as_html", "as_json", "fetch", "fetch_spans", "put", "stored", "stored_spans", "write"]
 
@@ -161,6 +161,7 @@ def as_html(history: RunHistory) -> str:
     )
     environment.filters |= {"ms": _ms, "size": _size, "clock": clock, "signed": _signed, "date": _date}
     run, report = history.run, history.report
+    judged = hindsight(history)
     tiers = {agent.agent: agent.tier for agent in report.agents}
     latency_s = sorted(history.frames.latency_s)
     return environment.get_template("report.html").render(
@@ -178,9 +179,11 @@ def as_html(history: RunHistory) -> str:
         backbone_bytes=backbone_bytes(history),
         emulated=emulated(history),
         story=story(history),
+        hindsight=judged,
         again=sum(attempts > 1 for attempts in history.frames.attempts),
         latency_plot=markupsafe.Markup(_latency(history)),
         stack_plot=markupsafe.Markup(_stacks(history)),
+        regret_plot=markupsafe.Markup(_regret(history, judged)),
         link_plot=markupsafe.Markup(_links(history)),
     )
 
@@ -245,6 +248,20 @@ def _stacks(history: RunHistory) -> str:
         shares = [*((tier.value, 1e3 * b.compute_s[tier]) for tier in TIERS), ("rest", 1e3 * b.rest_s)]
         words = ", ".join(f"{kind} {value:.1f} ms" for kind, value in shares if value >= 0.05)
         plot.stack(b.start_s, b.end_s, shares, f"{clock(b.start_s)}: {words} ({b.frames} frames)", 0.4)
+    return _marked(plot, history)
+
+
+def _regret(history: RunHistory, judged: Hindsight) -> str:
+    bins = binned(history, _BINS)
+    ordered = sorted(b.median_s for b in bins)
+    usual_s = min(ordered[-1], 1.6 * (_quantile(ordered, 0.98) or 0.0)) if ordered else 0.0
+    top_s = max([usual_s, *(min(j.kept_s or 0.0, 6 * j.best_s) for j in judged.judged)])
+    plot = _plot(history, "Latency, and what the exact plan would have taken", top_s, 240)
+    plot.line([((b.start_s + b.end_s) / 2, 1e3 * b.median_s) for b in bins], "median")
+    best = [(at_s, 1e3 * j.best_s) for j in judged.judged for at_s in (j.start_s, j.end_s)]
+    kept = [(at_s, 1e3 * (j.kept_s or j.best_s)) for j in judged.judged for at_s in (j.start_s, j.end_s)]
+    plot.line(best, "best", "the exact plan in hindsight")
+    plot.line(kept, "predicted", "the plan in force")
     return _marked(plot, history)
 
 

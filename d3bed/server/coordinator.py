@@ -361,9 +361,10 @@ class Coordinator:
 
     def _store_recovered(self, lost: int, remade: bool) -> None:
         """What the store must have and may not is recorded again."""
-        for pipe in self.pipelines.values():
+        for name, pipe in self.pipelines.items():
             if remade:
                 pipe.record_again()
+                self._traffic[name].witness.forget()
             if pipe.stream.run is not None:
                 pipe.stream.run.unsaved = True
         where = " in a new database: what was in the old one is gone" if remade else ""

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from d3bed.core.ids import AgentId, Epoch, FrameId, Tier
 from d3bed.core.measurements import SpanKind
+from d3bed.server.circumstances import Circumstances, Ground
 from d3bed.server.views import (
     DecisionView,
     EpochHistory,
     EventHistory,
     FrameSeries,
     FrameView,
-    RunHistory,
     RunReport,
     RunView,
     ServerReport,
@@ -33,6 +33,7 @@ __all__ = [
     "SPANS",
     "MOST_FRAMES",
     "FrameSpans",
+    "RunHistory",
     "Read",
     "frame_row",
     "frame_series",
@@ -70,6 +71,22 @@ class _Spans(msgspec.Struct, frozen=True, array_like=True):
     latency_us: int
     clock_error_s: dict[AgentId, float]
     spans: tuple[_Span, ...]
+
+
+class RunHistory(msgspec.Struct, frozen=True):
+    """All that is known of a run. `server` is null where the store lost it. What plans were made from is in
+    `circumstances`, and in the `grounds` that they name."""
+
+    format: Literal["d3bed.history/1"]
+    run: RunView
+    report: RunReport
+    server: ServerReport | None
+    epochs: tuple[EpochHistory, ...]
+    decisions: tuple[DecisionView, ...]
+    events: tuple[EventHistory, ...]
+    frames: FrameSeries
+    circumstances: tuple[Circumstances, ...] = ()
+    grounds: dict[str, Ground] = {}
 
 
 class FrameSpans(msgspec.Struct, frozen=True):
@@ -178,6 +195,7 @@ def run_history(read: Read, run: str, live: tuple[RunView, RunReport] | None = N
         decisions=_decisions(read, view),
         events=_events(read, view),
         frames=frames,
+        **_circumstances(read, view),
     )
 
 
@@ -219,6 +237,19 @@ def _decisions(read: Read, run: RunView) -> tuple[DecisionView, ...]:
     sql = "SELECT view FROM decisions WHERE pipeline = ? AND at_s BETWEEN ? AND ? ORDER BY at_s"
     rows = read(sql, run.pipeline, *_around(run))
     return tuple(msgspec.json.decode(row["view"], type=DecisionView) for row in rows)
+
+
+def _circumstances(read: Read, run: RunView) -> dict[str, Any]:
+    decode = msgspec.json.decode
+    _, until_s = _around(run)
+    sql = "SELECT data, ground FROM circumstances WHERE pipeline = ? AND at_s BETWEEN ? AND ? ORDER BY id"
+    rows = read(sql, run.pipeline, run.started_s, until_s)
+    names = sorted({str(row["ground"]) for row in rows})
+    grounds = read(f"SELECT id, data FROM grounds WHERE id IN ({', '.join('?' * len(names))})", *names)
+    return {
+        "circumstances": tuple(decode(row["data"], type=Circumstances) for row in rows),
+        "grounds": {row["id"]: decode(row["data"], type=Ground) for row in grounds},
+    }
 
 
 def _events(read: Read, run: RunView) -> tuple[EventHistory, ...]:

@@ -24,6 +24,8 @@ KEPT = {
     "decisions": 5_000,
     "measurements": 20_000,
     "events": 20_000,
+    "grounds": 100,
+    "circumstances": 50_000,
     "boards": 100_000,
     "frames": 500_000,
     "spans": 3_000,
@@ -33,6 +35,7 @@ _BULK = {
     "spans": "at_s",
     "frames": "started_s",
     "boards": "at_s",
+    "circumstances": "at_s",
     "measurements": "at_s",
     "events": "at_s",
     "plans": "at_s",
@@ -60,6 +63,9 @@ CREATE TABLE IF NOT EXISTS frames (
     id INTEGER PRIMARY KEY, run TEXT, frame INTEGER, epoch INTEGER, started_s REAL, latency_s REAL,
     device_s REAL, edge_s REAL, cloud_s REAL, attempts INTEGER, identical INTEGER);
 CREATE INDEX IF NOT EXISTS frames_of_run ON frames (run);
+CREATE TABLE IF NOT EXISTS grounds (id TEXT PRIMARY KEY, at_s REAL, data TEXT);
+CREATE TABLE IF NOT EXISTS circumstances (
+    id INTEGER PRIMARY KEY, at_s REAL, pipeline TEXT, ground TEXT, data TEXT);
 CREATE TABLE IF NOT EXISTS boards (
     id INTEGER PRIMARY KEY, agent TEXT, at_s REAL, load REAL, own_cores REAL, report_cores REAL, memory REAL,
     sending_bytes INTEGER, temperature_c REAL, frequency_hz REAL, throttled TEXT);

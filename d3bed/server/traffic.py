@@ -15,6 +15,7 @@ from d3bed.core.ids import AgentId, Epoch, Tier
 from d3bed.core.measurements import FrameReport, Span, SpanKind, Transfer
 from d3bed.plan import Segment
 from d3bed.plan.vsm import TileCosts
+from d3bed.server.circumstances import Witness
 from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.events import Record
 from d3bed.server.frames import Allowance, FrameTracker
@@ -56,6 +57,7 @@ class Traffic:
         )
         self._allowance = Allowance()
         self.totals = Totals()
+        self.witness = Witness(pipeline)
         self._drawn: tuple[str, GraphView] | None = None
         self._tiled: tuple[Epoch, tuple[TileReport, ...]] | None = None
         self._shown_epochs: dict[Epoch, EpochView] = {}
@@ -186,6 +188,7 @@ class Traffic:
 
     def publish_numbers(self) -> None:
         """Publish links that carried something and epochs whose measured latency changed."""
+        self.witness.look()
         for ends in sorted(self._dirty_links):
             self._world.publish("link", self._world.links[ends].view(*ends, self._world.now))
         self._dirty_links.clear()

@@ -41,7 +41,6 @@ __all__ = [
     "Phase",
     "PipelineView",
     "PredictionView",
-    "RunHistory",
     "RunReport",
     "RunView",
     "ServerReport",
@@ -382,19 +381,6 @@ class EventHistory(msgspec.Struct, frozen=True):
     level: str
     pipeline: PipelineId | None
     cause_id: CauseId | None
-
-
-class RunHistory(msgspec.Struct, frozen=True):
-    """All that is known of a run. `server` is null where the store lost it."""
-
-    format: Literal["d3bed.history/1"]
-    run: RunView
-    report: RunReport
-    server: ServerReport | None
-    epochs: tuple[EpochHistory, ...]
-    decisions: tuple[DecisionView, ...]
-    events: tuple[EventHistory, ...]
-    frames: FrameSeries
 
 
 # ── d3bed.report/1 ────────────────────────────────────────────────────────────────────────────────

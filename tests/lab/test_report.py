@@ -18,8 +18,8 @@ from d3bed.core.errors import ConfigError
 from d3bed.core.ids import AgentId, Tier
 from d3bed.lab.figures import backbone_bytes, binned, changes, emulated, off, story, switches
 from d3bed.lab.report import as_csv, as_html, as_json, stored
+from d3bed.server.history import RunHistory
 from d3bed.server.store import Store
-from d3bed.server.views import RunHistory
 
 DEVICE, EDGE, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm-1")
 

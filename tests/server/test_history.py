@@ -6,11 +6,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
 from d3bed.core.measurements import SpanKind
+from d3bed.core.messages import LinkMeasured
 from d3bed.server.about import about
+from d3bed.server.circumstances import Circumstances
 from d3bed.server.events import ChangeStrategy, StoreFailed, StoreRecovered
 from d3bed.server.history import frame_series, frame_spans, run_history
 from d3bed.server.store import Store
@@ -146,3 +149,21 @@ def test_history_does_without_what_the_store_lost(stage: Stage, tmp_path: Path) 
     assert history is not None
     assert (history.epochs, history.decisions, history.events, history.server) == ((), (), (), None)
     assert history.frames.frame == (1,)
+
+
+def test_what_plans_were_made_from_is_recorded_when_it_changes(stage: Stage) -> None:
+    stage.join_all()
+    stage.tick(2.0)
+    assert len(rows(stage, "grounds")) == len(rows(stage, "circumstances")) == 1
+    record = stage.coordinator.world.links[DEVICE, AgentId("edge-1")]
+    for size in (1.0, 1.01, 1.3):
+        record.probed(LinkMeasured(AgentId("edge-1"), size * 1e7, 0.001, 0.002), stage.now)
+        stage.tick(1.0)
+    kept = msgspec.convert([row["data"] for row in rows(stage, "circumstances")], list[Circumstances])
+    assert [dict((each[:2], each[2]) for each in one.rates)[DEVICE, AgentId("edge-1")] for one in kept] == [
+        1e7, pytest.approx(1.3e7),
+    ]  # fmt: skip
+    assert all(one.alone and set(one.factors) == set(stage.scripts) for one in kept)
+    stage.submit(StoreRecovered(lost=0, remade=True))
+    stage.tick(1.0)
+    assert len(rows(stage, "grounds")) == 2

@@ -180,7 +180,7 @@ def test_report_has_exactly_the_documented_keys(stage: Stage) -> None:
     found = msgspec.to_builtins(stage.coordinator.report(run.id))
     assert list(found) == [
         "format", "model", "strategy", "network", "frames", "exact", "latency_s", "compute_s", "agents",
-        "links", "epochs", "plan", "tiles",
+        "links", "epochs", "plan", "tiles", "tolerance",
     ]  # fmt: skip
     assert found["frames"] == {"sent": 10, "answered": 10, "lost": 0, "dropped": 0}
     assert set(found["latency_s"]) == {"median", "p95", "predicted"}
