@@ -16,7 +16,8 @@ __all__ = ["Bin", "Mark", "backbone_bytes", "binned", "changes", "emulated", "is
 class Bin:
     """Frames that started within `start_s` … `end_s` (since the run's start). Times per frame, in seconds.
 
-    `compute_s` are means; `rest_s` is what the mean latency has beyond them: links and waiting.
+    `compute_s` and `waited_s` (on the device, until it was started) are means; `rest_s` is what the mean
+    latency has beyond them: links and queues.
     """
 
     start_s: float
@@ -26,6 +27,7 @@ class Bin:
     median_s: float
     high_s: float
     compute_s: dict[Tier, float]
+    waited_s: float
     rest_s: float
 
 
@@ -46,6 +48,7 @@ def binned(history: RunHistory, most: int) -> list[Bin]:
         compute_s = {
             tier: sum(column[i] or 0.0 for i in indices) / len(indices) for tier, column in columns.items()
         }
+        waited_s = sum(frames.waited_s[i] for i in indices) / len(indices)
         began_s = start_s - run.started_s + number * width_s
         found.append(
             Bin(
@@ -56,7 +59,8 @@ def binned(history: RunHistory, most: int) -> list[Bin]:
                 median_s=statistics.median(latency_s),
                 high_s=max(latency_s),
                 compute_s=compute_s,
-                rest_s=max(0.0, statistics.fmean(latency_s) - sum(compute_s.values())),
+                waited_s=waited_s,
+                rest_s=max(0.0, statistics.fmean(latency_s) - sum(compute_s.values()) - waited_s),
             )
         )
     return found

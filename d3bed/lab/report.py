@@ -108,7 +108,7 @@ def as_csv(history: RunHistory) -> str:
     epochs = {epoch.epoch: epoch for epoch in history.epochs}
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    columns = ["frame", "started_s", "latency_s", "device_s", "edge_s", "cloud_s"]
+    columns = ["frame", "started_s", "latency_s", "device_s", "edge_s", "cloud_s", "waited_s"]
     table.writerow([*columns, "attempts", "identical", "epoch", "strategy", "model", "predicted_s"])
     frames = history.frames
     for i, number in enumerate(frames.epoch):
@@ -116,7 +116,7 @@ def as_csv(history: RunHistory) -> str:
         times_s = [
             frames.started_s[i] - history.run.started_s,
             frames.latency_s[i],
-            *(column[i] for column in (frames.device_s, frames.edge_s, frames.cloud_s)),
+            *(column[i] for column in (frames.device_s, frames.edge_s, frames.cloud_s, frames.waited_s)),
         ]
         planned = [epoch.strategy, epoch.model, f"{epoch.predicted_s:.6f}"] if epoch else ["", "", ""]
         table.writerow(
@@ -246,6 +246,7 @@ def _stacks(history: RunHistory) -> str:
     )
     for b in bins:
         shares = [*((tier.value, 1e3 * b.compute_s[tier]) for tier in TIERS), ("rest", 1e3 * b.rest_s)]
+        shares.append(("waited", 1e3 * b.waited_s))
         words = ", ".join(f"{kind} {value:.1f} ms" for kind, value in shares if value >= 0.05)
         plot.stack(b.start_s, b.end_s, shares, f"{clock(b.start_s)}: {words} ({b.frames} frames)", 0.4)
     return _marked(plot, history)
@@ -266,7 +267,7 @@ def _regret(history: RunHistory, judged: Hindsight) -> str:
 
 
 def _height_s(b: Bin) -> float:
-    return sum(b.compute_s.values()) + b.rest_s
+    return sum(b.compute_s.values()) + b.rest_s + b.waited_s
 
 
 def _links(history: RunHistory) -> str:

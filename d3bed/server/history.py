@@ -108,6 +108,7 @@ def frame_row(frame: FrameView) -> dict[str, object]:
         "started_s": frame.started_s,
         "latency_s": frame.latency_s,
         **{f"{tier.value}_s": frame.compute_s.get(tier) for tier in Tier},
+        "waited_s": frame.waited_s,
         "attempts": frame.attempts,
         "identical": frame.identical,
     }
@@ -115,7 +116,10 @@ def frame_row(frame: FrameView) -> dict[str, object]:
 
 def frame_series(run: str, rows: list[dict[str, Any]]) -> FrameSeries:
     """`rows` as `FRAMES` finds them."""
-    columns = {name: tuple(row[name] for row in reversed(rows)) for name in FrameSeries.__struct_fields__[1:]}
+    columns = {
+        name: tuple(row.get(name) for row in reversed(rows)) for name in FrameSeries.__struct_fields__[1:]
+    }
+    columns["waited_s"] = tuple(waited_s or 0.0 for waited_s in columns["waited_s"])
     return msgspec.convert({"run": run, **columns}, FrameSeries, strict=False)
 
 
@@ -207,8 +211,8 @@ def _server(read: Read, at_s: float) -> ServerReport | None:
 def _epochs(read: Read, run: RunView, numbers: list[Epoch], frames: FrameSeries) -> tuple[EpochHistory, ...]:
     """Their routes are those of the planner's answers that became these epochs."""
     latency_s: dict[Epoch, list[float]] = {number: [] for number in numbers}
-    for number, seconds in zip(frames.epoch, frames.latency_s, strict=True):
-        latency_s[number].append(seconds)
+    for number, seconds, waited_s in zip(frames.epoch, frames.latency_s, frames.waited_s, strict=True):
+        latency_s[number].append(seconds - waited_s)
     marks = ", ".join("?" * len(numbers))
     sql = (
         "SELECT epochs.*, (SELECT route FROM plans WHERE plans.cause_id = epochs.cause_id AND"

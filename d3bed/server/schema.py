@@ -8,6 +8,7 @@ epochs are spared: they are small, and without them the rest means nothing.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 
 import msgspec
@@ -61,7 +62,7 @@ CREATE TABLE IF NOT EXISTS measurements (
 CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, at_s REAL, cause_id TEXT, kind TEXT, data TEXT);
 CREATE TABLE IF NOT EXISTS frames (
     id INTEGER PRIMARY KEY, run TEXT, frame INTEGER, epoch INTEGER, started_s REAL, latency_s REAL,
-    device_s REAL, edge_s REAL, cloud_s REAL, attempts INTEGER, identical INTEGER);
+    device_s REAL, edge_s REAL, cloud_s REAL, waited_s REAL, attempts INTEGER, identical INTEGER);
 CREATE INDEX IF NOT EXISTS frames_of_run ON frames (run);
 CREATE TABLE IF NOT EXISTS grounds (id TEXT PRIMARY KEY, at_s REAL, data TEXT);
 CREATE TABLE IF NOT EXISTS circumstances (
@@ -90,7 +91,22 @@ def create(database: sqlite3.Connection) -> None:
     if version not in (0, _VERSION):
         raise sqlite3.DatabaseError(f"it has version {version}, this d3bed knows {_VERSION}")
     database.executescript(_SCHEMA)
+    _add_columns(database)
     database.execute(f"PRAGMA user_version={_VERSION}")
+
+
+def _add_columns(database: sqlite3.Connection) -> None:
+    """Tables that an earlier d3bed made get the columns that they lack; their rows have NULL there."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.executescript(_SCHEMA)
+        wanted = {table: _columns(fresh, table) for table in KEPT}
+    for table, columns in wanted.items():
+        for name in columns.keys() - _columns(database, table).keys():
+            database.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")
+
+
+def _columns(database: sqlite3.Connection, table: str) -> dict[str, str]:
+    return {name: kind for _, name, kind, *_ in database.execute(f"PRAGMA table_info({table})")}
 
 
 def prune(database: sqlite3.Connection, retention: Retention, now_s: float) -> None:

@@ -238,7 +238,8 @@ class FrameView(msgspec.Struct, frozen=True):
 class FrameSeries(msgspec.Struct, frozen=True):
     """Every answered frame of a run that is kept, a column per number: entry i of each is of one frame.
 
-    `device_s` and the like are compute seconds on that tier, held time included; null where it had none.
+    `device_s` and the like are compute seconds on that tier, held time included; null where it had none. For
+    `waited_s` of its latency a frame waited on the device until it was started.
     """
 
     run: str
@@ -249,6 +250,7 @@ class FrameSeries(msgspec.Struct, frozen=True):
     device_s: tuple[float | None, ...]
     edge_s: tuple[float | None, ...]
     cloud_s: tuple[float | None, ...]
+    waited_s: tuple[float, ...]
     attempts: tuple[int, ...]
     identical: tuple[bool | None, ...]
 
@@ -355,7 +357,7 @@ class EpochHistory(msgspec.Struct, frozen=True):
     """An epoch that frames of a run were answered under, or could have been.
 
     `plan` is its text form, `route` the agents of its tiers; `predicted_s` is of one frame. Of the run's
-    frames under it, `frames` were answered, `measured_s` is their median latency.
+    frames under it, `frames` were answered, `measured_s` is their median latency once they were started.
     """
 
     epoch: Epoch

@@ -62,7 +62,8 @@ def history() -> RunHistory:
         "run": "demo-1-1", "frame": list(range(1, 101)), "epoch": [2 if x else 1 for x in late],
         "started_s": started_s, "latency_s": [0.2 if x else 0.1 for x in late],
         "device_s": [0.03] * 100, "edge_s": [None if x else 0.02 for x in late],
-        "cloud_s": [0.01] * 100, "attempts": [1] * 99 + [2], "identical": [True] * 100,
+        "cloud_s": [0.01] * 100, "waited_s": [0.0] * 100, "attempts": [1] * 99 + [2],
+        "identical": [True] * 100,
     }  # fmt: skip
     counts = {"sent": 100, "answered": 100, "lost": 0}
     built = {

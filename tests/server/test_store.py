@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -345,4 +346,18 @@ def test_full_disk_holds_nobody_up_and_nothing_is_lost_once_there_is_room(tmp_pa
     process.communicate("end\n", timeout=30)
     store = Store(tmp_path)
     assert count(store, "spans") == schema.KEPT["spans"] == 3000
+    store.close()
+
+
+def test_database_of_an_earlier_version_gets_the_columns_that_it_lacks(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "d3bed.sqlite3")) as database:
+        database.execute("ALTER TABLE frames DROP COLUMN waited_s")
+        database.execute("INSERT INTO frames (run, frame, started_s) VALUES ('r', 1, ?)", (time.time(),))
+        database.commit()
+    store = Store(tmp_path)
+    store.put("frames", {"run": "r", "frame": 2, "started_s": time.time(), "waited_s": 0.5})
+    store.close()
+    store = Store(tmp_path)
+    assert [row["waited_s"] for row in store.read("SELECT waited_s FROM frames ORDER BY id")] == [None, 0.5]
     store.close()
