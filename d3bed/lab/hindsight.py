@@ -63,7 +63,7 @@ def hindsight(history: RunHistory) -> Hindsight:
     ends_s = run.ended_s if run.ended_s is not None else max(history.frames.started_s, default=run.started_s)
     moments = _moments(history, ends_s)
     found = []
-    untils_s = [*(at_s for at_s, _, _ in moments[1:]), ends_s]
+    untils_s = [*(at_s for at_s, _, _ in moments), ends_s][1:]
     for (at_s, seen, epoch), until_s in zip(moments, untils_s, strict=True):
         ground = history.grounds.get(seen.ground)
         if ground is None or until_s <= at_s:

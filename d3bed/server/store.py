@@ -268,7 +268,7 @@ class Store:
 
 def read_rows(path: Path, sql: str, *values: object) -> list[dict[str, Any]]:
     """Run a query on a store, of a running server or not, without changing it. Raises `sqlite3.Error`."""
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
         database.row_factory = sqlite3.Row
         return [dict(row) for row in database.execute(sql, values)]
 

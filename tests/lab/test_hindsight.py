@@ -127,6 +127,7 @@ def test_plan_that_could_not_be_carried_out_any_more_is_told_apart(make: Make) -
 def test_what_cannot_be_judged_says_why(make: Make) -> None:
     assert "not recorded" in hindsight(make([], epoch(1, -1.0, AWAY))).problem
     assert "overlapped" in hindsight(make([seen(0.0, FAST, alone=False)], epoch(1, -1.0, AWAY))).problem
+    assert "does not allow" in hindsight(make([seen(11.0, FAST)], epoch(1, -1.0, AWAY))).problem
     lost = msgspec.structs.replace(make([seen(0.0, FAST)], epoch(1, -1.0, AWAY)), grounds={})
     assert "does not allow" in hindsight(lost).problem
 

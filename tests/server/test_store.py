@@ -361,3 +361,10 @@ def test_database_of_an_earlier_version_gets_the_columns_that_it_lacks(tmp_path:
     store = Store(tmp_path)
     assert [row["waited_s"] for row in store.read("SELECT waited_s FROM frames ORDER BY id")] == [None, 0.5]
     store.close()
+
+
+def test_folder_may_have_any_name(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a b#c?d%20e")
+    store.put("frames", {"run": "r", "frame": 1, "started_s": time.time()}, urgent=True)
+    until(lambda: count(store, "frames") == 1)
+    store.close()
