@@ -30,11 +30,12 @@ from d3bed.agent.profiler import ProfileCache
 from d3bed.agent.reporter import Reporter
 from d3bed.agent.settings import AgentSettings
 from d3bed.agent.source import Active, Photo, Source, prepare_photos
-from d3bed.core.errors import ConfigError, D3Error, ModelError
+from d3bed.core.errors import ConfigError, D3Error, LinkBroken, ModelError
 from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
 from d3bed.core.measurements import FrameReport
 from d3bed.core.messages import (
     CRASHED,
+    Abandon,
     Activate,
     ClockPong,
     Crash,
@@ -166,6 +167,8 @@ class Agent:
                 self._spawn(self._prepare(message))
             case Activate():
                 self._activate(message)
+            case Abandon(pipeline, epoch, frame):
+                self._executor.abandon(pipeline, epoch, frame)
             case Retire():
                 await self._retire(message)
             case StartSource():
@@ -332,9 +335,7 @@ class Agent:
             _log.error("told to activate epoch %d, which is not prepared here", order.epoch)
             return
         active = Active(shares, self._models[spec.key], self._photos[spec.key])
-        self._source(order.pipeline).activate(active, order.depth)
-        for epoch in order.abandoned:
-            self._executor.retire(order.pipeline, epoch)
+        self._source(order.pipeline).activate(active, order.depth, order.expected_s)
 
     async def _retire(self, order: Retire) -> None:
         self._executor.retire(order.pipeline, order.epoch)
@@ -354,7 +355,6 @@ class Agent:
             source = self._sources[pipeline] = Source(
                 pipeline,
                 self._executor,
-                self._compute,
                 on_frame=on_frame,
                 on_drained=lambda epoch: self._reporter.fact(Drained(pipeline, epoch)),
                 on_ended=lambda *counts: self._reporter.fact(SourceEnded(pipeline, *counts)),
@@ -362,8 +362,11 @@ class Agent:
         return source
 
     def _peer_left(self, peer: AgentId, pipeline: PipelineId, error: Exception) -> None:
-        # The sender's side reports a broken link; here a goodbye or a loss only ends the receiving half.
+        # The sender's side reports a broken link. The device need not wait to be told by the server, which
+        # may be gone as well: without a goodbye nothing will come from there.
         _log.info("link from %s ended: %s", peer, error)
+        if self.settings.tier is Tier.DEVICE and isinstance(error, LinkBroken):
+            self._executor.peer_lost(pipeline, peer)
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work)

@@ -103,6 +103,11 @@ class Executor:
         self._epochs: dict[tuple[PipelineId, Epoch], EpochWork] = {}
         self.stale = 0
 
+    @property
+    def speed(self) -> float:
+        """What is emulated now; 1 is as fast as this machine."""
+        return self._hold.speed
+
     def set_speed(self, speed: float) -> None:
         """Emulate another speed from the next step on; out of (0, 1] it is brought inside."""
         self._hold.speed = min(max(speed, 1e-3), 1.0)
@@ -117,12 +122,29 @@ class Executor:
         work = self._epochs.pop((pipeline, epoch), None)
         if work is None:
             return
-        work.broken = True
+        _break(work)
         for frame, run in work.frames.items():
             self._hold.forget((epoch, frame))
             _silence(run)
-            if run.answer is not None and not run.answer.done():
-                run.answer.set_exception(StaleEpoch(epoch))
+
+    def abandon(self, pipeline: PipelineId, epoch: Epoch, frame: FrameId | None = None) -> None:
+        """Frames of the epoch, or one, cannot be finished: on the device they get `StaleEpoch`."""
+        work = self._epochs.get((pipeline, epoch))
+        if work is not None and frame is None:
+            _break(work)
+        elif work is not None and frame in work.frames:
+            _give_up(work, work.frames[frame])
+
+    def peer_lost(self, pipeline: PipelineId, peer: AgentId) -> None:
+        """Nothing more will come from an agent: epochs that send to it get no answers from behind it."""
+        for work in self._epochs.values():
+            if work.pipeline == pipeline and peer in work.senders:
+                _break(work)
+
+    def is_usable(self, pipeline: PipelineId, epoch: Epoch) -> bool:
+        """Whether frames may be started under the epoch."""
+        work = self._epochs.get((pipeline, epoch))
+        return work is not None and not work.broken
 
     def senders_in_use(self, pipeline: PipelineId) -> set[Sender]:
         return {s for (p, _), work in self._epochs.items() if p == pipeline for s in work.senders.values()}
@@ -134,10 +156,10 @@ class Executor:
     ) -> tuple[torch.Tensor, ...]:
         """On the device: run one frame (uint8 [1, 3, H, W], or [n] of a file) and wait for its results.
 
-        Raises `StaleEpoch` when the epoch is retired before the answer came.
+        Raises `StaleEpoch` when the answer cannot come: the epoch is retired, or something it needs lost.
         """
         work = self._epochs.get((pipeline, epoch))
-        if work is None:
+        if work is None or work.broken:
             raise StaleEpoch(epoch)
         run = self._frame(work, frame)
         run.answer = asyncio.get_running_loop().create_future()
@@ -146,6 +168,19 @@ class Executor:
         self._obey(work, frame, run, run.schedule.begin(value), time.monotonic())
         self._settle(work, frame, run)
         return await run.answer
+
+    async def alone(
+        self, model: LoadedModel, frame: FrameId, image: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """The undivided model on this agent, as slow as it emulates; needs no epoch."""
+        name, ready_s = ("alone", frame), time.monotonic()
+        try:
+            done = await self._compute.run(
+                lambda: run_held(lambda: model.whole(image), self._hold, name, ready_s, 0.0)
+            )
+        finally:
+            self._hold.forget(name)
+        return done.outputs
 
     def receive(self, peer: AgentId, pipeline: PipelineId, message: TensorMessage) -> None:
         """A tensor came over a link. Raises `RemoteProtocolError` if it does not fit the plan."""
@@ -291,6 +326,8 @@ class Executor:
             _log.error("frame work failed: %s", error, exc_info=error)
         where = f"vertices {step.vertices[0]}-{step.vertices[-1]}" if step.vertices else "joining tiles"
         self._observer.failed(work.pipeline, work.epoch, frame, f"{where} failed: {error}")
+        if frame in work.frames:
+            _give_up(work, work.frames[frame])
 
     def _ran_spans(self, work: EpochWork, frame: FrameId, step: Step, ready_s: float, done: Timed) -> None:
         vertices = step.vertices or (step.makes[0].vertex,)
@@ -361,7 +398,7 @@ class Executor:
             work.lost.add(peer)
             self._observer.lost(work.pipeline, work.epoch, peer, problem)
         if value.whole == value:
-            work.broken = True
+            _break(work)
         for number, rescue in enumerate(work.program.rescues):
             if value in rescue.pieces:
                 self._rescue(work, frame, run, number, f"{peer} lost")
@@ -385,6 +422,18 @@ class Executor:
     def close(self) -> None:
         for key in list(self._epochs):
             self.retire(*key)
+
+
+def _give_up(work: EpochWork, run: _FrameWork) -> None:
+    if run.answer is not None and not run.answer.done():
+        run.answer.set_exception(StaleEpoch(work.epoch))
+
+
+def _break(work: EpochWork) -> None:
+    """No frame of the epoch can be finished any more."""
+    work.broken = True
+    for run in work.frames.values():
+        _give_up(work, run)
 
 
 def _silence(run: _FrameWork) -> None:

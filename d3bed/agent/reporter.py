@@ -18,6 +18,7 @@ from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId
 from d3bed.core.measurements import BoardSample, FrameReport, Span, Transfer
 from d3bed.core.messages import (
     BoardSampled,
+    FrameFailed,
     FrameRescued,
     FramesAnswered,
     FromAgent,
@@ -66,7 +67,7 @@ class Reporter(Observer):
         self.fact(LinkLost(pipeline, epoch, peer, problem))
 
     def failed(self, pipeline: PipelineId, epoch: Epoch, frame: FrameId, problem: str) -> None:
-        self.fact(LinkLost(pipeline, epoch, AgentId(""), f"frame {frame}: {problem}"))
+        self.fact(FrameFailed(pipeline, epoch, frame, problem))
 
     def rescued(self, pipeline: PipelineId, epoch: Epoch, frame: FrameId, problem: str) -> None:
         self.fact(FrameRescued(pipeline, epoch, frame, problem))

@@ -5,7 +5,8 @@ every stage of the plan busy, and no more: they would only wait longer. A frame 
 is active when it starts, or to one of several that take turns in fixed shares (a mix of plans). If its
 epoch is abandoned (a node was lost) or stays silent too long, the frame runs again — under the epoch that
 is active then, or on the device alone — under the same `FrameId`, so that a lost node costs time and never
-a frame.
+a frame. The device waits for another epoch no longer than it would take alone, and answers new frames alone
+until there is one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from pathlib import Path
 import torch
 
 from d3bed.agent.arrivals import Arrivals
-from d3bed.agent.compute import ComputeThread
 from d3bed.agent.executor import Executor
 from d3bed.core.errors import StaleEpoch
 from d3bed.core.ids import Epoch, FrameId, PipelineId
@@ -36,17 +36,24 @@ __all__ = ["MAX_PHOTOS", "Active", "Photo", "Source", "prepare_photos"]
 #: Distinct photos that are decoded and checked; a folder with more is cut to the first ones.
 MAX_PHOTOS = 6
 
-#: A frame that has no answer after this long, or after this many times the last latency, runs again.
-PATIENCE_S, PATIENCE_FACTOR = 20.0, 20.0
+#: A frame that has no answer after this long, or after this many times what is expected (the last latency,
+#: or what is predicted), runs again.
+PATIENCE_S, PATIENCE_FACTOR = 3.0, 10.0
+#: After that the epoch is left alone for so long: the next frames need not find out one by one.
+SILENT_S = 5.0
+#: A frame whose epoch failed waits for another one for at most so long, and no longer than it takes alone.
+NEW_EPOCH_S = 0.8
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo (uint8 [1, 3, H, W], or [n] of a file) and what the undivided model answers to it."""
+    """A photo (uint8 [1, 3, H, W], or [n] of a file), what the undivided model answers to it, and how long
+    this machine took for that."""
 
     name: str
     image: torch.Tensor
     reference: tuple[torch.Tensor, ...]
+    took_s: float = 0.0
 
 
 def prepare_photos(model: LoadedModel, paths: list[Path]) -> list[Photo]:
@@ -60,7 +67,9 @@ def prepare_photos(model: LoadedModel, paths: list[Path]) -> list[Photo]:
         image = decode(path, height, width)
         if model.spec.encoded:
             image = encoded(path)
-        photos.append(Photo(path.name, image, model.whole(image)))
+        began_s = time.monotonic()
+        reference = model.whole(image)
+        photos.append(Photo(path.name, image, reference, time.monotonic() - began_s))
     return photos
 
 
@@ -93,14 +102,13 @@ class Source:
         self,
         pipeline: PipelineId,
         executor: Executor,
-        compute: ComputeThread,
         *,
         on_frame: Callable[[FrameReport], None],
         on_drained: Callable[[Epoch], None],
         on_ended: Callable[[int, int, int], None],
     ) -> None:
         self.pipeline = pipeline
-        self._executor, self._compute = executor, compute
+        self._executor = executor
         self._on_frame, self._on_drained, self._on_ended = on_frame, on_drained, on_ended
         self._active: Active | None = None
         self._under_way: Counter[Epoch] = Counter()
@@ -108,7 +116,8 @@ class Source:
         self._activated = asyncio.Event()
         self._next_frame = itertools.count(1)
         self._task: asyncio.Task[None] | None = None
-        self._last_latency_s = 0.0
+        self._last_latency_s = self._expected_s = 0.0
+        self._silent_until_s = 0.0
         self._frames: int | None = None
         self._in_flight: int | None = None
         self._depth = 1
@@ -128,9 +137,11 @@ class Source:
         """How many frames may be unanswered."""
         return self._in_flight or (1 if self._arrivals.rate_per_s is None else self._depth)
 
-    def activate(self, active: Active, depth: int = 1) -> None:
-        """Frames that start from now on belong to these epochs; `depth` of them keep every stage busy."""
-        self._depth = depth
+    def activate(self, active: Active, depth: int = 1, expected_s: float = 0.0) -> None:
+        """Frames that start from now on belong to these epochs; `depth` of them keep every stage busy, and
+        each is expected to take `expected_s`."""
+        self._depth, self._expected_s = depth, expected_s
+        self._silent_until_s = 0.0
         self._changed.set()
         if self._active is not None:
             self._superseded |= self._active.shares.keys() - active.shares.keys()
@@ -199,25 +210,28 @@ class Source:
     async def _frame(self, frame: FrameId, number: int, came_s: float) -> None:
         began_s = time.monotonic()
         tried: set[Epoch] = set()
-        answer = None
+        answer, alone, tries = None, False, 0
         while answer is None:
             assert self._active is not None  # _run waited for the first epoch
             active, epoch = self._active, self._active.turn()
             photo = active.photos[number % len(active.photos)]
+            alone = not tried.isdisjoint(active.shares) or not self._is_usable(epoch)
+            tries += 1
             self._under_way[epoch] += 1
             try:
-                alone = not tried.isdisjoint(active.shares)
                 answer = await self._answer(epoch, frame, active.model, photo, alone=alone)
             finally:
                 self._under_way[epoch] -= 1
                 self._report_drained()
             tried.add(epoch)
             if answer is None and not tried.isdisjoint(self._active.shares):
+                wait_s = min(NEW_EPOCH_S, photo.took_s / self._executor.speed)
                 self._activated.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._activated.wait(), _NEW_EPOCH_S)
+                    await asyncio.wait_for(self._activated.wait(), wait_s)
         answered_s = time.monotonic()
-        self._last_latency_s = answered_s - began_s
+        if tries == 1 and not alone:
+            self._last_latency_s = answered_s - began_s
         self.answered += 1
         same = all(torch.equal(a, b) for a, b in zip(answer, photo.reference, strict=True))
         self._on_frame(
@@ -229,7 +243,8 @@ class Source:
                 waited_s=began_s - came_s,
                 answered_s=answered_s,
                 answer=_describe(answer),
-                attempts=len(tried),
+                attempts=tries,
+                alone=alone,
                 identical=same,
                 max_rel_err=0.0 if same else relative_error(answer, photo.reference),
             )
@@ -240,23 +255,26 @@ class Source:
     ) -> tuple[torch.Tensor, ...] | None:
         """One try; None if the epoch was abandoned or did not answer in time."""
         if alone:
-            return await self._compute.run(lambda: model.whole(photo.image))
-        patience_s = max(PATIENCE_S, PATIENCE_FACTOR * self._last_latency_s)
+            return await self._executor.alone(model, frame, photo.image)
+        expected_s = max(self._last_latency_s, self._expected_s)
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(max(PATIENCE_S, PATIENCE_FACTOR * expected_s)):
                 return await self._executor.infer(self.pipeline, epoch, frame, photo.image)
-        except (StaleEpoch, TimeoutError):
-            self._executor.forget(self.pipeline, epoch, frame)
-            return None
+        except TimeoutError:
+            self._silent_until_s = time.monotonic() + SILENT_S
+        except StaleEpoch:
+            pass
+        self._executor.forget(self.pipeline, epoch, frame)
+        return None
+
+    def _is_usable(self, epoch: Epoch) -> bool:
+        usable = self._executor.is_usable(self.pipeline, epoch)
+        return usable and time.monotonic() >= self._silent_until_s
 
     def _report_drained(self) -> None:
         for epoch in [e for e in self._superseded if self._under_way[e] == 0]:
             self._superseded.discard(epoch)
             self._on_drained(epoch)
-
-
-#: How long a frame whose epoch failed waits for the server to activate another one.
-_NEW_EPOCH_S = 5.0
 
 
 def _describe(answer: tuple[torch.Tensor, ...]) -> str:

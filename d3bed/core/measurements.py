@@ -85,6 +85,7 @@ class FrameReport(msgspec.Struct, frozen=True):
 
     `identical` and `max_rel_err` compare the answer with the undivided model on the device; None
     where this frame was not checked. `attempts` counts the runs it took (1 unless a node was lost).
+    `alone`: the device answered it without the plan, as that could not be carried out.
     `started_s` is when the frame came; for `waited_s` of its latency others were under way.
     """
 
@@ -98,6 +99,7 @@ class FrameReport(msgspec.Struct, frozen=True):
     identical: bool | None = None
     max_rel_err: float | None = None
     waited_s: float = 0.0
+    alone: bool = False
 
     @property
     def latency_s(self) -> float:

@@ -20,12 +20,14 @@ from d3bed.core.plan import Plan
 __all__ = [
     "CRASHED",
     "MAX_CONTROL_BYTES",
+    "Abandon",
     "Activate",
     "BoardSampled",
     "ClockPing",
     "ClockPong",
     "Crash",
     "Drained",
+    "FrameFailed",
     "FrameRescued",
     "FramesAnswered",
     "FromAgent",
@@ -203,6 +205,15 @@ class LinkLost(msgspec.Struct, frozen=True, tag=True):
     problem: str
 
 
+class FrameFailed(msgspec.Struct, frozen=True, tag=True):
+    """A step of a frame could not be computed here; nobody can finish the frame under this epoch."""
+
+    pipeline: PipelineId
+    epoch: Epoch
+    frame: FrameId
+    problem: str
+
+
 class FrameRescued(msgspec.Struct, frozen=True, tag=True):
     """Tiles of a frame did not come; their owner computed that part alone, and the frame goes on."""
 
@@ -294,6 +305,7 @@ FromAgent = (
     | LinkMeasured
     | LinkFailed
     | LinkLost
+    | FrameFailed
     | FrameRescued
     | Ready
     | PrepareFailed
@@ -362,15 +374,26 @@ class Activate(msgspec.Struct, frozen=True, tag=True):
     """To the device: frames that start from now on belong to this epoch.
 
     Where they take several plans in turn, `mix` has the share of each one's epoch, this one's included.
-    `depth` frames under way keep every stage busy. Unanswered frames of `abandoned` epochs
-    cannot be finished there (a node was lost): run them again.
+    `depth` frames under way keep every stage busy; a frame is expected to take `expected_s`.
     """
 
     pipeline: PipelineId
     epoch: Epoch
-    abandoned: tuple[Epoch, ...] = ()
     depth: int = 1
     mix: tuple[tuple[Epoch, float], ...] = ()
+    expected_s: float = 0.0
+
+
+class Abandon(msgspec.Struct, frozen=True, tag=True):
+    """To the device: frames of this epoch cannot be finished (a node was lost), or one `frame` cannot.
+
+    Run them again, under a later epoch or on the device alone, which also answers new frames until there
+    is a later epoch.
+    """
+
+    pipeline: PipelineId
+    epoch: Epoch
+    frame: FrameId | None = None
 
 
 class Retire(msgspec.Struct, frozen=True, tag=True):
@@ -442,6 +465,7 @@ ToAgent = (
     | MeasureLinks
     | Prepare
     | Activate
+    | Abandon
     | Retire
     | StartSource
     | StopSource

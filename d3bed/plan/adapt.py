@@ -96,6 +96,10 @@ def changes(basis: Basis, now: Basis) -> list[Change]:
             delays = before_rate.latency_s, after_rate.latency_s
             text = f"the latency of {name} went from {delays[0] * 1e3:.3g} to {delays[1] * 1e3:.3g} ms"
             found.append(Change(name, "latency_s", *delays, None, text))
+    for ends in now.rates.keys() - basis.rates.keys():  # those could not be measured then
+        name, rate = "→".join(ends), now.rates[ends].bytes_per_s
+        text = f"{name} is there again, with {rate * 8e-6:.3g} Mbit/s"
+        found.append(Change(name, "bytes_per_s", 0.0, rate, None, text))
     return sorted(found, key=lambda change: -_ratio(change.before, change.after))
 
 

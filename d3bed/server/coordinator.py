@@ -21,6 +21,7 @@ from d3bed.core.messages import (
     ClockPong,
     Crash,
     Drained,
+    FrameFailed,
     FrameRescued,
     FramesAnswered,
     Heartbeat,
@@ -296,7 +297,7 @@ class Coordinator:
             case LinkFailed(peer, problem):
                 record.due.pop(("link", peer), None)
                 link = world.links.setdefault((agent, peer), LinkRecord())
-                link.failed(problem)
+                link.failed(problem, world.now)
                 world.publish("link", link.view(agent, peer, world.now))
                 world.note(f"link {agent}→{peer} cannot be used: {problem}", "warn")
             case _:
@@ -316,6 +317,8 @@ class Coordinator:
                 pipe.prepare_failed(agent, epoch, problem)
             case LinkLost(epoch=epoch, peer=peer, problem=problem):
                 pipe.link_lost(agent, epoch, peer, problem)
+            case FrameFailed(epoch=epoch, frame=frame, problem=problem):
+                pipe.frame_failed(agent, epoch, frame, problem)
             case FrameRescued(epoch=epoch, frame=frame, problem=problem):
                 pipe.frame_rescued(agent, epoch, frame, problem)
             case Drained(epoch=epoch):

@@ -77,13 +77,13 @@ class Decisions:
     def failed(
         self, wish: Wish, problem: str, active: PlannedEpoch | None, level: Literal["warn", "error"]
     ) -> None:
-        """The wish could not be granted; an active epoch goes on."""
+        """The wish could not be granted; an active epoch goes on, as far as it can."""
         view = self._view(
             wish,
             choice="fail",
             epoch=active.number if active else None,
             reason=problem,
-            plan=active.sentence() if active else "",
+            plan=active.sentence() if active and not active.broken else "",
             level=level,
         )
         self._put(view)
@@ -91,11 +91,11 @@ class Decisions:
     # ── what came of it ───────────────────────────────────────────────────────────────────────────
 
     def answered(self, frame: FrameReport, lead: Epoch, in_flight: int) -> DecisionView | None:
-        """Returns a move that has its measured result with this answer; `lead`: the epoch that leads the mix
-        of the frame's. Of frames that waited for others (`in_flight`) the prediction, which is of one alone,
-        is not judged."""
+        """Under the plan, at the first try. Returns a move that has its measured result with it; `lead`: the
+        epoch that leads the mix of the frame's. Of frames that waited for others (`in_flight`) the
+        prediction, which is of one alone, is not judged."""
         found = self._open.get(lead)
-        if found is None or frame.attempts > 1:
+        if found is None:
             return None
         found[1].append(frame.latency_s - frame.waited_s)
         return self._settle(lead, in_flight) if len(found[1]) >= MEASURED_FRAMES else None
@@ -181,7 +181,9 @@ def _alternatives(choice: Choice, present: PlannedEpoch | None) -> tuple[Alterna
 def _sentence(view: DecisionView) -> str:
     """As in `pi-1→edge-1 fell from 80 to 11 Mbit/s → epoch 4: …; predicted 412 → 265 ms, measured 271 ms`."""
     if view.choice == "fail":
-        goes_on = f"; epoch {view.epoch} goes on" if view.epoch is not None else ""
+        goes_on = f"; epoch {view.epoch} goes on" if view.plan else ""
+        if view.epoch is not None and not view.plan:
+            goes_on = "; the device answers alone"
         return f"{view.cause}: {view.reason}{goes_on}"
     if view.choice == "keep":
         return f"{view.cause}: epoch {view.epoch} kept, because {view.reason}"

@@ -75,11 +75,7 @@ class Groundwork:
 
     def _is_out_of_sight(self, source: AgentId, target: AgentId) -> bool:
         link = self._world.links.get((source, target))
-        return (
-            link is None
-            or not link.known
-            or (link.measured is not None and link.estimator.probe_due(self._world.now))
-        )
+        return link is None or link.is_out_of_sight(self._world.now)
 
     def _peers(self, agent: AgentId, members: dict[AgentId, Tier]) -> tuple[Peer, ...]:
         """Whom `agent` may have to send to."""

@@ -21,7 +21,7 @@ import msgspec
 
 from d3bed.core.epochs import EpochLife
 from d3bed.core.ids import AgentId, Epoch, FrameId, Tier
-from d3bed.core.messages import ModelSpec, Prepare, Retire, Route, TileReady
+from d3bed.core.messages import Abandon, ModelSpec, Prepare, Retire, Route, TileReady
 from d3bed.plan import Basis, Choice, Patience, changes, judge
 from d3bed.server.decisions import Decisions
 from d3bed.server.distrust import Distrust
@@ -227,11 +227,18 @@ class Pipeline:
         connections = {agent: self.world.agents[agent].connection for agent in choice.participants}
         self._record_plan(wish, choice)
         active = self.active
-        if active is not None and not wish.forced and active.is_same(wish.model, choice, connections):
+        new = wish.forced or (active is not None and active.broken)
+        if active is not None and not new and active.is_same(wish.model, choice, connections):
             active.wish = msgspec.structs.replace(active.wish, strategy=wish.strategy, tiling=wish.tiling)
             self._keep(active, wish, choice, "the plan is the same")
             return
-        if active is not None and wish.reconsider and choice.kept_s is not None and not choice.outrun:
+        if (
+            active is not None
+            and not new
+            and wish.reconsider
+            and choice.kept_s is not None
+            and not choice.outrun
+        ):
             verdict = judge(choice.kept_s, choice.latency_s)
             if not verdict.move:
                 self._keep(active, wish, choice, verdict.reason)
@@ -345,21 +352,20 @@ class Pipeline:
                 self.world.send(agent, Retire(self.settings.id, number))
 
     def link_lost(self, agent: AgentId, number: Epoch, peer: AgentId, problem: str) -> None:
-        """Measure the link again; where that fails the planner does without it.
-
-        Without a `peer` it is a frame that failed on `agent`: no other plan would mend that.
-        """
+        """Measure the link again; where that fails the planner does without it."""
         epoch = self.epochs.get(number)
         if self.active is None or epoch not in self.active.group or epoch.broken:
-            return
-        if not peer:
-            self.world.note(f"{agent}: {problem}", "error", pipeline=self.settings.id)
             return
         self._line.lose(agent, peer)
         for ends in ((agent, peer), (peer, agent)):
             if ends in self.world.links:
                 self.world.links[ends].forget()
         self.want(f"link {agent}→{peer} lost ({problem})", forced=True)
+
+    def frame_failed(self, agent: AgentId, number: Epoch, frame: FrameId, problem: str) -> None:
+        """No other plan would mend that, but the device need not wait for the answer."""
+        self.world.note(f"{agent}: frame {frame}: {problem}", "error", pipeline=self.settings.id)
+        self.world.send(self.settings.device, Abandon(self.settings.id, number, frame))
 
     def frame_rescued(self, agent: AgentId, number: Epoch, frame: FrameId, problem: str) -> None:
         """Tiles did not come, and their owner did without. Where nobody is known to be lost, the helpers are

@@ -10,7 +10,7 @@ import msgspec
 
 from d3bed.core.epochs import EpochState
 from d3bed.core.ids import AgentId, Epoch, PipelineId
-from d3bed.core.messages import Activate, Retire
+from d3bed.core.messages import Abandon, Activate, Retire
 from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.world import World
 
@@ -56,8 +56,7 @@ class Succession:
         return epoch
 
     def activate(self) -> PlannedEpoch | None:
-        """The prepared epoch takes over; returns the one that it follows. Frames of those that cannot be
-        finished, and only of those, are run again."""
+        """The prepared epoch takes over; returns the one that it follows."""
         epoch = self.preparing
         assert epoch is not None
         for each in epoch.group:
@@ -66,10 +65,9 @@ class Succession:
         old, self.active, self.preparing = self.active, epoch, None
         self.switches += 1
         self._drain(old)
-        abandoned = tuple(old.number for old in self.draining.values() if old.broken)
         mix = tuple((each.number, each.share) for each in epoch.group) if epoch.others else ()
-        depth = epoch.choice.depth
-        self._world.send(self._device, Activate(self._pipeline, epoch.number, abandoned, depth, mix))
+        order = Activate(self._pipeline, epoch.number, epoch.choice.depth, mix, epoch.predicted_s)
+        self._world.send(self._device, order)
         return old
 
     def _drain(self, epoch: PlannedEpoch | None) -> None:
@@ -94,10 +92,12 @@ class Succession:
             self.drained(number)
 
     def lose(self, *agents: AgentId) -> None:
-        """Frames of epochs that need these agents, or the link between them, cannot be finished there."""
+        """Frames of epochs that need these agents, or the link between them, cannot be finished there. The
+        device is told at once: it can run them alone sooner than another epoch is ready."""
         for epoch in (*(self.active.group if self.active else ()), *self.draining.values()):
-            if epoch.needs(*agents):
+            if epoch.needs(*agents) and not epoch.broken:
                 epoch.broken = True
+                self._world.send(self._device, Abandon(self._pipeline, epoch.number))
 
     def record_again(self) -> None:
         """What was stored of the epochs is gone."""

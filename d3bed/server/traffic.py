@@ -76,8 +76,9 @@ class Traffic:
             if epoch is None:
                 self._world.saw_epoch(frame.epoch)
                 continue
-            epoch.latency_s.add(frame.latency_s - frame.waited_s)
-            self._pipeline.decisions.answered(frame, epoch.lead, self._pipeline.stream.in_flight)
+            if frame.attempts == 1 and not frame.alone:
+                epoch.latency_s.add(frame.latency_s - frame.waited_s)
+                self._pipeline.decisions.answered(frame, epoch.lead, self._pipeline.stream.in_flight)
             off = frame.identical is False and self._same_fingerprint(epoch)
             tolerated = bool(epoch.plan.tiles) and self._pipeline.settings.tolerates(frame.max_rel_err)
             if off and not tolerated and not epoch.differed:

@@ -291,7 +291,8 @@ class DecisionView(msgspec.Struct, frozen=True):
     """What was decided when a `cause` called for a plan: to `move` to another epoch, to `keep` the present
     one, or nothing, because it did `fail`. `text` is all of it in a sentence.
 
-    `epoch` and `plan` are what frames run under after it; `kept_s` is what staying was predicted to take,
+    `epoch` and `plan` are what frames run under after it (no plan: what it needs is lost, and the device
+    answers alone); `kept_s` is what staying was predicted to take,
     under the conditions `seen`, and `predicted_s` what the choice was. Of a move, `measured_s` is the median
     of its first `frames`, and `error` is measured over predicted, less 1; null until they are answered, the
     error also where frames wait for each other, as the prediction is of one alone.

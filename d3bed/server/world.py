@@ -38,6 +38,8 @@ __all__ = ["AgentRecord", "LinkRecord", "World"]
 #: How long an order may take before it counts as failed.
 LOAD_S, PROFILE_S, LINK_S = 300.0, 600.0, 60.0
 NOTES_KEPT = 200
+#: A link that could not be measured is tried again after so long.
+RETRY_LINK_S = 5.0
 #: A prediction is used if operators that were never profiled take at most this share of it.
 MOST_GUESSED = 0.2
 
@@ -160,6 +162,7 @@ class LinkRecord:
 
     measured: LinkMeasured | None = None
     problem: str | None = None
+    retry_s: float = 0.0
     traffic: LinkTraffic = field(default_factory=LinkTraffic)
     estimator: LinkEstimator = field(default_factory=LinkEstimator)
 
@@ -167,13 +170,20 @@ class LinkRecord:
     def known(self) -> bool:
         return self.measured is not None or self.problem is not None
 
+    def is_out_of_sight(self, now: float) -> bool:
+        """Nothing has crossed it, and nobody has measured it, for long."""
+        if self.measured is None:
+            return self.problem is None or now >= self.retry_s
+        return self.estimator.probe_due(now)
+
     def probed(self, measured: LinkMeasured, now: float) -> None:
         self.measured, self.problem = measured, None
         self.traffic.target_bytes_per_s = measured.target_bytes_per_s
         self.estimator.probed(LinkRate(measured.bytes_per_s, measured.latency_s), now)
 
-    def failed(self, problem: str) -> None:
+    def failed(self, problem: str, now: float) -> None:
         self.measured, self.problem, self.estimator = None, problem, LinkEstimator()
+        self.retry_s = now + RETRY_LINK_S
 
     def forget(self) -> None:
         self.measured, self.problem, self.estimator = None, None, LinkEstimator()

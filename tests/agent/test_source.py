@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from d3bed.agent.compute import ComputeThread
 from d3bed.agent.executor import EpochWork, Executor, Observer, nominal_times
 from d3bed.agent.source import MAX_PHOTOS, Active, Photo, Source, prepare_photos
 from d3bed.core.errors import ConfigError
-from d3bed.core.ids import Epoch, PipelineId, Tier
+from d3bed.core.ids import Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import FrameReport
 from d3bed.core.messages import ModelSpec
 from d3bed.core.plan import Plan
@@ -50,7 +51,6 @@ class Device:
         self.source = Source(
             PIPELINE,
             self.executor,
-            self.compute,
             on_frame=self.frames.append,
             on_drained=self.drained.append,
             on_ended=lambda *counts: self.ended.append(counts),
@@ -68,6 +68,10 @@ class Device:
         nominal_s = nominal_times(None, program.steps)
         keep = frozenset(graph.results)
         self.executor.add(EpochWork(PIPELINE, Epoch(epoch), self.model, program, calls, nominal_s, {}, keep))
+
+    def lose(self, epoch: int) -> None:
+        """As the server says it, or a broken link."""
+        self.executor.abandon(PIPELINE, Epoch(epoch))
 
     def activate(self, epoch: int) -> None:
         self.source.activate(Active({Epoch(epoch): 1.0}, self.model, self.photos))
@@ -128,13 +132,83 @@ async def test_without_another_epoch_a_frame_runs_on_the_device_alone(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_module, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(source_module, "_NEW_EPOCH_S", 0.1)
     device.prepare(1, dead=True)
     device.activate(1)
     device.source.start(1, in_flight=1)
     await device.until(lambda: bool(device.ended))
     assert device.ended == [(1, 1, 0)]
-    assert device.frames[0].identical is True
+    (frame,) = device.frames
+    assert (frame.identical, frame.alone, frame.attempts) == (True, True, 2)
+
+
+async def test_when_its_epoch_is_lost_a_frame_is_answered_alone_at_once_and_so_are_the_next(
+    device: Device,
+) -> None:
+    device.prepare(1, dead=True)
+    device.activate(1)
+    device.source.start(6, in_flight=1)
+    await device.until(lambda: device.source.sent == 1)
+    began_s = time.monotonic()
+    device.lose(1)
+    await device.until(lambda: bool(device.ended))
+    alone_s = max(photo.took_s for photo in device.photos)
+    assert time.monotonic() - began_s < 1.0 + 7 * 3 * alone_s, "no frame waits for its patience"
+    assert device.ended == [(6, 6, 0)]
+    assert [f.frame for f in device.frames] == [1, 2, 3, 4, 5, 6]
+    assert all(f.alone and f.identical for f in device.frames)
+    assert [f.attempts for f in device.frames] == [2, 1, 1, 1, 1, 1]
+
+
+async def test_after_it_was_alone_the_device_goes_back_to_a_plan(device: Device) -> None:
+    device.prepare(1, dead=True)
+    device.activate(1)
+    device.source.start(None, in_flight=1)
+    await device.until(lambda: device.source.sent == 1)
+    device.lose(1)
+    await device.until(lambda: len(device.frames) >= 2)
+    device.prepare(2)
+    device.activate(2)
+    await device.until(lambda: any(f.epoch == 2 and not f.alone for f in device.frames))
+    device.source.stop()
+    await device.until(lambda: bool(device.ended))
+    numbers = [f.frame for f in device.frames]
+    assert numbers == sorted(set(numbers)) and len(numbers) == device.source.sent
+    assert device.drained == [1]
+
+
+async def test_an_epoch_that_was_silent_once_is_not_waited_for_again_and_again(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "PATIENCE_S", 0.3)
+    device.prepare(1, dead=True)
+    device.activate(1)
+    device.source.start(4, in_flight=1)
+    await device.until(lambda: bool(device.ended))
+    assert [f.attempts for f in device.frames] == [2, 1, 1, 1]
+    assert all(f.alone for f in device.frames)
+
+
+async def test_one_frame_that_fails_leaves_the_others_to_the_plan(device: Device) -> None:
+    device.prepare(1)
+    device.activate(1)
+    device.source.start(3, in_flight=3)
+    await device.until(lambda: device.source.sent == 3)
+    device.executor.abandon(PIPELINE, Epoch(1), FrameId(3))
+    await device.until(lambda: bool(device.ended))
+    found = {f.frame: (f.alone, f.attempts, f.identical) for f in device.frames}
+    assert found == {1: (False, 1, True), 2: (False, 1, True), 3: (True, 2, True)}
+
+
+async def test_a_device_that_emulates_slowness_is_as_slow_alone(device: Device, photos: list[Photo]) -> None:
+    async def took_s() -> float:
+        began_s = time.monotonic()
+        answer = await device.executor.alone(device.model, FrameId(1), photos[0].image)
+        assert all(torch.equal(a, b) for a, b in zip(answer, photos[0].reference, strict=True))
+        return time.monotonic() - began_s
+
+    full_s = min([await took_s() for _ in range(4)])
+    device.executor.set_speed(0.2)
+    assert await took_s() > 3 * full_s
 
 
 async def test_an_epoch_is_drained_once_its_last_frame_is_answered(device: Device) -> None:
@@ -206,7 +280,6 @@ async def test_a_frame_of_a_mix_that_fails_is_answered_by_the_device_alone(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_module, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(source_module, "_NEW_EPOCH_S", 0.1)
     for epoch in (1, 2):
         device.prepare(epoch, dead=True)
     device.source.activate(Active({Epoch(1): 0.5, Epoch(2): 0.5}, device.model, device.photos))
@@ -264,7 +337,6 @@ async def test_a_file_that_nobody_else_decodes_is_answered_by_the_device(
     of_files: LoadedModel, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_module, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(source_module, "_NEW_EPOCH_S", 0.1)
     device.model, device.photos = of_files, prepare_photos(of_files, shipped(jpeg=True)[:1])
     device.prepare(1, dead=True)
     device.activate(1)

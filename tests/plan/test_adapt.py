@@ -37,6 +37,11 @@ def test_a_fallen_link_and_a_loaded_agent_are_said_in_words_worst_first() -> Non
     assert [(change.quantity, change.spread) for change in found] == [("bytes_per_s", None), ("factor", 0.1)]
 
 
+def test_a_link_that_could_not_be_measured_before_is_a_change() -> None:
+    (change,) = changes(Basis({}, {}), Basis({}, {(PI, EDGE): LinkRate(1e7, 0.002)}))
+    assert change.text == "pi-1→edge-1 is there again, with 80 Mbit/s" and change.before == 0
+
+
 def test_recovery_is_a_change_too() -> None:
     basis = Basis({EDGE: 4.0}, {(PI, EDGE): LinkRate(1e6, 0.050)})
     texts = [c.text for c in changes(basis, Basis({EDGE: 1.0}, {(PI, EDGE): LinkRate(1e6, 0.002)}))]

@@ -9,7 +9,7 @@ import pytest
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import Span, SpanKind
 from d3bed.core.messages import (
-    Activate,
+    Abandon,
     Drained,
     FrameRescued,
     LinkLost,
@@ -47,9 +47,8 @@ def prepared(stage: Stage, agent: AgentId) -> list[Prepare]:
 
 
 def abandoned(stage: Stage) -> tuple[Epoch, ...]:
-    order = stage.heard(DEVICE, Activate)[-1]
-    assert isinstance(order, Activate)
-    return order.abandoned
+    orders = [order for order in stage.heard(DEVICE, Abandon) if isinstance(order, Abandon)]
+    return tuple(order.epoch for order in orders)
 
 
 def test_who_helps_with_tiles_is_prepared_and_retired_like_the_route(stage: Stage) -> None:
