@@ -43,7 +43,8 @@ MAX_FRAMES = 64
 class EpochWork:
     """What `Prepare` made ready: compiled steps, their nominal seconds, and the links to use.
 
-    `rescues` and `rescue_s` are the same for the program's rescues.
+    `rescues` and `rescue_s` are the same for the program's rescues. Without an agent of the `route` no frame
+    can be finished.
     """
 
     pipeline: PipelineId
@@ -56,6 +57,7 @@ class EpochWork:
     keep: frozenset[Value]
     rescues: tuple[Callable[..., tuple[torch.Tensor, ...]], ...] = ()
     rescue_s: tuple[float, ...] = ()
+    route: frozenset[AgentId] = frozenset()
     rescued: deque[FrameId] = field(default_factory=lambda: deque(maxlen=MAX_FRAMES))
     frames: dict[FrameId, _FrameWork] = field(default_factory=dict)
     broken: bool = False
@@ -136,9 +138,9 @@ class Executor:
             _give_up(work, work.frames[frame])
 
     def peer_lost(self, pipeline: PipelineId, peer: AgentId) -> None:
-        """Nothing more will come from an agent: epochs that send to it get no answers from behind it."""
+        """Nothing more will come from an agent: epochs that need it are over here."""
         for work in self._epochs.values():
-            if work.pipeline == pipeline and peer in work.senders:
+            if work.pipeline == pipeline and peer in work.route:
                 _break(work)
 
     def is_usable(self, pipeline: PipelineId, epoch: Epoch) -> bool:

@@ -83,6 +83,7 @@ async def epoch_work(
         keep,
         tuple(rescue_calls),
         nominal_times(times_s, rescues),
+        frozenset(order.route.agents.values()),
     )
     return work, tuple(
         TileReady(
