@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from d3bed.agent import source as source_module
 from d3bed.agent.compute import ComputeThread
