@@ -2,7 +2,8 @@
 
 Pure arithmetic over four-timestamp exchanges: of the last eight, the one with the least round trip
 gives the offset; half of that round trip bounds its error (the classic NTP argument). The server
-answers at once, so its two timestamps are one.
+answers at once, so its two timestamps are one. An exchange that contradicts these bounds shows that a
+clock jumped (a board that slept, a server that restarted): what came before it counts no more.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from __future__ import annotations
 from collections import deque
 
 __all__ = ["ClockOffset"]
+
+
+#: Honest clocks drift no further apart than this while the kept samples are made.
+DRIFT_S = 0.01
 
 
 class ClockOffset:
@@ -21,8 +26,12 @@ class ClockOffset:
     def sample(self, sent_s: float, server_s: float, received_s: float) -> None:
         """One exchange: `sent_s` and `received_s` local, `server_s` on the server's clock."""
         round_trip_s = received_s - sent_s
-        if round_trip_s >= 0:
-            self._samples.append((round_trip_s, server_s - (sent_s + received_s) / 2))
+        if round_trip_s < 0:
+            return
+        offset_s = server_s - (sent_s + received_s) / 2
+        if abs(offset_s - self.offset_s) > round_trip_s / 2 + self.error_s + DRIFT_S:
+            self._samples.clear()
+        self._samples.append((round_trip_s, offset_s))
 
     @property
     def known(self) -> bool:

@@ -391,7 +391,7 @@ class Pipeline:
         self._line.lose(agent)
         if agent == self.settings.device:
             self._device_lost()
-        elif self.active is not None and agent in self.active.agents:
+        elif self.active is not None and (agent in self.active.agents or self.active.broken):
             self.want(f"{agent} lost")
         elif self._line.preparing is not None and agent in self._line.preparing.agents:
             self.want(f"{self._line.preparing.wish.cause} ({agent} lost on the way)")

@@ -37,3 +37,15 @@ def test_a_clock_that_went_backwards_is_ignored() -> None:
     clock = ClockOffset()
     clock.sample(5.0, 5.0, 4.0)
     assert not clock.known
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0, 0.5])
+def test_after_a_clock_jumped_the_first_exchange_sets_it_right(jump_s: float) -> None:
+    """As when a board slept, or the server's machine was set: older, quicker exchanges must not hold on."""
+    clock = ClockOffset()
+    for turn in range(8):
+        clock.sample(turn, 1000.0 + turn + 0.0005, turn + 0.001)
+    assert clock.to_server(9.0) == pytest.approx(1009.0, abs=0.001)
+    clock.sample(9.0, 1000.0 + jump_s + 9.0 + 0.01, 9.02)
+    assert clock.to_server(10.0) == pytest.approx(1010.0 + jump_s, abs=clock.error_s)
+    assert clock.error_s == pytest.approx(0.01)
