@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import random
 import signal
 import sqlite3
 import sys
@@ -78,10 +79,10 @@ AGENTS = ("pi-1", "edge-1", "edge-2", "cloud-1")
 class Bed:
     """Server and agents, each a process that may be killed and started again."""
 
-    def __init__(self, folder: Path, profiles: Path) -> None:
+    def __init__(self, folder: Path, profiles: Path, config: str = CONFIG) -> None:
         self.folder, self.port, self.profiles = folder, tools.free_port(), profiles
         self.config = folder / "losses.toml"
-        self.config.write_text(CONFIG)
+        self.config.write_text(config)
         self._running: dict[str, asyncio.subprocess.Process] = {}
 
     async def start(self, *names: str) -> None:
@@ -244,3 +245,34 @@ async def test_the_server_and_the_device_die_and_return(bed: Bed) -> None:
     check(frames[anew:])
     assert any(row["attempts"] > 1 for row in frames[:anew])
     assert longest_gap_s(frames[:anew]) < 2.5, "nobody waits for a patience of 3 s"
+
+
+async def test_two_hundred_random_switches_lose_repeat_and_mix_no_frame(
+    tmp_path: Path, profiles: Path
+) -> None:
+    """Without pins, so that strategies differ; the plan stays where it was put."""
+    free = CONFIG[: CONFIG.index("[[pipelines.main.pins")].replace(
+        "[pipelines.main]", "[pipelines.main]\nadapt = false"
+    )
+    bed, dice = Bed(tmp_path, profiles, free), random.Random(3)
+    try:
+        await bed.start("server", *AGENTS)
+        first = await bed.more()
+        chosen = first["strategy"]
+        for _ in range(200):
+            chosen = dice.choice([name for name in ("device", "edge", "cloud") if name != chosen])
+            await bed.post("strategy", {"strategy": chosen})
+            await bed.until(
+                lambda view, name=chosen: view["phase"] == "running" and view["strategy"] == name, chosen
+            )
+        view = await bed.end_run()
+        assert view["frames"]["sent"] == view["frames"]["answered"] and view["frames"]["lost"] == 0
+        assert view["epoch"] >= first["epoch"] + 190, "nearly every choice is another plan"
+        await bed.end("server")
+    finally:
+        await bed.close()
+    frames = bed.frames()
+    check(frames)
+    assert len(frames) == view["frames"]["answered"] > 200
+    assert len({row["epoch"] for row in frames}) > 100
+    assert sum(row["attempts"] > 1 for row in frames) <= 6, "a switch seldom costs a frame a second try"
