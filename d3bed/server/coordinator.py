@@ -341,12 +341,12 @@ class Coordinator:
         if loaded is None or len(loaded.graph.vertices) != len(message.times_s):
             self._said(record, ModelFailed(model, "its profile does not fit its graph"))
             return
-        guess_s = sum(record.predicted[model]) if record.is_guessed(model) else 0.0
+        before, guessed = record.times_s(model), record.is_guessed(model)
         record.profiles[model] = message.times_s
-        if guess_s:
-            record.correction.forget(loaded.graph.digest)  # it was about the prediction
+        if before is not None and (guessed or before != message.times_s):
+            record.correction.forget(loaded.graph.digest)  # it was about what was thought before
             for pipe in self._pipelines_of(record):
-                pipe.profiled(agent, model, guess_s / sum(message.times_s) - 1)
+                pipe.profiled(agent, model, sum(before) / sum(message.times_s) - 1)
         if len(message.fixed_s) == len(message.times_s):
             record.fixed[model] = message.fixed_s
         self._measurement("profile", f"{agent} {model.key}", message)

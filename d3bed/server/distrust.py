@@ -1,5 +1,6 @@
 """What plans of one pipeline leave out, though it is there: agents that failed as helpers, for a while;
-vertices whose tiles were not exact, for good; decoding where it would make other pixels. Pure."""
+vertices whose tiles were not exact, for good; decoding where it would make other pixels. And which profiles
+are to be measured anew, because predictions failed. Pure."""
 
 from __future__ import annotations
 
@@ -15,6 +16,9 @@ __all__ = ["SHUN_S", "Distrust"]
 
 #: How long edge agents whose tiles did not come are planned without.
 SHUN_S = 30.0
+#: A prediction that is off by more has failed; so many in a row call for a fresh profile, of one agent at
+#: most once in `RENEW_S`.
+FAILED, IN_A_ROW, RENEW_S = 0.20, 3, 600.0
 
 
 @dataclass
@@ -24,6 +28,24 @@ class Distrust:
     shunned: dict[AgentId, float] = field(default_factory=dict)
     untiled: dict[ModelSpec, set[int]] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
+    failures: int = 0
+    #: Agents that are to profile a model anew, and when each was found to be off.
+    stale: dict[AgentId, ModelSpec] = field(default_factory=dict)
+    renewed: dict[AgentId, float] = field(default_factory=dict)
+
+    def failed(self, error: float) -> bool:
+        """A prediction was off by this share; whether it is the last of `IN_A_ROW` that failed."""
+        self.failures = self.failures + 1 if abs(error) > FAILED else 0
+        enough = self.failures >= IN_A_ROW
+        self.failures %= IN_A_ROW
+        return enough
+
+    def renew(self, agent: AgentId, model: ModelSpec, now: float) -> bool:
+        """Ask for a fresh profile; whether it is not too soon."""
+        if now < self.renewed.get(agent, float("-inf")) + RENEW_S:
+            return False
+        self.renewed[agent], self.stale[agent] = now, model
+        return True
 
     def shun_helpers(self, epoch: PlannedEpoch, now: float) -> None:
         """Tiles of this epoch did not come."""

@@ -24,13 +24,14 @@ from d3bed.core.ids import AgentId, Epoch, FrameId, Tier
 from d3bed.core.messages import Abandon, ModelSpec, Prepare, Retire, Route, TileReady
 from d3bed.plan import Basis, Choice, Patience, changes, judge
 from d3bed.server.decisions import Decisions
-from d3bed.server.distrust import Distrust
+from d3bed.server.distrust import IN_A_ROW, Distrust
 from d3bed.server.epochs import PlannedEpoch, Wish
 from d3bed.server.events import ComputePlan
 from d3bed.server.groundwork import Groundwork, Stage
 from d3bed.server.settings import PipelineSettings
 from d3bed.server.stream import Stream
 from d3bed.server.succession import Succession
+from d3bed.server.views import DecisionView
 from d3bed.server.world import World
 
 __all__ = ["PREPARE_S", "Pipeline"]
@@ -418,6 +419,25 @@ class Pipeline:
             return
         for agent in self.guessed:
             self.world.order_profile(agent, self.active.wish.model)
+        for agent, model in list(self._distrust.stale.items()):
+            record = self.world.agents[agent]
+            if model not in record.loaded or self.world.order_profile(agent, model, fresh=True):
+                del self._distrust.stale[agent]
+
+    def measured(self, decision: DecisionView) -> None:
+        """A move has its result. Where predictions fail again and again, the agent that is furthest from what
+        it was planned with profiles anew, once no frames flow."""
+        active = self.active
+        if active is None or decision.error is None or not self._distrust.failed(decision.error):
+            return
+        now, then = self.world.conditions(active.agents).factors, active.basis.factors
+        off = {agent: now[agent] / then.get(agent, 1.0) for agent in active.agents}
+        agent = max(off, key=lambda each: max(off[each], 1 / off[each]))
+        text = f"{IN_A_ROW} predictions in a row failed, the last by {decision.error:+.0%}; {agent} takes"
+        text += f" {off[agent]:.2f} times what it was planned with"
+        if self._distrust.renew(agent, active.wish.model, self.world.now):
+            text += " and profiles anew when no frames flow"
+        self.world.note(text, "warn", pipeline=self.settings.id, cause_id=decision.cause_id)
 
     def profiled(self, agent: AgentId, model: ModelSpec, off: float) -> None:
         """An agent has measured what was predicted, and the prediction was `off` by that share."""

@@ -78,7 +78,10 @@ class Traffic:
                 continue
             if frame.attempts == 1 and not frame.alone:
                 epoch.latency_s.add(frame.latency_s - frame.waited_s)
-                self._pipeline.decisions.answered(frame, epoch.lead, self._pipeline.stream.in_flight)
+                pipe = self._pipeline
+                made = pipe.decisions.answered(frame, epoch.lead, pipe.stream.in_flight)
+                if made is not None:
+                    pipe.measured(made)
             off = frame.identical is False and self._same_fingerprint(epoch)
             tolerated = bool(epoch.plan.tiles) and self._pipeline.settings.tolerates(frame.max_rel_err)
             if off and not tolerated and not epoch.differed:

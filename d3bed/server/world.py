@@ -297,15 +297,17 @@ class World:
     def order_load(self, agent: AgentId, model: ModelSpec, threads: int) -> None:
         self._order(agent, ("load", model), LOAD_S, LoadModel(model, threads))
 
-    def order_profile(self, agent: AgentId, model: ModelSpec) -> None:
-        """Waits (does nothing) while another agent of the host profiles or links are measured."""
+    def order_profile(self, agent: AgentId, model: ModelSpec, *, fresh: bool = False) -> bool:
+        """Waits (does nothing) while another agent of the host profiles or links are measured. With `fresh`
+        a profile on its disk does not do. Returns whether it did not have to wait."""
         host = self.agents[agent].register.host
         busy = any(
             other.has_open("link") or (other.register.host == host and other.has_open("profile"))
             for other in self.agents.values()
         )
         if not busy:
-            self._order(agent, ("profile", model), PROFILE_S, ProfileModel(model))
+            self._order(agent, ("profile", model), PROFILE_S, ProfileModel(model, fresh))
+        return not busy
 
     def order_links(self, agent: AgentId, peers: tuple[Peer, ...]) -> None:
         """Waits (does nothing) while any agent profiles or measures links."""

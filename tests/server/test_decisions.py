@@ -9,8 +9,8 @@ import pytest
 
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId
 from d3bed.core.measurements import FrameReport
-from d3bed.core.messages import Drained, FramesAnswered, Prepare, PrepareFailed
-from d3bed.server.events import ChangeStrategy
+from d3bed.core.messages import Drained, FramesAnswered, Prepare, PrepareFailed, ProfileModel
+from d3bed.server.events import ChangeStrategy, StopRun
 from d3bed.server.views import DecisionView
 
 if TYPE_CHECKING:
@@ -158,3 +158,42 @@ def test_only_so_many_decisions_are_shown_and_all_are_stored(stage: Stage) -> No
     assert len(stage.coordinator.decisions()) == 100
     assert len(stored(stage)) == 121
     assert stage.coordinator.snapshot().decisions == tuple(stage.coordinator.decisions())
+
+
+def test_three_predictions_in_a_row_that_fail_have_an_agent_profiled_anew_once_no_frames_flow(
+    make_stage: MakeStage,
+) -> None:
+    stage = make_stage(strategy="device", frames=None)
+    stage.join_all()
+
+    def fail(strategy: str, latency_s: float) -> None:
+        stage.submit(ChangeStrategy(DEMO, strategy))
+        answer(stage, stage.active, *[latency_s] * 8)
+
+    answer(stage, 1, *[0.9] * 8)
+    fail("edge", 0.9)
+    assert not stage.notes("warn")
+    slow(stage, EDGE_1, 0.120)
+    fail("cloud", 0.9)
+    (said,) = stage.notes("warn")
+    assert said.startswith("3 predictions in a row failed, the last by +")
+    assert "profiles anew when no frames flow" in said
+    before = {agent: len(stage.heard(agent, ProfileModel)) for agent in stage.scripts}
+    stage.tick(1.0)
+    assert before == {agent: len(stage.heard(agent, ProfileModel)) for agent in stage.scripts}
+    stage.submit(StopRun(DEMO))
+    stage.end_source(30, 30)
+    stage.tick(2.0)
+    fresh = [order for agent in stage.scripts for order in stage.heard(agent, ProfileModel)]
+    assert sum(order.fresh for order in fresh if isinstance(order, ProfileModel)) == 1
+
+
+def test_predictions_that_hold_in_between_start_the_count_anew(make_stage: MakeStage) -> None:
+    stage = make_stage(strategy="device", frames=None)
+    stage.join_all()
+    for turn, error in enumerate((2.0, 2.0, 1.0, 2.0, 2.0)):
+        made = latest(stage)
+        assert made.predicted_s is not None
+        answer(stage, stage.active, *[error * made.predicted_s] * 8)
+        stage.submit(ChangeStrategy(DEMO, ("edge", "device")[turn % 2]))
+    assert not stage.notes("warn")
