@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from click.core import ParameterSource
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -107,6 +108,7 @@ def version(
 
 @app.command()
 def demo(
+    context: typer.Context,
     config: ConfigOption = Path("demo"),
     model: ModelOption = None,
     weights: WeightsOption = None,
@@ -132,10 +134,12 @@ def demo(
 ) -> None:
     """Start a whole testbed on this machine: a server, a device, two edge boxes and a cloud.
 
-    Real processes, real TCP, real photos. Slow boards and slow links are emulated and say so.
+    Real processes, real TCP, real photos. Slow boards and slow links are emulated and say so. Without any
+    option but --port, a tour of two minutes shows what changes and how the plan follows.
     """
     from d3bed.config import override, read_config
     from d3bed.lab.demo import DemoOptions, run_demo
+    from d3bed.lab.scenario import find_scenario, read_scenario
 
     path = default_config() if config == Path("demo") else config
     if headless and frames is None:
@@ -173,7 +177,10 @@ def demo(
     }
     overrides = [word for key, value in given.items() if value is not None for word in (key, str(value))]
     overrides += ["--fixed"] if fixed else []
-    options = DemoOptions(settings, tuple(overrides), frames, headless, report)
+    source = context.get_parameter_source
+    bare = all(source(name) == ParameterSource.DEFAULT for name in context.params if name != "port")
+    tour = read_scenario(find_scenario("tour")) if bare else None
+    options = DemoOptions(settings, tuple(overrides), frames, headless, report, tour)
     raise typer.Exit(_run(run_demo(options, console)))
 
 

@@ -28,9 +28,11 @@ from websockets.exceptions import ConnectionClosed
 from d3bed.config import Config
 from d3bed.core.errors import ConfigError, D3Error
 from d3bed.lab.follow import State, follow
+from d3bed.lab.player import Stage, play
 from d3bed.lab.processes import ChildDied, Children
+from d3bed.lab.scenario import Scenario
 from d3bed.lab.screen import exactness, milliseconds, page
-from d3bed.lab.testbed import check_cores, start_processes
+from d3bed.lab.testbed import Testbed, check_cores, start_processes
 
 __all__ = ["DemoOptions", "run_demo"]
 
@@ -44,13 +46,15 @@ class DemoFailed(D3Error):
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """`overrides` are command line options for the server, passed through as they came."""
+    """`overrides` are command line options for the server, passed through as they came. A `tour` is played
+    once the page shows; after it frames go on as they are."""
 
     config: Config
     overrides: tuple[str, ...]
     frames: int | None
     headless: bool
     report: Path | None
+    tour: Scenario | None = None
 
 
 @dataclass
@@ -58,6 +62,7 @@ class _Progress:
     started_s: float = field(default_factory=time.monotonic)
     state: State | None = None
     dashboard: str = ""
+    tour: str | None = None
 
     @property
     def elapsed_s(self) -> float:
@@ -118,13 +123,15 @@ async def _blame(main: asyncio.Task[int], died: asyncio.Task[None]) -> int:
 
 async def _drive(options: DemoOptions, console: Console, children: Children, work_dir: Path) -> int:
     progress = _Progress()
-    base = progress.dashboard = await start_processes(options.config, options.overrides, children, work_dir)
+    overrides = [*options.overrides, *(["--idle"] if options.tour else [])]
+    base = progress.dashboard = await start_processes(options.config, overrides, children, work_dir)
     if options.headless:
         return await _headless(options, console, base, progress)
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         await asyncio.to_thread(webbrowser.open, base)
     with Live(page(None, base, 0), console=console, refresh_per_second=4, screen=False) as live:
         ticking = asyncio.create_task(_tick(live, progress))
+        touring = asyncio.create_task(_tour(options, base, children, progress))
         try:
             written = False
             async for state in _states(base):
@@ -133,14 +140,30 @@ async def _drive(options: DemoOptions, console: Console, children: Children, wor
                     _write_report(options.report, await _report(base, state.pipeline))
                     written = True
         finally:
-            ticking.cancel()
-            await asyncio.gather(ticking, return_exceptions=True)
+            for task in (ticking, touring):
+                task.cancel()
+            await asyncio.gather(ticking, touring, return_exceptions=True)
     raise DemoFailed("the server closed the connection")
+
+
+async def _tour(options: DemoOptions, base: str, children: Children, progress: _Progress) -> None:
+    """Play the tour, then let frames come without end. What goes wrong is said on the page."""
+    if options.tour is None:
+        return
+    pipeline = str(options.config.pipelines[0].id)
+    stage = Stage(base, pipeline, bed=Testbed(base, pipeline, children), config=options.config)
+    progress.tour = f"{options.tour.description} ({options.tour.duration_s:g} s)"
+    try:
+        await play(options.tour, stage, lambda _: None)
+        await stage.post(f"pipelines/{pipeline}/start", {})
+        progress.tour = "over; frames go on as they are"
+    except D3Error as error:
+        progress.tour = f"ended: {error}"
 
 
 async def _tick(live: Live, progress: _Progress) -> None:
     while True:
-        live.update(page(progress.state, progress.dashboard, progress.elapsed_s))
+        live.update(page(progress.state, progress.dashboard, progress.elapsed_s, progress.tour))
         await asyncio.sleep(0.25)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from d3bed.lab.scenario import Event, Kill, Link, Load, Model, Reset, Scenario, Speed, Start, Strategy
+from d3bed.lab.scenario import Event, Kill, Link, Load, Model, Rate, Reset, Scenario, Speed, Start, Strategy
 
 __all__ = ["Recorder"]
 
@@ -24,7 +24,7 @@ class Recorder:
         self._begun_s = self._now_s = begun_s
         self._conditions: list[dict[str, Any]] = list(state.get("conditions", []))
         self._connected = {a["agent"] for a in state.get("agents", []) if a["state"] == "connected"}
-        self._wishes = {p["id"]: (p["strategy"], p["model"]) for p in state.get("pipelines", [])}
+        self._wishes = {p["id"]: _wish(p, {}) for p in state.get("pipelines", [])}
         self.events: list[Event] = []
 
     def saw(self, event: dict[str, Any]) -> None:
@@ -108,13 +108,21 @@ class Recorder:
 
     def _wished(self, changed: dict[str, Any]) -> None:
         name = changed["id"]
-        old_strategy, old_model = self._wishes.get(name, (None, None))
-        strategy, model = changed.get("strategy", old_strategy), changed.get("model", old_model)
-        self._wishes[name] = (strategy, model)
-        if old_model is not None and model != old_model:
-            self.events.append(Model(at_s=self._at_s, model=model, pipeline=name))
-        if old_strategy is not None and strategy != old_strategy:
-            self.events.append(Strategy(at_s=self._at_s, strategy=strategy, pipeline=name))
+        old = self._wishes.get(name)
+        new = self._wishes[name] = _wish(changed, old or {})
+        if old is None:
+            return
+        if new["model"] != old["model"]:
+            self.events.append(Model(at_s=self._at_s, model=new["model"], pipeline=name))
+        if new["strategy"] != old["strategy"]:
+            self.events.append(Strategy(at_s=self._at_s, strategy=new["strategy"], pipeline=name))
+        if new["rate_per_s"] != old["rate_per_s"]:
+            self.events.append(Rate(at_s=self._at_s, rate_per_s=new["rate_per_s"], pipeline=name))
+
+
+def _wish(changed: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """What users ask of a pipeline, from its view, or from what changed of it."""
+    return {key: changed.get(key, before.get(key)) for key in ("strategy", "model", "rate_per_s")}
 
 
 def _is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -163,6 +163,16 @@ class Strategy(Event, frozen=True):
         return [(f"pipelines/{self.pipeline or pipeline}/strategy", self._body("pipeline"))]
 
 
+class Rate(Event, frozen=True):
+    """Frames a second from now on: 0 pauses, none given is one after the other."""
+
+    rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1000)] | None = None
+    pipeline: _Name | None = None
+
+    def orders(self, pipeline: str) -> list[Order]:
+        return [(f"pipelines/{self.pipeline or pipeline}/rate", {"rate_per_s": self.rate_per_s})]
+
+
 class Model(Event, frozen=True):
     model: _Name
     weights: _Name = "random:0"
@@ -173,7 +183,8 @@ class Model(Event, frozen=True):
 
 
 ACTIONS: dict[str, type[Event]] = {
-    kind.__name__.lower(): kind for kind in (Link, Reset, Load, Speed, Kill, Stop, Start, Strategy, Model)
+    kind.__name__.lower(): kind
+    for kind in (Link, Reset, Load, Speed, Kill, Stop, Start, Rate, Strategy, Model)
 }
 
 

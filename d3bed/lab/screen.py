@@ -44,12 +44,12 @@ def exactness(exact: dict[str, Any]) -> Text:
     return Text(text, style="yellow" if worst is not None and worst <= 1e-5 else "bold red")
 
 
-def page(state: State | None, dashboard: str, elapsed_s: float) -> RenderableType:
+def page(state: State | None, dashboard: str, elapsed_s: float, tour: str | None = None) -> RenderableType:
     """Everything the demo shows at one moment."""
     if state is None:
         return Panel(Text(f"starting the server … {elapsed_s:.0f} s"), title="d3bed demo")
     pipeline = state.pipeline
-    parts: list[RenderableType] = [_head(pipeline, dashboard, elapsed_s), _tiers(state), _links(state)]
+    parts: list[RenderableType] = [_head(pipeline, dashboard, elapsed_s, tour), _tiers(state), _links(state)]
     if pipeline.get("plan_text"):
         parts.append(
             Panel(
@@ -66,7 +66,7 @@ def page(state: State | None, dashboard: str, elapsed_s: float) -> RenderableTyp
     return Group(*parts)
 
 
-def _head(pipeline: dict[str, Any], dashboard: str, elapsed_s: float) -> RenderableType:
+def _head(pipeline: dict[str, Any], dashboard: str, elapsed_s: float, tour: str | None) -> RenderableType:
     frames = pipeline.get("frames") or {}
     latency = pipeline.get("latency_s") or {}
     predicted = (pipeline.get("predicted") or {}).get("latency_s")
@@ -83,15 +83,28 @@ def _head(pipeline: dict[str, Any], dashboard: str, elapsed_s: float) -> Rendera
     lines.add_row("phase", f"{phase} ({elapsed_s:.0f} s since the start)")
     lines.add_row(
         "frames",
-        f"{frames.get('answered', 0)} answered of {frames.get('sent', 0)} sent, {frames.get('lost', 0)} lost",
+        f"{frames.get('answered', 0)} answered of {frames.get('sent', 0)} sent, {frames.get('lost', 0)} lost"
+        + _stream(pipeline),
     )
     lines.add_row(
         "latency",
         f"median {milliseconds(latency.get('median'))} ms, "
         f"95th percentile {milliseconds(latency.get('p95'))} ms, predicted {milliseconds(predicted)} ms",
     )
+    if tour is not None:
+        lines.add_row("tour", tour)
     lines.add_row("exact", exactness(pipeline.get("exact") or {}))
     return Panel(lines, title="d3bed demo", title_align="left")
+
+
+def _stream(pipeline: dict[str, Any]) -> str:
+    """What the camera takes and what of it is dropped, where it has a rate."""
+    rate = pipeline.get("rate_per_s")
+    if rate is None:
+        return ""
+    most, dropped = pipeline.get("sustains_per_s"), (pipeline.get("frames") or {}).get("dropped", 0)
+    able = f", the plan is good for {most:.3g}" if most is not None else ""
+    return f", {dropped} dropped; {rate:g} come a second{able}"
 
 
 def _tiers(state: State) -> RenderableType:

@@ -1,4 +1,4 @@
-// Strategy, model, start and stop. What is pressed is what the server says; a click only asks.
+// Strategy, model, start, stop and frame rate. What is pressed is what the server says; a click only asks.
 
 import { byId, html, say, set } from "./dom.js";
 
@@ -72,6 +72,12 @@ export const createControls = () => {
     const frames = byId("frames").valueAsNumber;
     perform(byId("start"), byId("run-problem"), "start", Number.isNaN(frames) ? {} : { frames });
   });
+  byId("rate-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const rate = byId("rate").valueAsNumber;
+    const wanted = Number.isNaN(rate) ? null : rate;
+    perform(byId("set-rate"), byId("rate-problem"), "rate", { rate_per_s: wanted });
+  });
   byId("stop").addEventListener("click", ({ target }) => perform(target, byId("run-problem"), "stop", {}));
 
   const offer = (state) => {
@@ -95,6 +101,7 @@ export const createControls = () => {
     for (const button of strategies.children)
       set(button, { "aria-pressed": String(button.value === pipeline?.strategy), disabled: !pipeline });
     set(byId("load"), { disabled: !pipeline });
+    set(byId("set-rate"), { disabled: !pipeline });
     set(byId("start"), { disabled: !pipeline || pipeline.phase === "running" });
     set(byId("stop"), { disabled: !pipeline || pipeline.phase !== "running" });
   };

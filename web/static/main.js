@@ -72,9 +72,11 @@ const header = (pipeline) => {
     pipeline ? [pipeline.phase, pipeline.phase_text].filter(Boolean).join(": ") : "no pipeline yet",
   );
   set(byId("phase"), { "data-phase": pipeline?.phase });
-  const { sent, answered, lost } = pipeline?.frames ?? {};
+  const { sent, answered, lost, dropped } = pipeline?.frames ?? {};
   say(byId("answered"), `${count(answered)} of ${count(sent)}`);
-  say(byId("lost"), lost ? `${count(lost)} lost` : "");
+  const missed = [lost && `${count(lost)} lost`, dropped && `${count(dropped)} dropped`].filter(Boolean);
+  say(byId("lost"), missed.join(", "));
+  say(byId("rate-now"), rates(pipeline));
   say(byId("median"), duration(pipeline?.latency_s?.median));
   say(byId("p95"), duration(pipeline?.latency_s?.p95));
   say(byId("predicted"), duration(pipeline?.predicted?.latency_s));
@@ -106,7 +108,24 @@ const offerPipelines = (pipeline) => {
   choice.value = pipeline?.id ?? "";
 };
 
+// What the camera takes, and what the plan keeps up with; without a rate only the latter tells something.
+const rates = (pipeline) => {
+  const most = pipeline?.sustains_per_s;
+  if (typeof most !== "number") return "–";
+  const wanted = pipeline.rate_per_s;
+  if (wanted === 0) return "paused";
+  const upTo = `up to ${most.toPrecision(3)}/s`;
+  return typeof wanted === "number" ? `${+wanted.toPrecision(3)}/s, ${upTo}` : upTo;
+};
+
 const plan = (pipeline) => {
+  if (pipeline?.mix?.length) {
+    const parts = pipeline.mix.map(({ epoch, share, text }) =>
+      [`${Math.round(100 * share)} % of frames (epoch ${epoch}):`, text].join("\n"),
+    );
+    say(byId("plan"), parts.join("\n\n"));
+    return;
+  }
   // Tiles have a drawing of their own.
   const lines = pipeline?.plan_text?.split("\n").filter((line) => !line.startsWith("tiles "));
   say(byId("plan"), lines?.join("\n") ?? "No plan yet.");
