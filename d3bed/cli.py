@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click.core import ParameterSource
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -177,8 +176,8 @@ def demo(
     }
     overrides = [word for key, value in given.items() if value is not None for word in (key, str(value))]
     overrides += ["--fixed"] if fixed else []
-    source = context.get_parameter_source
-    bare = all(source(name) == ParameterSource.DEFAULT for name in context.params if name != "port")
+    sources = [context.get_parameter_source(name) for name in context.params if name != "port"]
+    bare = all(source is None or source.name == "DEFAULT" for source in sources)
     tour = read_scenario(find_scenario("tour")) if bare else None
     options = DemoOptions(settings, tuple(overrides), frames, headless, report, tour)
     raise typer.Exit(_run(run_demo(options, console)))

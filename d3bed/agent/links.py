@@ -9,7 +9,7 @@ from d3bed.core.errors import LinkBroken
 from d3bed.core.ids import AgentId, PipelineId
 from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import Peer
-from d3bed.net import Probe, Sender
+from d3bed.net import Pacing, Probe, Sender
 
 __all__ = ["Links"]
 
@@ -25,12 +25,14 @@ class _Open:
 
 class Links:
     """One `Sender` a pipeline and peer; a peer that moved gets a new one. Shaped links are held to what
-    `change` said last of their peer, else to what the peer comes with."""
+    `change` said last of their peer, else to what the peer comes with; all links to a peer share one emulated
+    link, whatever their pipeline."""
 
     def __init__(self, me: AgentId) -> None:
         self._me = me
         self._open: dict[tuple[PipelineId, AgentId], _Open] = {}
         self._changed: dict[AgentId, LinkShape] = {}
+        self._pacings: dict[AgentId, Pacing] = {}
         self._lock = asyncio.Lock()
         self.secret: bytes | None = None
 
@@ -92,11 +94,19 @@ class Links:
     async def _connect(self, pipeline: PipelineId, peer: Peer) -> Sender:
         if self.secret is None:
             raise LinkBroken("not registered yet: no link secret")
+        shape = self.shape(peer)
         return await Sender.connect(
             peer.address,
             me=self._me,
             peer=peer.agent,
             pipeline=pipeline,
             secret=self.secret,
-            shape=self.shape(peer),
+            shape=shape,
+            pacing=None if shape is None else self._pacing(peer.agent, shape),
         )
+
+    def _pacing(self, peer: AgentId, shape: LinkShape) -> Pacing:
+        """The emulated link to `peer`, from now on of this shape."""
+        pacing = self._pacings.setdefault(peer, Pacing(shape, f"{self._me}→{peer}"))
+        pacing.reshape(shape)
+        return pacing

@@ -4,6 +4,7 @@ from d3bed.net.codec import Limits, TensorMessage
 from d3bed.net.listener import Listener
 from d3bed.net.probe import Probe
 from d3bed.net.sender import Sender
+from d3bed.net.shaping import Pacing
 from d3bed.net.sockets import new_event_loop
 
-__all__ = ["Limits", "Listener", "Probe", "Sender", "TensorMessage", "new_event_loop"]
+__all__ = ["Limits", "Listener", "Pacing", "Probe", "Sender", "TensorMessage", "new_event_loop"]

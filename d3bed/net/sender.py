@@ -107,11 +107,13 @@ class Sender:
         shape: LinkShape | None,
         limits: Limits,
         on_lost: Callable[[Exception], None] | None,
+        pacing: Pacing | None,
     ) -> None:
         self.peer = AgentId(introduction.hello.receiver)
         self.pipeline = PipelineId(introduction.hello.pipeline)
         self.address = address
         self.shape = shape
+        self._pacing = pacing
         self._loop = asyncio.get_running_loop()
         self._socket = sock
         self._limits = limits
@@ -141,8 +143,11 @@ class Sender:
         shape: LinkShape | None = None,
         limits: Limits = Limits(),  # noqa: B008 — frozen
         on_lost: Callable[[Exception], None] | None = None,
+        pacing: Pacing | None = None,
     ) -> Sender:
         """Connect to `address` (`host:port`) and prove who we are, within `limits.timeout_s`.
+
+        Links with the same `pacing` share one emulated link; a link that has a `shape` and none gets its own.
 
         Raises `LinkBroken` if nobody is there, or the peer refuses us; `RemoteProtocolError` if what
         is there is not `peer`.
@@ -153,7 +158,7 @@ class Sender:
         try:
             async with asyncio.timeout(limits.timeout_s):
                 sock = await _connected_socket(address)
-                sender = cls(sock, introduction, address, shape, limits, on_lost)
+                sender = cls(sock, introduction, address, shape, limits, on_lost, pacing)
                 try:
                     await sender._open()
                 except BaseException as error:
@@ -171,7 +176,8 @@ class Sender:
         if self.shape is not None:  # the handshake is not part of the emulated link
             send_buffer_for(self._socket, self.shape)
             hello = self._introduction.hello
-            self._outbox.start_pacing(Pacing(self.shape, f"{hello.sender}→{hello.receiver}"))
+            own = self._pacing or Pacing(self.shape, f"{hello.sender}→{hello.receiver}")
+            self._outbox.start_pacing(own)
 
     @property
     def closed(self) -> bool:

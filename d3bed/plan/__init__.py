@@ -9,6 +9,7 @@ from d3bed.plan.estimate import Factor, LinkEstimate, LinkEstimator, ProfileCorr
 from d3bed.plan.optimal import Proven, proven
 from d3bed.plan.predictor import Predictor, Sample, Work, samples_of, works
 from d3bed.plan.problem import Problem, check_limits, cost_s, link_bytes, loads_s
+from d3bed.plan.sharing import slowdowns
 from d3bed.plan.solve import STRATEGIES, Objective, Solution, Strategy, solve
 from d3bed.plan.timeline import StageSpan, Timeline, timeline
 
@@ -48,6 +49,7 @@ __all__ = [
     "loads_s",
     "pinned",
     "samples_of",
+    "slowdowns",
     "proven",
     "solve",
     "timeline",

@@ -111,14 +111,17 @@ class Choice(msgspec.Struct, frozen=True):
         }
 
     @property
+    def busy_s(self) -> dict[str, float]:
+        """Seconds of work that a frame makes on each agent and link, on average."""
+        if not self.mix:
+            return self.timeline.busy_s
+        stages = {stage for v in self.mix for stage in v.timeline.busy_s}
+        return {s: sum(v.share * v.timeline.busy_s.get(s, 0.0) for v in self.mix) for s in stages}
+
+    @property
     def frames_per_s(self) -> float:
         """What a stream of frames cannot exceed: its busiest stage is busy all the time."""
-        if not self.mix:
-            return self.timeline.frames_per_s
-        stages = {stage for v in self.mix for stage in v.timeline.busy_s}
-        busiest_s = max(
-            sum(v.share * v.timeline.busy_s.get(stage, 0.0) for v in self.mix) for stage in stages
-        )
+        busiest_s = max(self.busy_s.values())
         return 1 / busiest_s if busiest_s > 0 else math.inf
 
     @property

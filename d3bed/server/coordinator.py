@@ -239,6 +239,7 @@ class Coordinator:
         self.conditions.end_due()
         for connection, failure in self.world.expired():
             self._said(self._connections[connection], failure)
+        self.world.demands = {name: pipe.demand for name, pipe in self.pipelines.items()}
         for pipe in self.pipelines.values():
             pipe.check_time()
             pipe.watch()

@@ -69,6 +69,8 @@ class PlannedEpoch:
     connections: dict[AgentId, int]
     due_s: float
     basis: Basis
+    #: How many times longer agents and links were planned to take, because other pipelines use them.
+    shared: dict[str, float] = field(default_factory=dict)
     share: float = 1.0
     others: tuple[PlannedEpoch, ...] = ()
     led_by: Epoch | None = None

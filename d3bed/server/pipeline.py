@@ -14,7 +14,7 @@ are made, who performs commands, or what time it is other than `world.now`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -59,6 +59,7 @@ class Pipeline:
         self._request: int | None = None
         self._requests = 0
         self._basis = Basis({}, {})
+        self._shared: dict[str, float] = {}
         self._patience = Patience()
         self._distrust = Distrust()
 
@@ -85,6 +86,16 @@ class Pipeline:
     def active(self) -> PlannedEpoch | None:
         """What frames that start now run under."""
         return self._line.active
+
+    @property
+    def demand(self) -> dict[str, float]:
+        """The share of time that its frames keep agents and links busy, as far as is planned."""
+        if self.active is None or not self.stream.is_running:
+            return {}
+        choice = self.active.choice
+        per_s = self.stream.frames_per_s(choice.latency_s, choice.frames_per_s)
+        shared = self.active.shared
+        return {stage: busy_s / shared.get(stage, 1.0) * per_s for stage, busy_s in choice.busy_s.items()}
 
     @property
     def draining(self) -> Mapping[Epoch, PlannedEpoch]:
@@ -189,7 +200,12 @@ class Pipeline:
         loaded = {agent: self.world.agents[agent].loaded[wish.model] for agent in members}
         current = self.active if self.active is not None and self.active.wish.model == wish.model else None
         members = self._distrust.trusted(members, self.world.now)
-        self._basis = self.world.conditions(members)
+        self._basis = self.world.conditions(members, self.settings.id)
+        self._shared, now = self.world.slowdowns(self.settings.id), self.world.now
+
+        def slowed(agent: AgentId, times_s: Sequence[float]) -> tuple[float, ...]:
+            return tuple(time_s * self._shared.get(agent, 1.0) for time_s in times_s)
+
         pins, news = self._distrust.decoding(loaded, members, self.settings.device)
         if news:
             self._say(news, wish)
@@ -199,9 +215,9 @@ class Pipeline:
                 request=self._request,
                 device=self.settings.device,
                 graph=loaded[self.settings.device].graph,
-                profiles={a: self.world.agents[a].expected_s(wish.model, self.world.now) for a in members},
+                profiles={a: slowed(a, self.world.agents[a].expected_s(wish.model, now)) for a in members},
                 fixed_s={
-                    a: self.world.agents[a].expected_fixed_s(wish.model, self.world.now) for a in members
+                    a: slowed(a, self.world.agents[a].expected_fixed_s(wish.model, now)) for a in members
                 },
                 agents=members,
                 rates=self._basis.rates,
@@ -266,6 +282,7 @@ class Pipeline:
                 connections=connections,
                 due_s=self.world.now + PREPARE_S,
                 basis=self._basis,
+                shared=self._shared,
                 share=share,
                 led_by=led_by,
             )
@@ -468,7 +485,7 @@ class Pipeline:
         ):
             return
         members = self.members
-        found = changes(self.active.basis, self.world.conditions(members))
+        found = changes(self.active.basis, self.world.conditions(members, self.settings.id))
         if found and self._patience.ready(self.world.now):
             cause = "; ".join(change.text for change in found[:3])
             self.wish = msgspec.structs.replace(

@@ -39,6 +39,12 @@ class Stream:
         given = self.run.in_flight if self.run is not None else self._settings.in_flight
         return given or (1 if self.rate_per_s is None else 2)
 
+    def frames_per_s(self, latency_s: float, most_per_s: float) -> float:
+        """How many frames are expected to come through a plan of this latency that sustains `most_per_s`."""
+        if self.rate_per_s is not None:
+            return min(self.rate_per_s, most_per_s)
+        return min(self.in_flight / latency_s, most_per_s) if latency_s > 0 else 0.0
+
     @property
     def is_counting(self) -> bool:
         """Whether a run is under way, or may still get late batches of other agents than the device."""

@@ -28,7 +28,7 @@ from d3bed.core.messages import (
     Register,
     ToAgent,
 )
-from d3bed.plan import Basis, LinkEstimator, Predictor, ProfileCorrection, samples_of
+from d3bed.plan import Basis, LinkEstimator, Predictor, ProfileCorrection, samples_of, slowdowns
 from d3bed.server.events import Command, Publish, Record, SendTo
 from d3bed.server.statistics import LinkTraffic
 from d3bed.server.views import AgentView, LinkView, NoteView
@@ -213,6 +213,8 @@ class World:
         self.now = 0.0
         self.agents: dict[AgentId, AgentRecord] = {}
         self.links: dict[tuple[AgentId, AgentId], LinkRecord] = {}
+        #: The share of time that each pipeline keeps agents and links busy.
+        self.demands: dict[PipelineId, dict[str, float]] = {}
         self.notes: list[NoteView] = []
         self._out: list[Command] = []
         self.boot = boot
@@ -335,20 +337,27 @@ class World:
                         found.append((record.connection, ModelFailed(model, f"did not {kind} in time")))
         return found
 
-    def conditions(self, members: Mapping[AgentId, object]) -> Basis:
+    def slowdowns(self, pipeline: PipelineId) -> dict[str, float]:
+        """How many times longer agents and links take for this one, because others use them, too."""
+        return slowdowns(demand for other, demand in self.demands.items() if other != pipeline)
+
+    def conditions(self, members: Mapping[AgentId, object], pipeline: PipelineId) -> Basis:
         """How much longer than profiled each member takes now, 1 where nothing recent says otherwise; and
-        the measured links among them, as fast as they are now."""
+        the measured links among them, as fast as they are now. Both with the use of other pipelines."""
+        shared = self.slowdowns(pipeline)
         factors, rates, spreads = {}, {}, {}
         for agent in members:
             factor = self.agents[agent].correction.factor(self.now)
-            factors[agent] = factor.value if factor is not None else 1.0
+            factors[agent] = (factor.value if factor is not None else 1.0) * shared.get(agent, 1.0)
             if factor is not None:
                 spreads[str(agent)] = factor.spread
         for ends, link in self.links.items():
             estimate = link.estimator.estimate(self.now)
             if link.measured is None or estimate is None or not set(ends) <= members.keys():
                 continue
-            rates[ends] = estimate.rate
+            name = "→".join(ends)
+            bytes_per_s = estimate.rate.bytes_per_s / shared.get(name, 1.0)
+            rates[ends] = LinkRate(bytes_per_s, estimate.rate.latency_s)
             if estimate.spread is not None:
-                spreads["→".join(ends)] = estimate.spread
+                spreads[name] = estimate.spread
         return Basis(factors, rates, spreads)

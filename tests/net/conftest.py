@@ -13,7 +13,7 @@ import pytest
 from d3bed.core.graph import ITEM_BYTES, Value
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId
 from d3bed.core.measurements import LinkShape
-from d3bed.net import Limits, Listener, Sender, TensorMessage
+from d3bed.net import Limits, Listener, Pacing, Sender, TensorMessage
 from d3bed.net.codec import Accepted, Challenge, Hello, Message, Proof
 from d3bed.net.handshake import Acceptance, Introduction
 from d3bed.net.wire import Event, Role, Wire
@@ -133,6 +133,7 @@ class Site:
         shape: LinkShape | None = None,
         on_lost: Callable[[Exception], None] | None = None,
         peer: AgentId = EDGE,
+        pacing: Pacing | None = None,
     ) -> Sender:
         sender = await Sender.connect(
             self.listener.address,
@@ -142,6 +143,7 @@ class Site:
             secret=secret,
             shape=shape,
             on_lost=on_lost,
+            pacing=pacing,
         )
         self.senders.append(sender)
         return sender

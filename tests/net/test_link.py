@@ -10,7 +10,7 @@ import pytest
 from d3bed.core.errors import ConfigError, LinkBroken, LinkClosed, LocalProtocolError, RemoteProtocolError
 from d3bed.core.ids import AgentId, PipelineId
 from d3bed.core.measurements import LinkShape
-from d3bed.net import Limits, Listener, Sender, new_event_loop
+from d3bed.net import Limits, Listener, Pacing, Sender, new_event_loop
 from d3bed.net.codec import Hello, Proof
 from d3bed.net.handshake import Acceptance
 from d3bed.net.wire import Role, Wire
@@ -73,6 +73,18 @@ async def test_shaped_tensors_share_the_link_one_after_the_other(site: Site, mak
     assert sum(t.taken_s for t in transfers) >= 0.08  # one's lateness is not counted twice
     await site.until(lambda: len(site.received.tensors) == 4)
     assert [t.frame for t in site.received.tensors] == [0, 1, 2, 3]
+
+
+async def test_links_with_one_pacing_share_its_rate(site: Site, make_tensor: MakeTensor) -> None:
+    shape = LinkShape(2e6, 0.02)
+    pacing = Pacing(shape)
+    senders = [await site.connect(shape=shape, pacing=pacing) for _ in range(2)]
+    start_s = time.monotonic()
+    await asyncio.gather(
+        *(sender.send(make_tensor((40_000,), "uint8", frame=f)) for f, sender in enumerate(senders * 2))
+    )
+    assert time.monotonic() - start_s >= 0.08  # 160 kB at 2 MB/s
+    await site.until(lambda: len(site.received.tensors) == 4)
 
 
 async def test_reshaped_link_holds_what_comes_to_the_new_rate(site: Site, make_tensor: MakeTensor) -> None:

@@ -60,9 +60,16 @@ _Heard = TypeVar("_Heard")
 
 PIPELINE = PipelineId("demo")
 DEVICE, EDGE_1, EDGE_2, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("edge-2"), AgentId("vm-1")
-TIER_OF = {DEVICE: Tier.DEVICE, EDGE_1: Tier.EDGE, EDGE_2: Tier.EDGE, CLOUD: Tier.CLOUD}
+DEVICE_2 = AgentId("pi-2")  # of a second pipeline, where a test has one
+TIER_OF = {
+    DEVICE: Tier.DEVICE,
+    DEVICE_2: Tier.DEVICE,
+    EDGE_1: Tier.EDGE,
+    EDGE_2: Tier.EDGE,
+    CLOUD: Tier.CLOUD,
+}
 #: Seconds per vertex: the edge is 5 times as fast as the device, the cloud 20 times.
-TIME_S = {DEVICE: 0.1, EDGE_1: 0.02, EDGE_2: 0.021, CLOUD: 0.005}
+TIME_S = {DEVICE: 0.1, DEVICE_2: 0.1, EDGE_1: 0.02, EDGE_2: 0.021, CLOUD: 0.005}
 
 
 def make_graph(model: str = "alexnet", layers: int = 3, kind: str = "conv2d", size: int = 8) -> Graph:
@@ -213,7 +220,9 @@ class Stage:
             self.submit(AgentJoined(self._joined, script.register))
 
     def join_all(self) -> None:
-        self.join(*TIER_OF)
+        settings = self.coordinator.settings
+        known = {agent for pipeline in settings.pipelines for agent in pipeline.tiers}
+        self.join(*(agent for agent in TIER_OF if agent in known))
 
     def lose(self, agent: AgentId) -> None:
         self.submit(AgentLost(self.connections[agent], "its connection closed"))
