@@ -68,7 +68,7 @@ class Witness:
         if known != self._known:
             self._known, self._last = known, None
             self._record_ground(members)
-        basis = pipe.world.conditions(members)
+        basis = pipe.world.conditions(members, pipe.settings.id)
         if self._last is None or _differ(self._last, basis):
             self._last = basis
             found = Circumstances(

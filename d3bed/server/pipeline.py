@@ -447,7 +447,7 @@ class Pipeline:
         active = self.active
         if active is None or decision.error is None or not self._distrust.failed(decision.error):
             return
-        now, then = self.world.conditions(active.agents).factors, active.basis.factors
+        now, then = self.world.conditions(active.agents, self.settings.id).factors, active.basis.factors
         off = {agent: now[agent] / then.get(agent, 1.0) for agent in active.agents}
         agent = max(off, key=lambda each: max(off[each], 1 / off[each]))
         text = f"{IN_A_ROW} predictions in a row failed, the last by {decision.error:+.0%}; {agent} takes"
