@@ -228,14 +228,18 @@ class _Watch:
 
     def _tell(self, kind: str, data: dict[str, Any]) -> None:
         """Notes, and decisions other than to leave the plan: when made, and once they were measured."""
+        text = str(data.get("text", ""))
         if kind == "decision" and data["choice"] != "keep":
-            known = self._said.get(data["cause_id"], 0.0)
-            if known == data["measured_s"]:
+            cause, measured_s = data["cause_id"], data["measured_s"]
+            if cause in self._said and self._said[cause] == measured_s:
                 return
-            self._said[data["cause_id"]] = data["measured_s"]
+            if cause in self._said and measured_s is not None:
+                predicted = f"{data['predicted_s'] * 1e3:.0f} ms" if data["predicted_s"] else "nothing"
+                text = f"epoch {data['epoch']} takes {measured_s * 1e3:.0f} ms, {predicted} was predicted"
+            self._said[cause] = measured_s
         elif kind != "note":
             return
-        self.say(f"{self.elapsed_s:6.1f} s  {data['text']}")
+        self.say(f"{self.elapsed_s:6.1f} s  {text}")
 
     def _saw(self, state: State) -> None:
         for epoch in state.data.get("epochs", ()):

@@ -52,6 +52,9 @@ def play_scenario(
         Path | None, typer.Option("--config", "-c", help="The testbed; default: what the scenario names.")
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Another network.")] = None,
+    fixed: Annotated[
+        bool, typer.Option("--fixed", help="Keep each first plan, to see what adapting gains.")
+    ] = False,
     server: Annotated[
         str | None,
         typer.Option(envvar="D3BED_SERVER", help="Play on this running testbed; default: start one."),
@@ -63,6 +66,7 @@ def play_scenario(
 
     Without --server each strategy gets a testbed of its own, so that all meet the same conditions.
     """
+    from d3bed.config import check_model
     from d3bed.lab.player import FORMAT
     from d3bed.lab.scenario import find_scenario, read_scenario
 
@@ -74,10 +78,13 @@ def play_scenario(
 
     wanted = [name.strip() for name in strategies.split(",")] if strategies else []
     say(f"{found.name}: {found.description} ({found.duration_s:g} s)")
+    if model is not None:
+        check_model(model, "--model", "")
+    options = (["--model", model] if model is not None else []) + (["--fixed"] if fixed else [])
     if server is None:
-        played = asyncio.run(_on_own_testbed(found, config, model, wanted, say))
-    elif config is not None or model is not None:
-        raise ConfigError("--server", "", "has its own configuration", "leave --config and --model out")
+        played = asyncio.run(_on_own_testbed(found, config, options, wanted, say))
+    elif config is not None or options:
+        raise ConfigError("--server", "", "has its own configuration", "leave the testbed's options out")
     else:
         played = asyncio.run(_on_server(found, server, token, wanted, say))
     if as_json:
@@ -88,15 +95,14 @@ def play_scenario(
 
 
 async def _on_own_testbed(
-    found: Any, config: Path | None, model: str | None, wanted: list[str], say: Any
+    found: Any, config: Path | None, options: list[str], wanted: list[str], say: Any
 ) -> list[Played]:
-    from d3bed.config import check_strategy, override, read_config
+    from d3bed.config import check_strategy, read_config
     from d3bed.lab.player import compare
 
     for name in wanted:
         check_strategy(name, "--strategies", "")
-    settings = override(read_config(config or found.testbed), model=model)
-    options = [] if model is None else ["--model", model]
+    settings = read_config(config or found.testbed)
     return await compare(found, settings, options, wanted or [settings.pipelines[0].strategy], say)
 
 
