@@ -41,9 +41,9 @@ class PlayFailed(D3Error):
 
 
 class Played(msgspec.Struct, frozen=True):
-    """What became of the frames of one pass. `switches`: epochs activated; `rerun`: frames that took more
-    than one attempt; `inexact`: answers with other bits than the undivided model's; `backbone_bytes` crossed
-    links of which one end is in the cloud."""
+    """What became of the frames of one pass. `switches`: epochs activated; `dropped`: frames that came, and
+    were never started; `rerun`: those that took several attempts; `inexact`: answers with other bits than
+    the undivided model's; `backbone_bytes` crossed links of which one end is in the cloud."""
 
     strategy: str
     seconds: float
@@ -53,6 +53,7 @@ class Played(msgspec.Struct, frozen=True):
     p95_s: float | None
     switches: int
     lost: int
+    dropped: int
     rerun: int
     inexact: int
     backbone_bytes: int
@@ -93,7 +94,8 @@ async def compare(
 
 
 async def play(scenario: Scenario, stage: Stage, say: Say, strategy: str | None = None) -> Played:
-    """Play it once, on a run of its own; at the end, conditions are as configured again.
+    """Play it once, on a run of its own; at the end, conditions are as configured, and rate and strategy as
+    before.
 
     Raises `PlayFailed`, `ConfigError` for a scenario that does not fit the testbed, `RequestFailed`.
     """
@@ -108,6 +110,7 @@ async def play(scenario: Scenario, stage: Stage, say: Say, strategy: str | None 
     if strategy is not None:
         await stage.post(f"pipelines/{stage.pipeline}/strategy", {"strategy": strategy})
     await _until(lambda: _is_ready(stage, strategy), "a plan in force")
+    before = await stage.view()
     watch = _Watch(stage.pipeline, say)
     following = asyncio.create_task(watch.follow(stage.base))
     try:
@@ -115,9 +118,17 @@ async def play(scenario: Scenario, stage: Stage, say: Say, strategy: str | None 
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
-        for condition in await stage.get("conditions"):
-            with contextlib.suppress(client.RequestFailed):  # an agent that is gone has none
-                await stage.post(*_undoing(condition))
+        await _tidy_up(stage, before)
+
+
+async def _tidy_up(stage: Stage, before: dict[str, Any]) -> None:
+    for condition in await stage.get("conditions"):
+        with contextlib.suppress(client.RequestFailed):  # an agent that is gone has none
+            await stage.post(*_undoing(condition))
+    after = await stage.view()
+    for key, path in (("rate_per_s", "rate"), ("strategy", "strategy")):
+        if after[key] != before[key]:
+            await stage.post(f"pipelines/{stage.pipeline}/{path}", {key: before[key]})
 
 
 async def _play(scenario: Scenario, stage: Stage, watch: _Watch, say: Say) -> Played:
@@ -157,11 +168,12 @@ async def _perform(event: Event, stage: Stage, watch: _Watch, say: Say) -> None:
 async def _judged(
     stage: Stage, watch: _Watch, strategy: str, since_s: float, seconds: float, switches: int, crossed: int
 ) -> Played:
-    latencies, rerun, inexact, lost = Recent(10**7), 0, 0, 0
+    latencies, rerun, inexact, lost, dropped = Recent(10**7), 0, 0, 0, 0
     total_s, frames = 0.0, 0
     for run in watch.runs:
         counts = (await stage.get(f"runs/{run}"))["frames"]
         lost += counts["lost"]
+        dropped += counts["dropped"]
         series = await _frames(stage, run, counts["answered"])
         columns = (series[name] for name in ("started_s", "latency_s", "attempts", "identical"))
         for started_s, latency_s, attempts, identical in zip(*columns, strict=True):
@@ -179,6 +191,7 @@ async def _judged(
         p95_s=latencies.p95,
         switches=switches,
         lost=lost,
+        dropped=dropped,
         rerun=rerun,
         inexact=inexact,
         backbone_bytes=crossed,

@@ -107,6 +107,7 @@ class Recorder:
             self.events.append(Kill(at_s=self._at_s, agent=agent))
 
     def _wished(self, changed: dict[str, Any]) -> None:
+        """Of a pipeline only what changed is told; one that is new is no wish."""
         name = changed["id"]
         old = self._wishes.get(name)
         new = self._wishes[name] = _wish(changed, old or {})

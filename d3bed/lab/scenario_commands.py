@@ -127,7 +127,6 @@ def record_scenario(
     if not output.resolve().parent.is_dir():
         raise ConfigError("--output", str(output), "no such folder", "make it first")
     recorders: list[Recorder] = []
-    errors.print("recording; Ctrl-C ends it", style="dim")
     try:
         asyncio.run(_record(server, recorders))
     except KeyboardInterrupt:
@@ -153,11 +152,12 @@ async def _record(server: str, recorders: list[Any]) -> None:
     await client.get(server, "/api/agents")  # says it well where nobody answers
     try:
         async for state, message in follow_messages(server.rstrip("/")):
+            if not recorders:
+                recorders.append(Recorder(state.data, message["now"]))
+                errors.print("recording; Ctrl-C ends it", style="dim")
             for event in message.get("events", ()):
-                if not recorders:
-                    recorders.append(Recorder(state.data, event["time_s"]))
-                else:
-                    recorders[0].saw(event)
+                recorders[0].saw(event)
+            recorders[0].tick(message["now"])
     except ConnectionClosed:
         errors.print("the server is gone", style="dim")
 
@@ -166,13 +166,13 @@ def _table(name: str, played: list[Played]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    columns = "strategy frames mean median p95 switches lost re-run inexact cloud-MB".split()
+    columns = "strategy frames mean median p95 switches lost dropped re-run inexact cloud-MB".split()
     table = Table(title=f"{name} (latencies in ms)", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     for column in columns:
         table.add_column(column, justify="left" if column == "strategy" else "right", no_wrap=True)
     for row in played:
         times = ("–" if s is None else f"{s * 1e3:.0f}" for s in (row.mean_s, row.median_s, row.p95_s))
-        counts = (row.switches, row.lost, row.rerun, row.inexact)
+        counts = (row.switches, row.lost, row.dropped, row.rerun, row.inexact)
         crossed = f"{row.backbone_bytes / 1e6:.1f}"
         table.add_row(row.strategy, str(row.frames), *times, *map(str, counts), crossed)
     return table

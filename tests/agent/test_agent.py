@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import psutil
 import pytest
 
+from d3bed.agent import agent as agent_module
 from d3bed.agent.agent import Agent, reachable
 from d3bed.agent.settings import AgentSettings
 from d3bed.core.errors import ConfigError
 from d3bed.core.ids import AgentId, Tier
+from d3bed.core.messages import SetLoad, SetSpeed
 
 
 def test_an_address_of_its_own_is_told_as_it_is() -> None:
@@ -36,3 +39,24 @@ async def test_a_data_port_in_use_is_named_with_its_remedy(tmp_path: Path) -> No
         await Agent(settings).run()
     taken.close()
     await taken.wait_closed()
+
+
+@pytest.mark.sockets
+@pytest.mark.processes
+async def test_a_load_does_not_outlive_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "SERVER_GONE_S", 1.0)
+    settings = AgentSettings(AgentId("a"), Tier.EDGE, "http://127.0.0.1:1", speed=0.5, cache_dir=tmp_path)
+    agent = Agent(settings)
+    running = asyncio.create_task(agent.run())
+    try:
+        await agent._handle(SetSpeed(0.1))
+        await agent._handle(SetLoad(1))
+        (pid,) = agent._load_on_board.pids
+        assert psutil.pid_exists(pid) and agent._executor.speed == 0.1
+        async with asyncio.timeout(20):
+            while psutil.pid_exists(pid):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+        assert agent._load_on_board.pids == [] and agent._executor.speed == 0.5
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

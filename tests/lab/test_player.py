@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+
+from d3bed.config import read_config
+from d3bed.lab import client
+from d3bed.lab.scenario import Load, Rate, Strategy, read_scenario
+from d3bed.lab.testbed import open_testbed
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
@@ -52,6 +58,11 @@ processes = 1
 for_s = 1
 
 [[events]]
+at_s = 1.5
+action = "rate"
+rate_per_s = 4
+
+[[events]]
 at_s = 2
 action = "strategy"
 strategy = "device"
@@ -74,26 +85,21 @@ speed = 0.5
 """
 
 
-async def test_a_short_scenario_is_played_and_no_frame_is_lost(tmp_path: Path) -> None:
-    (tmp_path / "two.toml").write_text(CONFIG)
-    (tmp_path / "mine.toml").write_text(SCENARIO)
-    player = await asyncio.create_subprocess_exec(
-        *(
-            sys.executable,
-            "-m",
-            "d3bed",
-            "scenario",
-            "play",
-            "mine.toml",
-            "--strategies",
-            "edge,hpa",
-            "--json",
-        ),
-        cwd=tmp_path,
+async def d3bed(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "d3bed", *arguments),
+        cwd=folder,
         env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+async def test_a_short_scenario_is_played_and_no_frame_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(CONFIG)
+    (tmp_path / "mine.toml").write_text(SCENARIO)
+    options = ("--strategies", "edge,hpa", "--json")
+    player = await d3bed(tmp_path, "scenario", "play", "mine.toml", *options)
     try:
         output, said = await player.communicate()
     finally:
@@ -112,3 +118,40 @@ async def test_a_short_scenario_is_played_and_no_frame_is_lost(tmp_path: Path) -
     assert "pi-1→edge-1: 20 Mbit/s, 1 % loss, by the scenario for 1 s" in text
     assert text.count("edge-1 is started again") == 2
     assert text.count("edge-1: speed 0.5, by the scenario") == 2
+
+
+async def test_what_people_do_on_a_running_testbed_is_recorded_and_can_be_played_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.toml").write_text(CONFIG)
+    async with open_testbed(read_config(tmp_path / "two.toml"), ["--port", "0"]) as bed:
+        recorder = await d3bed(tmp_path, "scenario", "record", "-o", "told.toml", "--server", bed.base)
+        try:
+            assert recorder.stderr is not None
+            assert b"recording" in await recorder.stderr.readline()
+            await client.post(bed.base, "/api/agents/edge-1/load", {"processes": 1, "for_s": 0.5})
+            await client.post(bed.base, "/api/pipelines/main/rate", {"rate_per_s": 5})
+            await bed.switch(strategy="device")
+            while (await client.get(bed.base, "/api/conditions")) != []:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)  # the feed's next batch
+            recorder.send_signal(signal.SIGINT)
+            output, said = await recorder.communicate()
+        finally:
+            if recorder.returncode is None:
+                recorder.kill()
+        assert recorder.returncode == 0, said.decode()
+        assert "told.toml: 3 events" in output.decode()
+        found = read_scenario(tmp_path / "told.toml").events
+        assert [type(event) for event in found] == [Load, Rate, Strategy]
+        assert found[0] == Load(at_s=found[0].at_s, agent="edge-1", processes=1, for_s=0.5)
+
+        await bed.switch(strategy="edge")
+        player = await d3bed(tmp_path, "scenario", "play", "told.toml", "--server", bed.base, "--json")
+        output, said = await player.communicate()
+        assert player.returncode == 0, said.decode()
+        (row,) = json.loads(output)["played"]
+        assert (row["strategy"], row["lost"], row["inexact"]) == ("edge", 0, 0)
+        after = await client.get(bed.base, "/api/pipelines/main")
+        assert (after["strategy"], after["rate_per_s"]) == ("edge", 5)

@@ -10,7 +10,7 @@ from d3bed.lab.scenario import Kill, Link, Load, Model, Rate, Reset, Speed, Star
 
 STATE: dict[str, Any] = {
     "agents": [{"agent": "pi-1", "state": "connected"}, {"agent": "edge-1", "state": "connected"}],
-    "pipelines": [{"id": "main", "strategy": "optimal", "model": "alexnet"}],
+    "pipelines": [{"id": "main", "strategy": "optimal", "model": "alexnet", "rate_per_s": None}],
     "conditions": [],
 }
 
