@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from websockets.exceptions import ConnectionClosed
 
 from d3bed.config import Config
 from d3bed.core.errors import ConfigError, D3Error
@@ -117,7 +118,8 @@ async def play(scenario: Scenario, stage: Stage, say: Say, strategy: str | None 
         return await _play(scenario, stage, watch, say)
     finally:
         following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
+            await following  # what went wrong in it must not stay unsaid
         await _tidy_up(stage, before)
 
 
@@ -239,10 +241,12 @@ class _Watch:
             for event in message.get("events", ()):
                 self._tell(event["kind"], event["data"])
 
-    def _tell(self, kind: str, data: dict[str, Any]) -> None:
+    def _tell(self, kind: str, data: Any) -> None:
         """Notes, and decisions other than to leave the plan: when made, and once they were measured."""
-        text = str(data.get("text", ""))
-        if kind == "decision" and data["choice"] != "keep":
+        if kind not in ("note", "decision") or data.get("choice") == "keep":
+            return
+        text = str(data["text"])
+        if kind == "decision":
             cause, measured_s = data["cause_id"], data["measured_s"]
             if cause in self._said and self._said[cause] == measured_s:
                 return
@@ -250,8 +254,6 @@ class _Watch:
                 predicted = f"{data['predicted_s'] * 1e3:.0f} ms" if data["predicted_s"] else "nothing"
                 text = f"epoch {data['epoch']} takes {measured_s * 1e3:.0f} ms, {predicted} was predicted"
             self._said[cause] = measured_s
-        elif kind != "note":
-            return
         self.say(f"{self.elapsed_s:6.1f} s  {text}")
 
     def _saw(self, state: State) -> None:
