@@ -147,18 +147,22 @@ async def _drive(options: DemoOptions, console: Console, children: Children, wor
 
 
 async def _tour(options: DemoOptions, base: str, children: Children, progress: _Progress) -> None:
-    """Play the tour, then let frames come without end. What goes wrong is said on the page."""
+    """Once there is a plan, play the tour, then let frames come without end. What goes wrong is said on the
+    page, and frames come all the same."""
     if options.tour is None:
         return
     pipeline = str(options.config.pipelines[0].id)
-    stage = Stage(base, pipeline, bed=Testbed(base, pipeline, children), config=options.config)
+    bed = Testbed(base, pipeline, children)
+    stage = Stage(base, pipeline, bed=bed, config=options.config)
     progress.tour = f"{options.tour.description} ({options.tour.duration_s:g} s)"
     try:
+        await bed.ready()
         await play(options.tour, stage, lambda _: None)
-        await stage.post(f"pipelines/{pipeline}/start", {})
         progress.tour = "over; frames go on as they are"
     except D3Error as error:
         progress.tour = f"ended: {error}"
+    with contextlib.suppress(D3Error):  # a run may be under way, or the server gone: that is said elsewhere
+        await stage.post(f"pipelines/{pipeline}/start", {})
 
 
 async def _tick(live: Live, progress: _Progress) -> None:

@@ -195,6 +195,21 @@ async def test_a_killed_child_ends_the_demo_with_a_clear_error(tmp_path: Path, v
     assert await all_gone(children)
 
 
+async def test_without_options_the_tour_is_played_and_ctrl_c_ends_it(tmp_path: Path) -> None:
+    port = free_port()
+    async with demo(tmp_path, "--port", str(port)) as process:
+        said = asyncio.create_task(process.communicate())
+        await until(lambda: running_agents(port), "frames of the tour")
+        changed = await until(lambda: fetch(port, "/api/conditions"), "the tour's first change")
+        assert {condition["by"] for condition in changed} == {"the scenario"}
+        children = await children_of(process)
+        process.send_signal(signal.SIGINT)
+        output, _ = await said
+        assert process.returncode == 0
+        assert "Wi-Fi fades" in output.decode() and "ended:" not in output.decode()
+        await until(lambda: all_gone(children), "the children to end")
+
+
 async def test_ctrl_c_leaves_no_process_and_no_open_port(tmp_path: Path) -> None:
     port = free_port()
     async with demo(tmp_path, "--headless", "--frames", "100000", "--port", str(port)) as process:
