@@ -133,8 +133,9 @@ def demo(
 ) -> None:
     """Start a whole testbed on this machine: a server, a device, two edge boxes and a cloud.
 
-    Real processes, real TCP, real photos. Slow boards and slow links are emulated and say so. Without any
-    option but --port, a tour of two minutes shows what changes and how the plan follows.
+    Real processes, real TCP, real photos. Slow boards and slow links are emulated and say so.
+
+    Without any option but --port, a tour of two minutes shows what changes and how the plan follows.
     """
     from d3bed.config import override, read_config
     from d3bed.lab.demo import DemoOptions, run_demo

@@ -77,10 +77,9 @@ class Choice(msgspec.Struct, frozen=True):
 
     `kept_s` is the predicted latency of staying with the current plan and its route, under the same
     conditions; None if there is no current plan, or an agent or link that it needs is gone. `outrun`: that
-    plan cannot keep up with the frames, and the new one does better. `agents` are
-    those that were planned with, also on tiers that the plan leaves out; `adjustment` is what HPA's local
-    adjustment looked at, where it made the plan. `alone_s` is the predicted latency if one tier did it all,
-    where it may.
+    plan cannot keep up with the frames, and the new one does better. `agents` are those that were planned
+    with, also on tiers that the plan leaves out; `adjustment` is what HPA's local adjustment looked at, where
+    it made the plan. `alone_s` is the predicted latency if one tier did it all, where it may.
     """
 
     plan: Plan
@@ -181,11 +180,10 @@ def choose(
 
     `profiles` are seconds per vertex; `rates` are directed. Least cost wins, then least predicted
     latency, then the agents' names; at a `rate_per_s`, least latency of what sustains it, else the highest
-    rate. With `tiling` (a method of `vsm`) edge agents share the edge's layers
-    where that is predicted to be faster, but for the vertices `untiled`; `fixed_s` is the part of the
-    profiles that does not depend on a tile's size. Rivals and single tiers other than the edge are left as
-    they are. Raises `ConfigError` (strategy, pins), `PlanInfeasible` if no
-    choice of agents allows a plan.
+    rate. With `tiling` (a method of `vsm`) edge agents share the edge's layers where that is predicted to be
+    faster, but for the vertices `untiled`; `fixed_s` is the part of the profiles that does not depend on a
+    tile's size. Rivals and single tiers other than the edge are left as they are. Raises `ConfigError`
+    (strategy, pins), `PlanInfeasible` if no choice of agents allows a plan.
     """
     if device not in profiles:
         raise PlanInfeasible(Tier.DEVICE, f"{device} has no profile yet")

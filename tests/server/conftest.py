@@ -55,6 +55,9 @@ from d3bed.server.events import (
 )
 from d3bed.server.runner import choice_for
 from d3bed.server.views import DecisionView, NoteView
+from tests.server.lab import lab, start_lab
+
+__all__ = ["lab", "start_lab"]  # fixtures
 
 _Heard = TypeVar("_Heard")
 

@@ -9,8 +9,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -20,154 +19,25 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 
 from d3bed.core.errors import ConfigError
-from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId
+from d3bed.core.ids import Epoch, FrameId, PipelineId
 from d3bed.core.measurements import FrameReport
 from d3bed.core.messages import (
     ClockPing,
     ClockPong,
-    Crash,
     FramesAnswered,
-    Heartbeat,
     LoadModel,
     ModelSpec,
-    SetLoad,
-    SetSpeed,
-    ShapeLink,
     StartSource,
-    Stop,
     decode_to_agent,
     encode,
 )
-from d3bed.server import ServerSettings, app, serve
+from d3bed.server import app, serve
 from d3bed.server.api import ROUTES, openapi
-
-if TYPE_CHECKING:
-    from tests.server.conftest import Script
+from tests.server.lab import ALL, CLOUD, DEVICE, EDGE_1, EDGE_2, Lab, MakeScript, MakeSettings, StartLab
 
 pytestmark = pytest.mark.sockets
 
 DEMO = PipelineId("demo")
-DEVICE, EDGE_1, EDGE_2, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("edge-2"), AgentId("vm-1")
-ALL = (DEVICE, EDGE_1, EDGE_2, CLOUD)
-
-MakeSettings = Callable[..., ServerSettings]
-MakeScript = Callable[..., "Script"]
-
-
-class Lab:
-    """A running server, and clients of it that end with the test."""
-
-    def __init__(self, address: str, http: aiohttp.ClientSession, make_script: MakeScript) -> None:
-        self.address = address
-        self.http = http
-        self.task: asyncio.Task[None] | None = None
-        self._make_script = make_script
-        self._agents: list[asyncio.Task[None]] = []
-
-    def ws(self, path: str) -> str:
-        return self.address.replace("http", "ws", 1) + path
-
-    async def get(self, path: str, status: int = 200, **options: Any) -> Any:
-        async with self.http.get(self.address + path, **options) as answer:
-            assert answer.status == status, await answer.text()
-            assert answer.content_type == "application/json"
-            return await answer.json()
-
-    async def post(self, path: str, body: Any = None, status: int = 202, **options: Any) -> Any:
-        data = body if isinstance(body, bytes) else json.dumps(body if body is not None else {})
-        async with self.http.post(self.address + path, data=data, **options) as answer:
-            assert answer.status == status, await answer.text()
-            return await answer.json()
-
-    async def join(self, *agents: AgentId, token: str | None = None, layers: int = 3) -> list[Script]:
-        scripts = [self._make_script(agent, layers=layers) for agent in agents]
-        for script in scripts:
-            self._agents.append(asyncio.create_task(self._be(script, token)))
-        return scripts
-
-    async def leave(self, agent: AgentId) -> None:
-        """The agent that joined as number so and so of `ALL` closes its connection."""
-        task = self._agents[ALL.index(agent)]
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        async with asyncio.timeout(10):
-            while True:
-                states = {a["agent"]: a["state"] for a in await self.get("api/agents")}
-                if states[agent] == "lost":
-                    return
-                await asyncio.sleep(0.02)
-
-    async def _be(self, script: Script, token: str | None) -> None:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        async with websockets.connect(self.ws("ws/agent"), additional_headers=headers) as connection:
-            await connection.send(encode(script.register))
-            beating = asyncio.create_task(_beat(connection, script))
-            try:
-                async for text in connection:
-                    for answer in script.answers(decode_to_agent(text)):
-                        await connection.send(encode(answer))
-            finally:
-                beating.cancel()
-
-    async def until(self, condition: Callable[[Any], bool], path: str = "api/pipelines/demo") -> Any:
-        """Ask until the answer fits."""
-        async with asyncio.timeout(20):
-            while not condition(found := await self.get(path)):  # noqa: ASYNC110 — over HTTP nothing wakes us
-                await asyncio.sleep(0.02)
-        return found
-
-    async def running(self) -> Any:
-        return await self.until(lambda pipeline: pipeline["phase"] == "running")
-
-    async def close(self) -> None:
-        for task in (*self._agents, *([self.task] if self.task else [])):
-            task.cancel()
-        await asyncio.gather(*self._agents, return_exceptions=True)
-        if self.task is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self.task
-
-
-async def _beat(connection: ClientConnection, script: Script) -> None:
-    with contextlib.suppress(websockets.ConnectionClosed):
-        while True:
-            await connection.send(encode(Heartbeat(rss_bytes=1000)))
-            while script.to_say:
-                await connection.send(encode(script.to_say.pop(0)))
-            await asyncio.sleep(0.1)
-
-
-StartLab = Callable[[ServerSettings], Awaitable[Lab]]
-
-
-@pytest.fixture
-async def start_lab(make_script: MakeScript) -> AsyncIterator[StartLab]:
-    labs: list[Lab] = []
-    async with aiohttp.ClientSession() as http:
-
-        async def start(settings: ServerSettings) -> Lab:
-            address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            task = asyncio.create_task(serve(settings, ready=address.set_result))
-            task.add_done_callback(lambda _: address.cancel())
-            try:
-                lab = Lab(await address, http, make_script)
-            except asyncio.CancelledError:
-                task.result()
-                raise
-            lab.task = task
-            labs.append(lab)
-            return lab
-
-        try:
-            yield start
-        finally:
-            for lab in labs:
-                await lab.close()
-
-
-@pytest.fixture
-async def lab(start_lab: StartLab, make_settings: MakeSettings) -> Lab:
-    return await start_lab(make_settings())
 
 
 # ── the whole way ─────────────────────────────────────────────────────────────────────────────────
@@ -613,75 +483,3 @@ async def test_another_model_still_takes_what_the_camera_gives(
     await lab.until(lambda pipeline: pipeline["epoch"] == 2)
     loads = [message.model for message in script.heard if isinstance(message, LoadModel)]
     assert [(model.name, model.encoded) for model in loads] == [("alexnet", 44_000), ("resnet18", 44_000)]
-
-
-# ── conditions ────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_emulated_links_and_speeds_can_be_changed(lab: Lab) -> None:
-    scripts = await lab.join(*ALL)
-    await lab.running()
-    body = {"from": "pi-1", "to": "edge-1", "mbit_per_s": 5, "latency_ms": 20}
-    assert "5 Mbit/s" in (await lab.post("api/links", body))["message"]
-    assert "speed 0.25" in (await lab.post("api/agents/edge-1/speed", {"speed": 0.25}))["message"]
-    load = {"processes": 2, "for_s": 60, "by": "ann"}
-    assert "2 busy processes" in (await lab.post("api/agents/vm-1/load", load))["message"]
-    await lab.until(lambda _: scripts[0].count(ShapeLink) == 1 and scripts[1].count(SetSpeed) == 1)
-    assert SetLoad(2) in scripts[3].heard
-    agents = await lab.get("api/agents")
-    assert {a["agent"]: a["speed"] for a in agents}["edge-1"] == 0.25
-    shown = {c["subject"]: c for c in await lab.get("api/conditions")}
-    assert shown == {c["subject"]: c for c in (await lab.get("api/state"))["conditions"]}
-    assert shown["pi-1→edge-1"]["values"] == {"bytes_per_s": 625_000, "latency_s": 0.02}
-    vm = shown["vm-1"]
-    assert (vm["by"], vm["until_s"] - vm["since_s"], vm["emulated"]) == ("ann", 60, False)
-    ends = {"from": "pi-1", "to": "edge-1"}
-    assert "over, undone by api" in (await lab.post("api/links/reset", ends))["message"]
-    assert "nothing" in (await lab.post("api/links/reset", ends))["message"]
-    await lab.post("api/agents/edge-1/speed", {"speed": None})
-    await lab.post("api/agents/vm-1/load", {"processes": 0})
-    assert await lab.get("api/conditions") == []
-
-
-async def test_agents_can_be_told_to_stop_or_crash(lab: Lab) -> None:
-    scripts = await lab.join(*ALL)
-    await lab.running()
-    await lab.post("api/agents/edge-1/stop", {})
-    await lab.post("api/agents/edge-2/kill", {"by": "ann"})
-    await lab.until(lambda _: scripts[1].count(Stop) == 1 and scripts[2].count(Crash) == 1)
-
-
-async def test_a_load_on_an_agent_that_just_left_is_refused(lab: Lab) -> None:
-    await lab.join(*ALL)
-    await lab.running()
-    await lab.leave(EDGE_2)
-    answer = await lab.post("api/agents/edge-2/load", {"processes": 1}, status=409)
-    assert "edge-2 has left" in answer["error"] and "started again" in answer["error"]
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "status", "says"),
-    [
-        ("api/links", {"from": "pi-1", "to": "nobody", "mbit_per_s": 5}, 404, "nobody"),
-        ("api/links", {"from": "vm-1", "to": "edge-1", "mbit_per_s": 5}, 409, "not emulated"),
-        ("api/links", {"from": "pi-1", "to": "edge-1", "mbit_per_s": -5}, 400, "mbit_per_s"),
-        ("api/links", {"from": "pi-1", "to": "edge-1", "rate": 5}, 400, "rate"),
-        ("api/links", {"from": "pi-1", "to": "edge-1"}, 400, "latency_ms or loss_percent"),
-        ("api/links", {"from": "pi-1", "to": "edge-1", "mbit_per_s": 5, "for_s": 0}, 400, "for_s"),
-        ("api/links", {"from": "pi-1", "to": "edge-1", "loss_percent": 101}, 400, "loss_percent"),
-        ("api/links/reset", {"from": "vm-1", "to": "edge-1"}, 409, "not emulated"),
-        ("api/agents/edge-1/load", {"processes": -1}, 400, "processes"),
-        ("api/agents/edge-1/load", {"processes": 65}, 400, "processes"),
-        ("api/agents/edge-1/load", {"processes": 1, "for_s": -3}, 400, "for_s"),
-        ("api/agents/pi-7/load", {"processes": 1}, 404, "pi-7"),
-        ("api/agents/pi-7/kill", {}, 404, "pi-7"),
-        ("api/agents/pi-1/speed", {"speed": 2}, 400, "speed"),
-        ("api/agents/pi-7/speed", {"speed": 0.5}, 404, "pi-7"),
-    ],
-)
-async def test_impossible_conditions_are_the_callers_fault(
-    lab: Lab, path: str, body: dict[str, Any], status: int, says: str
-) -> None:
-    await lab.join(*ALL)
-    await lab.running()
-    assert says in (await lab.post(path, body, status=status))["error"]
