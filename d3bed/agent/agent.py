@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import torch
 
 from d3bed import __version__
-from d3bed.agent.board import SAMPLE_S, Board
+from d3bed.agent.board import SAMPLE_S, Board, facts
 from d3bed.agent.clock import ClockOffset
 from d3bed.agent.compute import ComputeThread
 from d3bed.agent.control import resident_bytes, run_control
@@ -38,6 +38,8 @@ from d3bed.core.messages import (
     Abandon,
     Activate,
     ClockPong,
+    Confirm,
+    Confirmed,
     Crash,
     Drained,
     Heartbeat,
@@ -100,6 +102,9 @@ class Agent:
         self._one_at_a_time = asyncio.Lock()
         self._stopped = asyncio.Event()
         self._load_on_board = BusyProcesses()
+        self._facts = facts()
+        #: What could not be done of what was asked since the last `Confirm`.
+        self._unable = ""
         self._heard_s = time.monotonic()
 
     async def run(self) -> None:
@@ -171,6 +176,26 @@ class Agent:
                 self._executor.abandon(pipeline, epoch, frame)
             case Retire():
                 await self._retire(message)
+            case StartSource() | StopSource() | SetRate() | ShapeLink() | SetSpeed() | SetLoad():
+                try:
+                    self._change(message)
+                except (D3Error, OSError) as error:
+                    self._unable = f"{type(message).__name__}: {error}"
+                    _log.error("could not do as told: %s", self._unable)
+            case Confirm(order):
+                problem, self._unable = self._unable, ""
+                self._reporter.fact(Confirmed(order, problem))
+            case Crash():
+                os._exit(CRASHED)
+            case Stop():
+                _log.info("the server says stop: %s", message.reason)
+                self._stopped.set()
+            case _:
+                assert_never(message)
+
+    def _change(self, message: StartSource | StopSource | SetRate | ShapeLink | SetSpeed | SetLoad) -> None:
+        """Done when it returns, so that a `Confirm` that follows can say so."""
+        match message:
             case StartSource():
                 self._source(message.pipeline).start(message.frames, message.in_flight, message.rate_per_s)
             case StopSource():
@@ -183,13 +208,6 @@ class Agent:
                 self._executor.set_speed(speed)
             case SetLoad(processes):
                 self._load_on_board.carry(processes)
-            case Crash():
-                os._exit(CRASHED)
-            case Stop():
-                _log.info("the server says stop: %s", message.reason)
-                self._stopped.set()
-            case _:
-                assert_never(message)
 
     def _change_back(self) -> None:
         """Be as configured: no changed links, no other speed, no load."""
@@ -215,6 +233,7 @@ class Agent:
             speed=settings.speed,
             engine=ENGINE,
             version=__version__,
+            facts=self._facts,
         )
 
     def _heartbeat(self) -> Heartbeat:

@@ -8,14 +8,16 @@ thread.
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from pathlib import Path
 
 import psutil
 
-from d3bed.core.measurements import BoardSample
+from d3bed.core.measurements import BoardFacts, BoardSample
 
-__all__ = ["SAMPLE_S", "Board"]
+__all__ = ["SAMPLE_S", "Board", "facts"]
 
 SAMPLE_S = 1.0
 #: The Raspberry Pi's flags for now, by bit; higher bits tell of the past.
@@ -24,6 +26,31 @@ _PI = "sys/devices/platform/soc/soc:firmware/get_throttled"
 _CPU = "sys/devices/system/cpu/cpu0"
 #: Busy boards below this share of their base frequency are throttled.
 _LEAST_FREQUENCY, _BUSY = 0.9, 0.8
+
+
+#: Where boards tell what they are called: ARM boards, PCs and virtual machines.
+_NAMES = ("proc/device-tree/model", "sys/class/dmi/id/product_name")
+
+
+def facts(root: Path = Path("/")) -> BoardFacts:
+    """What the board is, as far as it tells."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    named = (_text(root / name).strip("\0 \n") for name in _NAMES)
+    lines = _text(root / "proc/cpuinfo").splitlines()
+    processors = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return BoardFacts(
+        name=next(filter(None, named), platform.node())[:80],
+        processor=next(processors, platform.processor() or platform.machine())[:80],
+        cores=cores,
+        memory_bytes=int(psutil.virtual_memory().total),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 class Board:

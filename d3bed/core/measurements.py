@@ -13,7 +13,16 @@ import msgspec
 from d3bed.core.graph import Value
 from d3bed.core.ids import AgentId, Epoch, FrameId
 
-__all__ = ["BoardSample", "FrameReport", "LinkRate", "LinkShape", "Span", "SpanKind", "Transfer"]
+__all__ = [
+    "BoardFacts",
+    "BoardSample",
+    "FrameReport",
+    "LinkRate",
+    "LinkShape",
+    "Span",
+    "SpanKind",
+    "Transfer",
+]
 
 
 class LinkShape(msgspec.Struct, frozen=True):
@@ -104,6 +113,15 @@ class FrameReport(msgspec.Struct, frozen=True):
     @property
     def latency_s(self) -> float:
         return self.answered_s - self.started_s
+
+
+class BoardFacts(msgspec.Struct, frozen=True):
+    """What a board is: its name, as the maker or the hypervisor gives it, its processor, what it has."""
+
+    name: str
+    processor: str
+    cores: int
+    memory_bytes: int
 
 
 class BoardSample(msgspec.Struct, frozen=True):

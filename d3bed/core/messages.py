@@ -13,8 +13,8 @@ import msgspec
 
 from d3bed.core.errors import RemoteProtocolError
 from d3bed.core.graph import Graph
-from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
-from d3bed.core.measurements import BoardSample, FrameReport, LinkShape, Span, Transfer
+from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
+from d3bed.core.measurements import BoardFacts, BoardSample, FrameReport, LinkShape, Span, Transfer
 from d3bed.core.plan import Plan
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "BoardSampled",
     "ClockPing",
     "ClockPong",
+    "Confirm",
+    "Confirmed",
     "Crash",
     "Drained",
     "FrameFailed",
@@ -125,6 +127,7 @@ class Register(msgspec.Struct, frozen=True, tag=True):
     speed: float
     engine: str
     version: str
+    facts: BoardFacts | None = None
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
@@ -294,6 +297,13 @@ class SourceEnded(msgspec.Struct, frozen=True, tag=True):
     dropped: int = 0
 
 
+class Confirmed(msgspec.Struct, frozen=True, tag=True):
+    """Answer to `Confirm`; `problem` says which of what was asked before could not be done, and why."""
+
+    order: CauseId
+    problem: str = ""
+
+
 FromAgent = (
     Register
     | Heartbeat
@@ -314,6 +324,7 @@ FromAgent = (
     | SpansRecorded
     | Transferred
     | SourceEnded
+    | Confirmed
 )
 
 
@@ -447,6 +458,12 @@ class SetLoad(msgspec.Struct, frozen=True, tag=True):
     processes: int
 
 
+class Confirm(msgspec.Struct, frozen=True, tag=True):
+    """Answer with `Confirmed` once all is done that you were told before to change or start."""
+
+    order: CauseId
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """End the process in an orderly way."""
 
@@ -473,6 +490,7 @@ ToAgent = (
     | ShapeLink
     | SetSpeed
     | SetLoad
+    | Confirm
     | Stop
     | Crash
 )

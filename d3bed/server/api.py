@@ -52,6 +52,7 @@ from d3bed.server.views import (
     DecisionView,
     FrameSeries,
     LinkView,
+    OrderView,
     PipelineView,
     RunReport,
     RunView,
@@ -90,6 +91,7 @@ class StrategyOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     strategy: _Text
     tiling: _Text | None = None
+    by: _Who = "api"
 
 
 class ModelOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,6 +100,7 @@ class ModelOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: _Text
     weights: _Text = "random:0"
     input: tuple[_Size, _Size, _Size] | None = None
+    by: _Who = "api"
 
 
 class RunOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,6 +108,7 @@ class RunOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     frames: _Count | None = None
     in_flight: _InFlight | None = None
+    by: _Who = "api"
 
 
 class LinkOrder(
@@ -153,27 +157,31 @@ class EndOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """What was noted; it is on its way to the agent, and what follows from it is in the feed."""
+    """What was noted; it is on its way to the agent. What becomes of `order` is in the feed."""
 
     message: str
+    order: CauseId | None = None
 
 
 class RateOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Frames a second; 0: paused, null: each as soon as one before it is answered."""
 
     rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1000)] | None
+    by: _Who = "api"
 
 
 class StopOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
+    by: _Who = "api"
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The order was taken; events of the feed that follow from it carry `cause_id`."""
+    """The order was taken; events of the feed that follow from it carry `cause_id`. What becomes of `order`
+    is in the feed, too."""
 
     pipeline: PipelineId
     cause_id: CauseId | None
     message: str
+    order: CauseId | None = None
 
 
 class PlanRow(msgspec.Struct, frozen=True):
@@ -288,7 +296,7 @@ class Api:
             raise ApiError(400, f"strategy: unknown strategy {body.strategy!r}; known: {known}")
         if body.tiling not in (None, *TILINGS):
             raise ApiError(400, f"tiling: unknown tiling {body.tiling!r}; known: {', '.join(TILINGS)}")
-        return self._order(ChangeStrategy(name, body.strategy, body.tiling))
+        return self._order(ChangeStrategy(name, body.strategy, body.tiling, body.by))
 
     async def model(self, id: str, body: ModelOrder) -> Accepted:
         name, models = self._known(id), self._coordinator.settings.models
@@ -300,23 +308,26 @@ class Api:
             )
         camera = self._coordinator.pipelines[name].settings.model  # it gives files or pixels to any network
         spec = ModelSpec(body.model, body.weights, body.input, camera.encoded)
-        return self._order(ChangeModel(name, spec))
+        return self._order(ChangeModel(name, spec, body.by))
 
     async def start(self, id: str, body: RunOrder) -> Accepted:
         pipeline = self._coordinator.pipelines[self._known(id)]
         if pipeline.stream.is_running:
             raise ApiError(409, f"pipeline {id}: a run is under way; stop it first")
         in_flight = body.in_flight or pipeline.settings.in_flight
-        return self._order(StartRun(pipeline.settings.id, body.frames, in_flight))
+        return self._order(StartRun(pipeline.settings.id, body.frames, in_flight, body.by))
 
     async def rate(self, id: str, body: RateOrder) -> Accepted:
-        return self._order(ChangeRate(self._known(id), body.rate_per_s))
+        return self._order(ChangeRate(self._known(id), body.rate_per_s, body.by))
 
     async def stop(self, id: str, body: StopOrder) -> Accepted:
-        return self._order(StopRun(self._known(id)))
+        return self._order(StopRun(self._known(id), body.by))
 
     async def conditions(self) -> tuple[ConditionView, ...]:
         return self._coordinator.conditions.views
+
+    async def orders(self) -> tuple[OrderView, ...]:
+        return self._coordinator.world.orders.latest
 
     async def link(self, body: LinkOrder) -> Changed:
         values: dict[Quantity, float] = {}
@@ -364,7 +375,10 @@ class Api:
         last = notes[-1] if notes else None
         self._runner.submit(order)
         said = self._coordinator.world.notes
-        return Changed(said[-1].text if said and said[-1] is not last else "nothing of it was changed")
+        new = bool(said) and said[-1] is not last
+        return Changed(
+            said[-1].text if new else "nothing of it was changed", self._coordinator.world.orders.last
+        )
 
     def _link(self, source: str, target: str) -> Subject:
         ends = self._agent(source), self._agent(target)
@@ -395,7 +409,8 @@ class Api:
         self._runner.submit(order)
         phase, text = self._coordinator.pipelines[order.pipeline].phase
         cause_id = self._coordinator.cause_of(order.pipeline)
-        return Accepted(order.pipeline, cause_id, f"{order.pipeline}: {phase}: {text}")
+        number = self._coordinator.world.orders.last
+        return Accepted(order.pipeline, cause_id, f"{order.pipeline}: {phase}: {text}", number)
 
     async def _read(self, sql: str, *values: object) -> list[dict[str, Any]]:
         with _store_errors():
@@ -453,6 +468,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/agents", "All agents seen since the start", Api.agents, list[AgentView]),
     Route("GET", "/api/links", "Measured links and what went over them", Api.links, list[LinkView]),
     Route("GET", "/api/conditions", "Changes in force", Api.conditions, list[ConditionView]),
+    Route("GET", "/api/orders", "What users asked for, and what became of it", Api.orders, list[OrderView]),
     Route("GET", "/api/pipelines", "All pipelines", Api.pipelines, list[PipelineView]),
     Route("GET", _PIPELINE, "One pipeline", Api.pipeline, PipelineView),
     Route("GET", "/api/plans", "The planner's latest answers, newest first", Api.plans, list[PlanRow]),

@@ -78,14 +78,17 @@ class Conditions:
             text += f", in place of {in_words(replaced)} by {' and '.join(sorted({c.by for c in replaced}))}"
         self._world.note(text, cause_id=cause_id)
         self._log("begun", made)
-        self._apply(order.subject)
+        what = f"{_name(order.subject)}: {in_words(made)}"
+        self._world.orders.begin(what, order.by, _action(order), id=cause_id)
+        self._apply(order.subject, cause_id)
 
     def undo(self, order: Undo) -> None:
-        self._end(
-            (c for (subject, quantity), c in self._in_force.items()
-             if subject == order.subject and quantity in order.quantities),
-            f"undone by {order.by}",
-        )  # fmt: skip
+        orders, subject = self._world.orders, order.subject
+        number = orders.begin(f"{_name(subject)}: {_undone(order)}", order.by, _action(order))
+        ended = [c for q in order.quantities if (c := self._in_force.get((subject, q))) is not None]
+        if not ended:
+            orders.done(number, "nothing of it was changed")
+        self._end(ended, f"undone by {order.by}", number)
 
     def end_due(self) -> None:
         """Call it now and then: ends those whose time is over."""
@@ -106,7 +109,7 @@ class Conditions:
             text = in_words(c for c in again if c.subject == ends)
             self._world.note(f"{_name(ends)} is changed still: {text}")
 
-    def _end(self, which: Iterable[Condition], reason: str) -> None:
+    def _end(self, which: Iterable[Condition], reason: str, order: CauseId | None = None) -> None:
         ended = list(which)
         for condition in ended:
             del self._in_force[condition.subject, condition.quantity]
@@ -115,7 +118,7 @@ class Conditions:
             text = f"{_name(subject)}: {in_words(of_it)} over, {reason}"
             self._world.note(text, cause_id=of_it[0].cause_id)
             self._log("ended", of_it, reason)
-            self._apply(subject)
+            self._apply(subject, order)
 
     # ── what agents are told ──────────────────────────────────────────────────────────────────────
 
@@ -130,7 +133,8 @@ class Conditions:
                     return shape
         return None
 
-    def _apply(self, subject: Subject) -> None:
+    def _apply(self, subject: Subject, order: CauseId | None = None) -> None:
+        """With `order` the agent that is told has to confirm it."""
         values = {c.quantity: c.value for c in self._in_force.values() if c.subject == subject}
         match subject:
             case (agent,):
@@ -138,6 +142,8 @@ class Conditions:
             case (source, target):
                 self._apply_link(source, target, values)
         self._world.publish("conditions", self.views)
+        if order is not None:
+            self._world.orders.confirm(order, subject[0])
 
     def _apply_agent(self, agent: AgentId, values: Mapping[Quantity, float]) -> None:
         world, record = self._world, self._world.agents[agent]
@@ -221,6 +227,42 @@ _WORDS = {
     "load": lambda value: f"{value:g} busy process" + ("" if value == 1 else "es"),
     "speed": lambda value: f"speed {value:g}",
 }
+
+
+def _undone(order: Undo) -> str:
+    return "as configured" if len(order.subject) == 2 else f"{' and '.join(order.quantities)} as configured"
+
+
+def _action(order: Change | Undo) -> dict[str, str | float | None]:
+    """In the words of scenario files."""
+    if isinstance(order, Undo):
+        match order.subject, order.quantities:
+            case (source, target), _:
+                return {"action": "reset", "from": source, "to": target}
+            case (agent, *_), ("load", *_):
+                return {"action": "load", "agent": agent, "processes": 0}
+        return {"action": "speed", "agent": order.subject[0]}
+    values = order.values
+    match order.subject:
+        case (source, target):
+            rate, latency, loss = (values.get(q) for q in ("bytes_per_s", "latency_s", "loss"))
+            return {
+                "action": "link",
+                "from": source,
+                "to": target,
+                "mbit_per_s": None if rate is None else round(rate * 8e-6, 6),
+                "latency_ms": None if latency is None else round(latency * 1e3, 6),
+                "loss_percent": None if loss is None else round(loss * 100, 6),
+                "for_s": order.for_s,
+            }
+        case (agent, *_) if "load" in values:
+            return {
+                "action": "load",
+                "agent": agent,
+                "processes": int(values["load"]),
+                "for_s": order.for_s,
+            }
+    return {"action": "speed", "agent": order.subject[0], "speed": values["speed"], "for_s": order.for_s}
 
 
 def _name(subject: Subject) -> str:

@@ -19,6 +19,7 @@ from d3bed.core.messages import (
     BoardSampled,
     ClockPing,
     ClockPong,
+    Confirmed,
     Crash,
     Drained,
     FrameFailed,
@@ -142,24 +143,17 @@ class Coordinator:
                 self.world.note(f"nothing can be stored ({problem}); frames go on", "warn")
             case StoreRecovered(lost, remade):
                 self._store_recovered(lost, remade)
-            case ChangeStrategy(pipeline, strategy, tiling):
-                cause = f"strategy {strategy} chosen" + (f" with tiling {tiling}" if tiling else "")
-                self.pipelines[pipeline].want(cause, strategy=strategy, tiling=tiling)
-            case ChangeModel(pipeline, model):
-                self.pipelines[pipeline].want(f"model {model.name} chosen", model=model)
-            case ChangeRate(pipeline, rate_per_s):
-                self.pipelines[pipeline].set_rate(rate_per_s)
-            case StartRun(pipeline, frames, in_flight):
-                pipe = self.pipelines[pipeline]
-                pipe.stream.begin(Start(frames, in_flight), pipe.active)
-            case StopRun(pipeline):
-                self.pipelines[pipeline].stream.stop()
+            case ChangeStrategy() | ChangeModel() | ChangeRate() | StartRun() | StopRun():
+                self._ordered(event)
             case Change():
                 self.conditions.change(event)
             case Undo():
                 self.conditions.undo(event)
             case EndAgent(agent, crash, by):
                 self.world.note(f"{agent} was told to {'crash' if crash else 'stop'} by {by}")
+                what, action = ("crash", "kill") if crash else ("stop", "stop")
+                order = self.world.orders.begin(f"{agent}: {what}", by, {"action": action, "agent": agent})
+                self.world.orders.end(order, agent)
                 self.world.send(agent, Crash() if crash else Stop(f"{by} says so"))
             case Shutdown(reason):
                 for agent in self.world.agents:
@@ -170,6 +164,30 @@ class Coordinator:
             pipe.advance()
         self._publish_changes(with_numbers=False)
         return self.world.take()
+
+    def _ordered(self, order: ChangeStrategy | ChangeModel | ChangeRate | StartRun | StopRun) -> None:
+        """A user's wish for a pipeline; what becomes of it is for `world.orders` to tell."""
+        pipe, orders, by = self.pipelines[order.pipeline], self.world.orders, order.by
+        name = order.pipeline
+        match order:
+            case ChangeStrategy(strategy=strategy, tiling=tiling):
+                tiled = f" with tiling {tiling}" if tiling else ""
+                pipe.want(f"strategy {strategy} chosen{tiled}", strategy=strategy, tiling=tiling)
+                action = {"action": "strategy", "strategy": strategy, "tiling": tiling, "pipeline": name}
+                orders.begin(f"strategy {strategy}{tiled}", by, action, id=self.cause_of(name), plan_of=name)
+            case ChangeModel(model=model):
+                pipe.want(f"model {model.name} chosen", model=model)
+                action = {"action": "model", "model": model.name, "weights": model.weights, "pipeline": name}
+                orders.begin(f"model {model.name}", by, action, id=self.cause_of(name), plan_of=name)
+            case ChangeRate(rate_per_s=rate):
+                what = "frames one by one" if rate is None else f"{rate:g} frames/s" if rate else "pause"
+                number = orders.begin(what, by, {"action": "rate", "rate_per_s": rate, "pipeline": name})
+                pipe.set_rate(rate, number)
+            case StartRun(frames=frames, in_flight=in_flight):
+                number = orders.begin("start" if frames is None else f"start {frames} frames", by, {})
+                pipe.stream.begin(Start(frames, in_flight, number), pipe.active)
+            case StopRun():
+                pipe.stream.stop(orders.begin("stop", by, {}))
 
     def last_words(self, now: float) -> list[Command]:
         """What is to be stored before the server stops; agents go on without it."""
@@ -222,6 +240,7 @@ class Coordinator:
         self._boards.forget(agent)
         self.world.note(f"{agent} lost: {reason}", "warn")
         self.conditions.agent_lost(agent)
+        self.world.orders.agent_lost(agent)
         for pipe in self.pipelines.values():
             if agent in pipe.settings.tiers:
                 pipe.agent_lost(agent)
@@ -237,6 +256,7 @@ class Coordinator:
                 self.world.command(CloseAgent(connection, SILENT, f"silent for {limit:g} s"))
                 self._lost(connection, f"silent for {limit:g} s")
         self.conditions.end_due()
+        self.world.orders.end_due()
         for connection, failure in self.world.expired():
             self._said(self._connections[connection], failure)
         self.world.demands = {name: pipe.demand for name, pipe in self.pipelines.items()}
@@ -272,6 +292,8 @@ class Coordinator:
                 world.publish("agent", record.view(world.now))
             case BoardSampled(board):
                 self._boards.sampled(record, board)
+            case Confirmed(order, problem):
+                world.orders.confirmed(agent, order, problem)
             case ClockPing(sent_s):
                 world.command(SendTo(record.connection, agent, ClockPong(sent_s, world.now)))
             case ModelLoaded(model=model):
@@ -412,6 +434,7 @@ class Coordinator:
             strategies=self.strategies,
             models=self.settings.models,
             conditions=self.conditions.views,
+            orders=self.world.orders.latest,
         )
 
     def _publish_changes(self, *, with_numbers: bool) -> None:

@@ -56,6 +56,7 @@ class Decisions:
             predicted_s=epoch.choice.latency_s,
         )
         self._open[epoch.number] = (view, [])
+        self._world.orders.decided(self._pipeline, "move", f"epoch {epoch.number}: {view.plan}")
         if len(self._open) > KEPT:
             del self._open[next(iter(self._open))]
         self._put(view)
@@ -73,6 +74,8 @@ class Decisions:
             predicted_s=choice.kept_s,
         )
         self._put(view, shown=news)
+        kept = f"epoch {active.number} kept, because {reason}"
+        self._world.orders.decided(self._pipeline, "keep", kept)
 
     def failed(
         self, wish: Wish, problem: str, active: PlannedEpoch | None, level: Literal["warn", "error"]
@@ -87,6 +90,7 @@ class Decisions:
             level=level,
         )
         self._put(view)
+        self._world.orders.decided(self._pipeline, "fail", problem)
 
     # ── what came of it ───────────────────────────────────────────────────────────────────────────
 

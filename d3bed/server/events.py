@@ -102,16 +102,18 @@ class StoreRecovered(msgspec.Struct, frozen=True):
 
 
 class ChangeStrategy(msgspec.Struct, frozen=True):
-    """`tiling` None: as it is."""
+    """`tiling` None: as it is. `by`, here and below: who says so."""
 
     pipeline: PipelineId
     strategy: str
     tiling: str | None = None
+    by: str = "api"
 
 
 class ChangeModel(msgspec.Struct, frozen=True):
     pipeline: PipelineId
     model: ModelSpec
+    by: str = "api"
 
 
 class StartRun(msgspec.Struct, frozen=True):
@@ -120,6 +122,7 @@ class StartRun(msgspec.Struct, frozen=True):
     pipeline: PipelineId
     frames: int | None
     in_flight: int | None
+    by: str = "api"
 
 
 class ChangeRate(msgspec.Struct, frozen=True):
@@ -127,10 +130,12 @@ class ChangeRate(msgspec.Struct, frozen=True):
 
     pipeline: PipelineId
     rate_per_s: float | None
+    by: str = "api"
 
 
 class StopRun(msgspec.Struct, frozen=True):
     pipeline: PipelineId
+    by: str = "api"
 
 
 #: What a user may change of a link (the first three) or an agent. A load is in busy processes.

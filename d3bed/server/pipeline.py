@@ -20,7 +20,7 @@ from typing import Literal
 import msgspec
 
 from d3bed.core.epochs import EpochLife
-from d3bed.core.ids import AgentId, Epoch, FrameId, Tier
+from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, Tier
 from d3bed.core.messages import Abandon, ModelSpec, Prepare, Retire, Route, TileReady
 from d3bed.plan import Basis, Choice, Patience, changes, judge
 from d3bed.server.decisions import Decisions
@@ -147,9 +147,9 @@ class Pipeline:
             forced,
         )
 
-    def set_rate(self, rate_per_s: float | None) -> None:
+    def set_rate(self, rate_per_s: float | None, order: CauseId | None = None) -> None:
         """The camera takes another number of frames a second, which may need another plan."""
-        self.stream.set_rate(rate_per_s)
+        self.stream.set_rate(rate_per_s, order)
         if rate_per_s == 0:
             self.world.note("frames are paused", pipeline=self.settings.id)
         else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from d3bed.core.ids import PipelineId, Tier
+from d3bed.core.ids import CauseId, PipelineId, Tier
 from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.statistics import RunStatistics
 from d3bed.server.tiles import tile_reports
@@ -30,6 +30,7 @@ class Start(msgspec.Struct, frozen=True):
 
     frames: int | None
     in_flight: int | None
+    order: CauseId | None = None
 
 
 @dataclass

@@ -6,6 +6,7 @@ it is stopped, or when its device is lost: then what is left of it waits for the
 
 from __future__ import annotations
 
+from d3bed.core.ids import CauseId
 from d3bed.core.messages import SetRate, StartSource, StopSource
 from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.runs import Run, Start
@@ -59,12 +60,16 @@ class Stream:
         self.open(start, active)
         message = StartSource(self._settings.id, start.frames, start.in_flight, self.rate_per_s)
         self._world.send(self._settings.device, message)
+        self._confirm(start.order)
 
-    def set_rate(self, rate_per_s: float | None) -> None:
+    def set_rate(self, rate_per_s: float | None, order: CauseId | None = None) -> None:
         """Frames come at another rate: 0 pauses them, None is one after the other."""
         self.rate_per_s = rate_per_s
         if self.is_running:
             self._world.send(self._settings.device, SetRate(self._settings.id, rate_per_s))
+            self._confirm(order)
+        elif order is not None:
+            self._world.orders.done(order, "it holds from the next run on")
 
     def adopt(self, active: PlannedEpoch | None) -> Run:
         """Count frames of a source that was running before the server (re)started; they come at the rate
@@ -95,11 +100,20 @@ class Stream:
         elif self.start is not None:
             self.begin(self.start, epoch)
 
-    def stop(self) -> None:
+    def stop(self, order: CauseId | None = None) -> None:
+        if self.start is not None and self.start.order is not None:
+            self._world.orders.failed(self.start.order, "stopped before it began")
         self.start = None
         if self.run is not None and self.is_running:
             self.run.stopped = True
             self._world.send(self._settings.device, StopSource(self._settings.id))
+            self._confirm(order)
+        elif order is not None:
+            self._world.orders.done(order, "no frames flow")
+
+    def _confirm(self, order: CauseId | None) -> None:
+        if order is not None:
+            self._world.orders.confirm(order, self._settings.device)
 
     def end(self) -> None:
         if self.run is not None and self.run.ended_s is None:

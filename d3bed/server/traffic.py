@@ -98,6 +98,8 @@ class Traffic:
         jumped = False
         for span in spans:
             epoch = self._pipeline.epochs.get(span.epoch)
+            if span.kind is SpanKind.COMPUTE:
+                record.worked_s = self._world.now
             if span.kind is SpanKind.TILED and epoch is not None:
                 epoch.tiled(span.vertices, span.end_s - span.start_s)
             if span.kind is not SpanKind.COMPUTE or epoch is None or agent not in epoch.agents:

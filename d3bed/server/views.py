@@ -6,13 +6,13 @@ OpenAPI document, so that the three cannot differ. `feed` says how the page merg
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
-from d3bed.core.measurements import BoardSample, SpanKind
+from d3bed.core.measurements import BoardFacts, BoardSample, SpanKind
 from d3bed.plan import Change
 from d3bed.server.layout import layout
 
@@ -38,6 +38,7 @@ __all__ = [
     "LinkView",
     "MixedView",
     "NoteView",
+    "OrderView",
     "Phase",
     "PipelineView",
     "PredictionView",
@@ -57,7 +58,11 @@ Phase = Literal[
 
 
 class AgentView(msgspec.Struct, frozen=True):
-    """`factor`: how much longer than profiled it takes now, by its live spans; null if not known."""
+    """`factor`: how much longer than profiled it takes now, by its live spans; null if not known.
+
+    `heard_s` is when its last word came, `worked_s` when its last computed step was told of (null: none yet),
+    both on the server's clock.
+    """
 
     agent: AgentId
     tier: Tier
@@ -76,6 +81,9 @@ class AgentView(msgspec.Struct, frozen=True):
     factor: float | None = None
     factor_spread: float | None = None
     board: BoardSample | None = None
+    facts: BoardFacts | None = None
+    heard_s: float | None = None
+    worked_s: float | None = None
 
 
 class LinkView(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):
@@ -280,6 +288,22 @@ class ConditionView(msgspec.Struct, frozen=True):
     emulated: bool
 
 
+class OrderView(msgspec.Struct, frozen=True):
+    """What a user asked for: `what` in words, `action` as a scenario file has it, but for its time.
+
+    It is pending until who it is for has done it, by their own word (`answer`), or has not.
+    """
+
+    id: CauseId
+    what: str
+    by: str
+    at_s: float
+    action: dict[str, Any]
+    state: Literal["pending", "done", "failed"] = "pending"
+    answer: str = ""
+    ended_s: float | None = None
+
+
 class AlternativeView(msgspec.Struct, frozen=True):
     """What could have been done, in words, and the latency that was predicted for it."""
 
@@ -337,6 +361,7 @@ class StateView(msgspec.Struct, frozen=True):
     strategies: tuple[str, ...]
     models: tuple[str, ...]
     conditions: tuple[ConditionView, ...] = ()
+    orders: tuple[OrderView, ...] = ()
 
 
 # ── d3bed.history/1 ───────────────────────────────────────────────────────────────────────────────

@@ -30,6 +30,7 @@ from d3bed.core.messages import (
 )
 from d3bed.plan import Basis, LinkEstimator, Predictor, ProfileCorrection, samples_of, slowdowns
 from d3bed.server.events import Command, Publish, Record, SendTo
+from d3bed.server.orders import Orders
 from d3bed.server.statistics import LinkTraffic
 from d3bed.server.views import AgentView, LinkView, NoteView
 
@@ -60,6 +61,7 @@ class AgentRecord:
     register: Register
     connection: int
     heard_s: float
+    worked_s: float | None = None
     connected: bool = True
     queued: int = 0
     rejected: int = 0
@@ -148,6 +150,9 @@ class AgentRecord:
             rejected=self.rejected,
             rss_bytes=self.rss_bytes,
             board=self.board,
+            facts=register.facts,
+            heard_s=self.heard_s,
+            worked_s=self.worked_s,
             factor=factor.value if factor else None,
             factor_spread=factor.spread if factor else None,
         )
@@ -216,6 +221,7 @@ class World:
         #: The share of time that each pipeline keeps agents and links busy.
         self.demands: dict[PipelineId, dict[str, float]] = {}
         self.notes: list[NoteView] = []
+        self.orders = Orders(self)
         self._out: list[Command] = []
         self.boot = boot
         self._causes = 0

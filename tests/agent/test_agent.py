@@ -12,8 +12,8 @@ from d3bed.agent import agent as agent_module
 from d3bed.agent.agent import Agent, reachable
 from d3bed.agent.settings import AgentSettings
 from d3bed.core.errors import ConfigError
-from d3bed.core.ids import AgentId, Tier
-from d3bed.core.messages import SetLoad, SetSpeed
+from d3bed.core.ids import AgentId, CauseId, Tier
+from d3bed.core.messages import Confirm, Confirmed, SetLoad, SetSpeed
 
 
 def test_an_address_of_its_own_is_told_as_it_is() -> None:
@@ -60,3 +60,24 @@ async def test_a_load_does_not_outlive_the_server(tmp_path: Path, monkeypatch: p
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_it_confirms_what_it_did_and_tells_what_it_could_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = Agent(AgentSettings(AgentId("a"), Tier.EDGE, "http://127.0.0.1:1", speed=0.5, cache_dir=tmp_path))
+
+    def refuse(count: int) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(agent._load_on_board, "carry", refuse)
+    await agent._handle(SetLoad(2))
+    await agent._handle(SetSpeed(0.25))
+    await agent._handle(Confirm(CauseId("1-1")))
+    assert agent._executor.speed == 0.25  # what follows is done all the same
+    await agent._handle(Confirm(CauseId("1-2")))
+    said = [message for message in agent._reporter.drain() if isinstance(message, Confirmed)]
+    assert said == [
+        Confirmed(CauseId("1-1"), "SetLoad: no more processes"),
+        Confirmed(CauseId("1-2")),
+    ]

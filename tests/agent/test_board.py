@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from d3bed.agent.board import Board
+from d3bed.agent.board import Board, facts
 
 
 def write(root: Path, path: str, text: str) -> None:
@@ -78,3 +78,13 @@ def test_busy_board_below_its_base_frequency_is_throttled(
     sample = Board(tmp_path).sample(0.0, 0)
     assert sample.frequency_hz == 1.2e9
     assert sample.throttled == ("runs at 1.2 of 2.4 GHz though it is busy" if throttled else "")
+
+
+def test_board_tells_what_it_is(tmp_path: Path) -> None:
+    write(tmp_path, "proc/device-tree/model", "Raspberry Pi 4 Model B Rev 1.4\0")
+    write(tmp_path, "proc/cpuinfo", "processor\t: 0\nmodel name\t: ARMv8 Processor rev 3 (v8l)")
+    found = facts(tmp_path)
+    assert (found.name, found.processor) == ("Raspberry Pi 4 Model B Rev 1.4", "ARMv8 Processor rev 3 (v8l)")
+    assert found.cores >= 1
+    assert found.memory_bytes == psutil.virtual_memory().total
+    assert facts(tmp_path / "nothing").name  # the host's name has to do

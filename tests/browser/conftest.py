@@ -26,6 +26,8 @@ from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import FrameReport, LinkShape, Span, SpanKind, Transfer
 from d3bed.core.messages import (
     Activate,
+    Confirm,
+    Confirmed,
     Drained,
     FramesAnswered,
     FromAgent,
@@ -123,6 +125,8 @@ class Actor:
             case Prepare(epoch=epoch, plan=plan):
                 self.plans[epoch] = plan
                 return [Ready(PIPELINE, epoch, 0.01)]
+            case Confirm(order):
+                return [Confirmed(order)]
             case Activate(epoch=epoch):
                 before, self.epoch = self.epoch, epoch
                 self.active.set()

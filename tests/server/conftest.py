@@ -19,6 +19,8 @@ from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex, Window
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import FrameReport, LinkShape, Span, SpanKind, Transfer
 from d3bed.core.messages import (
+    Confirm,
+    Confirmed,
     FramesAnswered,
     FromAgent,
     LinkMeasured,
@@ -133,6 +135,8 @@ class Script:
                 return [LinkMeasured(p.agent, 1e7, 0.001, 0.002) for p in peers]
             case Prepare(pipeline=pipeline, epoch=epoch):
                 return [Ready(pipeline, epoch, 0.1)]
+            case Confirm(order):
+                return [Confirmed(order)]
             case _:
                 return []
 

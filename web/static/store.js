@@ -3,7 +3,7 @@
 // A snapshot replaces everything; numbered events change one thing each. Slices that a message does
 // not touch keep their identity, so that a view can tell by === whether it must draw again.
 
-const KEPT = { frames: 100, notes: 200, decisions: 200 };
+const KEPT = { frames: 100, notes: 200, decisions: 200, orders: 100 };
 
 export const TIERS = ["device", "edge", "cloud"];
 
@@ -14,6 +14,7 @@ const UPSERTS = {
   pipeline: ["pipelines", ["id"]],
   epoch: ["epochs", ["pipeline", "epoch"]],
   decision: ["decisions", ["cause_id"]],
+  order: ["orders", ["id"]],
 };
 const WHOLES = ["conditions"];
 const APPENDS = { frame: "frames", note: "notes" };
@@ -31,6 +32,7 @@ export const EMPTY = Object.freeze({
   strategies: [],
   models: [],
   conditions: [],
+  orders: [],
 });
 
 export const reduce = (state, message) => {
