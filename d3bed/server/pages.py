@@ -1,0 +1,125 @@
+"""What a browser gets: the dashboard with the state inlined, and its files, compressed once.
+
+Third-party files (`static/vendor/`) may be missing: then the page is told so, and draws plain charts.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import mimetypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import markupsafe
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+import d3bed
+from d3bed.core.errors import ConfigError
+from d3bed.server.feed import Feed
+
+__all__ = ["StaticFiles", "page", "web_files"]
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self';"
+        " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+def web_files() -> Path:
+    """Templates and static files: inside the installed package, or in the checkout."""
+    package = Path(d3bed.__file__).parent
+    for place in (package / "_data" / "web", package.parent / "web"):
+        if (place / "templates").is_dir():
+            return place
+    raise ConfigError("web", "", "the dashboard's files are missing", "install d3bed again")
+
+
+@dataclass(frozen=True)
+class _File:
+    stamp: tuple[int, int]
+    content: bytes
+    compressed: bytes
+    kind: str
+    etag: str
+
+
+class StaticFiles:
+    """Serves what lies below `directory`; a file is read and compressed once, and again when it changed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._read: dict[str, _File] = {}
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of the page's own scripts."""
+        return sorted(path.name for path in self._directory.glob("*.js"))
+
+    @property
+    def has_charts(self) -> bool:
+        return (self._directory / "vendor" / "uPlot.js").is_file()
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """Handler; the route names the `file`."""
+        file = self._file(request.match_info["file"])
+        if file is None:
+            raise web.HTTPNotFound(text=f"there is no file {request.path}")
+        headers = {**_HEADERS, "Vary": "Accept-Encoding"}
+        if any(tag.value in (file.etag, "*") for tag in request.if_none_match or ()):
+            answer = web.Response(status=304, headers=headers)
+        elif "gzip" in request.headers.get("Accept-Encoding", ""):
+            headers["Content-Encoding"] = "gzip"
+            answer = web.Response(body=file.compressed, content_type=file.kind, headers=headers)
+        else:
+            answer = web.Response(body=file.content, content_type=file.kind, headers=headers)
+        answer.etag = file.etag
+        return answer
+
+    def _file(self, name: str) -> _File | None:
+        path = (self._directory / name).resolve()
+        if not path.is_relative_to(self._directory.resolve()) or not path.is_file():
+            return None
+        status, known = path.stat(), self._read.get(name)
+        stamp = (status.st_mtime_ns, status.st_size)
+        if known is None or known.stamp != stamp:
+            content = path.read_bytes()
+            kind = _TYPES.get(path.suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+            etag = hashlib.sha256(content).hexdigest()[:16]
+            known = _File(stamp, content, gzip.compress(content, 9, mtime=0), kind, etag)
+            self._read[name] = known
+        return known
+
+
+def page(feed: Feed, files: StaticFiles, templates: Path) -> Handler:
+    """The dashboard: drawn from the state that it carries, before its socket opens."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(templates), autoescape=True)
+
+    async def get(request: web.Request) -> web.StreamResponse:
+        feed.flush()
+        text = environment.get_template("index.html").render(
+            snapshot=_for_script(feed.snapshot()),
+            version=d3bed.__version__,
+            modules=files.modules,
+            charts=files.has_charts,
+        )
+        answer = web.Response(text=text, content_type="text/html", headers=_HEADERS)
+        answer.enable_compression()
+        return answer
+
+    return get
+
+
+def _for_script(json: str) -> markupsafe.Markup:
+    """JSON that may stand inside a `<script type="application/json">` element."""
+    for character in "<>&":
+        json = json.replace(character, f"\\u{ord(character):04x}")
+    return markupsafe.Markup(json)
