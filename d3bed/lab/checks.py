@@ -14,6 +14,15 @@ from d3bed.core.errors import ConfigError
 
 __all__ = ["find_browser", "run_checks"]
 
+#: Tests that start agents as processes or compare times have the machine to themselves; the others share
+#: its cores.
+_GATES = [
+    ["ruff", "format", "--check", "."],
+    ["ruff", "check", "."],
+    ["mypy"],
+    ["pytest", "-n", "logical", "--maxprocesses=8", "--dist=worksteal", "-m", "not (processes or alone)"],
+    ["pytest", "-m", "processes or alone"],
+]
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -28,8 +37,7 @@ def run_checks(arguments: list[str], console: Console) -> int:
     if not (root / "tests").is_dir():
         raise ConfigError(str(root), "tests", "there are none here", "run this from a checkout")
     _ensure_browser(console)
-    gates = [] if arguments else [["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"]]
-    for gate in [*gates, ["pytest", *arguments]]:
+    for gate in [["pytest", *arguments]] if arguments else _GATES:
         console.print(f"── {' '.join(gate)}", style="bold", highlight=False)
         code = subprocess.run([sys.executable, "-m", *gate], cwd=root, check=False).returncode
         if code:

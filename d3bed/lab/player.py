@@ -106,7 +106,7 @@ async def play(scenario: Scenario, stage: Stage, say: Say, strategy: str | None 
         raise ConfigError(
             scenario.where, "start", "only who started the agents can start them", "leave --server out"
         )
-    if (await stage.view())["phase"] == "running":
+    if (await stage.view())["counting"]:
         raise PlayFailed("a run of frames is under way there: end it first (d3bed pause)")
     if strategy is not None:
         await stage.post(f"pipelines/{stage.pipeline}/strategy", {"strategy": strategy})
@@ -262,7 +262,7 @@ class _Watch:
                 self._epochs.add(epoch["epoch"])
         for pipeline in state.data.get("pipelines", ()):
             run = pipeline.get("run")
-            if pipeline["id"] == self.pipeline and pipeline["phase"] == "running" and run not in self.runs:
+            if pipeline["id"] == self.pipeline and pipeline["counting"] and run not in self.runs:
                 self.runs.append(run)
 
 
@@ -291,11 +291,11 @@ async def _has_answered(stage: Stage) -> bool:
     view = await stage.view()
     if view["phase"] == "failed":
         raise PlayFailed(str(view["phase_text"]))
-    return bool(view["phase"] == "running" and view["frames"]["answered"] > 0)
+    return bool(view["counting"] and view["frames"]["answered"] > 0)
 
 
 async def _is_over(stage: Stage) -> bool:
-    return bool((await stage.view())["phase"] != "running")
+    return not (await stage.view())["counting"]
 
 
 async def _is_there(stage: Stage, agent: str) -> bool:

@@ -113,7 +113,7 @@ class Testbed:
         view = await self._until(lambda view: view["run"] != before and view["frames"]["answered"])
         await asyncio.sleep(seconds)
         await self._post("stop", {})
-        await self._until(lambda view: view["phase"] != "running")
+        await self._until(lambda view: not view["counting"])
         run = await self.watched(client.get(self.base, f"/api/runs/{view['run']}"))
         report = await self.watched(client.get(self.base, f"/api/runs/{view['run']}/report"))
         return report, report["frames"]["answered"] / (run["ended_s"] - run["started_s"])
@@ -122,7 +122,7 @@ class Testbed:
         """Answer `frames` frames and return the run's `d3bed.report/1`."""
         before = (await self._view())["run"]
         await self._post("start", {"frames": frames})
-        view = await self._until(lambda view: view["run"] != before and view["phase"] != "running")
+        view = await self._until(lambda view: view["run"] != before and not view["counting"])
         return await self.watched(client.get(self.base, f"/api/runs/{view['run']}/report"))
 
     async def ready(self) -> dict[str, Any]:

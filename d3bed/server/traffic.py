@@ -265,6 +265,7 @@ class Traffic:
             emulated=bool(pipe.settings.shapes) or self._is_slowed(),
             same_fingerprint=epoch is not None and self._same_fingerprint(epoch),
             run=run.id if run else None,
+            counting=pipe.stream.is_counting,
             tiles=self._tiles(epoch) if epoch else (),
             rate_per_s=pipe.stream.rate_per_s,
             sustains_per_s=epoch.choice.frames_per_s if epoch else None,

@@ -167,7 +167,8 @@ class MixedView(msgspec.Struct, frozen=True):
 class PipelineView(msgspec.Struct, frozen=True):
     """`plan` and `profile_s` go by vertex number; null where nothing is known yet. Profiles of agents that
     are `guessed` are predicted from other networks. `rate_per_s` is the camera's, null: one frame after the
-    other; the plan `sustains_per_s`. Where frames take several plans in turn, `mix` are all of them."""
+    other; the plan `sustains_per_s`. Where frames take several plans in turn, `mix` are all of them. While
+    `run` is `counting`, its frames still come, whatever phase the plan is in."""
 
     id: PipelineId
     phase: Phase
@@ -190,6 +191,7 @@ class PipelineView(msgspec.Struct, frozen=True):
     emulated: bool
     same_fingerprint: bool
     run: str | None
+    counting: bool
     tiles: tuple[TileReport, ...] = ()
     rate_per_s: float | None = None
     sustains_per_s: float | None = None

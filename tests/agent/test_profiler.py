@@ -23,6 +23,7 @@ def model() -> LoadedModel:
     return load(ModelSpec("resnet18"))
 
 
+@pytest.mark.alone
 def test_the_sum_of_the_vertices_is_about_the_whole(model: LoadedModel) -> None:
     """Wide bounds: other work on this machine is not what is tested."""
     image = torch.zeros(model.input.shape, dtype=torch.uint8)

@@ -200,6 +200,7 @@ async def test_one_frame_that_fails_leaves_the_others_to_the_plan(device: Device
     assert found == {1: (False, 1, True), 2: (False, 1, True), 3: (True, 2, True)}
 
 
+@pytest.mark.alone
 async def test_a_device_that_emulates_slowness_is_as_slow_alone(device: Device, photos: list[Photo]) -> None:
     async def took_s() -> float:
         began_s = time.monotonic()

@@ -237,7 +237,8 @@ def test_model_switch_loads_and_profiles_while_the_old_epoch_runs(stage: Stage) 
     stage.submit(ChangeModel(DEMO, ModelSpec("vgg16")))
     assert (stage.active, stage.phase) == (1, "profiling")
     stage.answer(Epoch(1), 1, 2)
-    assert stage.coordinator.view(DEMO).model == "vgg16"
+    view = stage.coordinator.view(DEMO)
+    assert view.model == "vgg16" and view.counting, "its frames go on meanwhile"
     stage.say(CLOUD, Profiled(ModelSpec("vgg16"), (0.0, 0.005, 0.005, 0.005), False, 1.0))
     assert stage.states() == {1: "draining", 2: "active"}
     assert len(stage.heard(DEVICE, MeasureLinks)) == 1

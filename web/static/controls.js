@@ -102,7 +102,7 @@ export const createControls = () => {
       set(button, { "aria-pressed": String(button.value === pipeline?.strategy), disabled: !pipeline });
     set(byId("load"), { disabled: !pipeline });
     set(byId("set-rate"), { disabled: !pipeline });
-    set(byId("start"), { disabled: !pipeline || pipeline.phase === "running" });
-    set(byId("stop"), { disabled: !pipeline || pipeline.phase !== "running" });
+    set(byId("start"), { disabled: !pipeline || pipeline.counting });
+    set(byId("stop"), { disabled: !pipeline?.counting });
   };
 };
