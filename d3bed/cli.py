@@ -212,6 +212,7 @@ def server(
     """Run the control plane and dashboard. Needs no torch; never touches a tensor."""
     _begin(parent, verbose)
     from d3bed.config import override, read_config
+    from d3bed.lab.offers import offered_networks, offered_scenes
     from d3bed.server.app import serve
     from d3bed.server.settings import ServerSettings
 
@@ -248,6 +249,8 @@ def server(
         port=settings.port,
         token=token,
         retention=settings.retention,
+        networks=offered_networks(),
+        scenes=offered_scenes(settings),
     )
     try:
         _run(_until_signal(serve(plan, ready=ready)))

@@ -8,20 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from d3bed import __version__
+from d3bed.core.errors import D3Error, PlanInfeasible
 from d3bed.core.ids import AgentId, CauseId, PipelineId
 from d3bed.core.messages import ModelSpec
+from d3bed.server.bodies import (
+    Changed,
+    EndOrder,
+    LinkOrder,
+    LinkReset,
+    LoadOrder,
+    ModelOrder,
+    NetworkOrder,
+    RateOrder,
+    RunOrder,
+    SceneOrder,
+    SpeedOrder,
+    StopOrder,
+    StrategyOrder,
+)
 from d3bed.server.events import (
     Change,
     ChangeModel,
+    ChangeNetwork,
     ChangeRate,
     ChangeStrategy,
     Circumstance,
@@ -44,6 +62,7 @@ from d3bed.server.history import (
     run_history,
 )
 from d3bed.server.runner import Runner
+from d3bed.server.scenes import Scenes
 from d3bed.server.settings import TILINGS
 from d3bed.server.views import (
     AgentView,
@@ -58,6 +77,7 @@ from d3bed.server.views import (
     RunView,
     StateView,
 )
+from d3bed.server.why import WhyView, why
 
 __all__ = ["MAX_BODY_BYTES", "ROUTES", "Api", "ApiError", "Route", "json_response", "openapi"]
 
@@ -67,15 +87,9 @@ _LISTED = 200
 _LINK_QUANTITIES: tuple[Quantity, ...] = ("bytes_per_s", "latency_s", "loss")
 
 _T = TypeVar("_T")
-_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=300)]
-_Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
-_InFlight = Annotated[int, msgspec.Meta(ge=1, le=64)]
-_Size = Annotated[int, msgspec.Meta(ge=1, le=8192)]
-_Seconds = Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)]
-_Who = Annotated[str, msgspec.Meta(min_length=1, max_length=60)]
 
 
-class ApiError(Exception):
+class ApiError(D3Error):
     """Answered as `{"error": text}` with `status`."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -83,95 +97,7 @@ class ApiError(Exception):
         super().__init__(text)
 
 
-# ── bodies and answers ────────────────────────────────────────────────────────────────────────────
-
-
-class StrategyOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`tiling`: how edge agents share stacks of layers; null leaves it as it is."""
-
-    strategy: _Text
-    tiling: _Text | None = None
-    by: _Who = "api"
-
-
-class ModelOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`input` is [C, H, W]; `weights` as in the model zoo: `pretrained`, `random:SEED` or a file."""
-
-    model: _Text
-    weights: _Text = "random:0"
-    input: tuple[_Size, _Size, _Size] | None = None
-    by: _Who = "api"
-
-
-class RunOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`frames` null: until stopped; `in_flight` null: as configured."""
-
-    frames: _Count | None = None
-    in_flight: _InFlight | None = None
-    by: _Who = "api"
-
-
-class LinkOrder(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"source": "from", "target": "to"}
-):
-    """Only links that a network preset shapes can be changed; what is null stays as it is. `for_s` null:
-    until undone."""
-
-    source: _Text
-    target: _Text
-    mbit_per_s: Annotated[float, msgspec.Meta(ge=0.01, le=100_000)] | None = None
-    latency_ms: Annotated[float, msgspec.Meta(ge=0, le=10_000)] | None = None
-    loss_percent: Annotated[float, msgspec.Meta(ge=0, le=50)] | None = None
-    for_s: _Seconds | None = None
-    by: _Who = "api"
-
-
-class LinkReset(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"source": "from", "target": "to"}
-):
-    source: _Text
-    target: _Text
-    by: _Who = "api"
-
-
-class LoadOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`processes`: so many busy ones on the agent's board, 0 for none; where its speed is emulated, that
-    drops instead. `for_s` null: until undone."""
-
-    processes: Annotated[int, msgspec.Meta(ge=0, le=64)]
-    for_s: _Seconds | None = None
-    by: _Who = "api"
-
-
-class SpeedOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Emulated speed: 0.2 is five times slower than the agent's machine; null: as configured. `for_s` null:
-    until undone."""
-
-    speed: Annotated[float, msgspec.Meta(ge=0.001, le=1)] | None
-    for_s: _Seconds | None = None
-    by: _Who = "api"
-
-
-class EndOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    by: _Who = "api"
-
-
-class Changed(msgspec.Struct, frozen=True):
-    """What was noted; it is on its way to the agent. What becomes of `order` is in the feed."""
-
-    message: str
-    order: CauseId | None = None
-
-
-class RateOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Frames a second; 0: paused, null: each as soon as one before it is answered."""
-
-    rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1000)] | None
-    by: _Who = "api"
-
-
-class StopOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    by: _Who = "api"
+# ── answers ────────────────────────────────────────────────────────────────────────────
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -213,6 +139,8 @@ class Api:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._coordinator = runner.coordinator
+        self._scenes = Scenes(runner, self._ask)
+        self._explaining = asyncio.Lock()
 
     async def agents(self) -> tuple[AgentView, ...]:
         return self._coordinator.snapshot().agents
@@ -322,6 +250,57 @@ class Api:
 
     async def stop(self, id: str, body: StopOrder) -> Accepted:
         return self._order(StopRun(self._known(id), body.by))
+
+    async def network(self, id: str, body: NetworkOrder) -> Accepted:
+        name, networks = self._known(id), self._coordinator.settings.networks
+        if body.network not in networks:
+            known = ", ".join(networks) or "none"
+            raise ApiError(400, f"network: unknown network {body.network!r}; known: {known}")
+        shaped = self._coordinator.pipelines[name].settings.shapes.keys()
+        if shaped != networks[body.network].shapes.keys():
+            raise ApiError(
+                409,
+                f"network {body.network} shapes {', '.join(networks[body.network].shapes)};"
+                f" here {', '.join(shaped) or 'nothing'} is shaped: start the server with --network",
+            )
+        return self._order(ChangeNetwork(name, body.network, body.by))
+
+    async def why(self, id: str, vertex: str) -> WhyView:
+        active = self._coordinator.pipelines[self._known(id)].active
+        if active is None:
+            raise ApiError(409, f"pipeline {id} has no plan in force yet")
+        names = list(active.graph.index)
+        if vertex not in active.graph.index:
+            raise ApiError(404, f"there is no vertex {vertex!r} in {active.graph.model}")
+        at = names.index(vertex)
+        async with self._explaining:
+            try:
+                return await asyncio.to_thread(why, active.choice.problem, at, active.plan.tiers[at])
+            except PlanInfeasible as refusal:
+                raise ApiError(409, str(refusal)) from refusal
+
+    async def play(self, body: SceneOrder) -> Changed:
+        scene = self._scenes.offered.get(body.scenario)
+        if scene is None:
+            known = ", ".join(self._scenes.offered) or "none"
+            raise ApiError(400, f"scenario: there is no scenario {body.scenario!r}; known: {known}")
+        if scene.refused:
+            raise ApiError(409, f"scenario {scene.name}: {scene.refused}")
+        if (playing := self._coordinator.world.scene) is not None:
+            raise ApiError(409, f"scenario {playing.name} is being played; stop it first")
+        return Changed(f"scenario {scene.name} begins", self._scenes.play(scene, body.by))
+
+    async def stop_scenario(self, body: StopOrder) -> Changed:
+        stopped = self._scenes.stop()
+        return Changed("the scenario is stopped" if stopped else "no scenario is being played")
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> object:
+        """A request of a scenario, as if it came over HTTP."""
+        for route in ROUTES:
+            if route.changes and (values := route.matches(f"/api/{path}")) is not None:
+                values["body"] = _decode(msgspec.json.encode(body), route.body)
+                return await route.call(self, **values)
+        raise ApiError(404, f"nothing at {path}")
 
     async def conditions(self) -> tuple[ConditionView, ...]:
         return self._coordinator.conditions.views
@@ -454,6 +433,16 @@ class Route:
     def status(self) -> int:
         return 202 if self.changes else 200
 
+    def matches(self, path: str) -> dict[str, Any] | None:
+        """The values of its parts, by name, if `path` is one of its."""
+        parts, given = self.path.split("/"), path.split("/")
+        if len(parts) != len(given):
+            return None
+        pairs = list(zip(parts, given, strict=True))
+        if any(part != value for part, value in pairs if not part.startswith("{")):
+            return None
+        return {part[1:-1]: value for part, value in pairs if part.startswith("{")}
+
     async def respond(self, api: Api, request: web.Request) -> web.Response:
         values: dict[str, Any] = dict(request.match_info)
         if self.body is not None:
@@ -471,6 +460,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/orders", "What users asked for, and what became of it", Api.orders, list[OrderView]),
     Route("GET", "/api/pipelines", "All pipelines", Api.pipelines, list[PipelineView]),
     Route("GET", _PIPELINE, "One pipeline", Api.pipeline, PipelineView),
+    Route("GET", f"{_PIPELINE}/why/{{vertex}}", "Why a vertex is where it is", Api.why, WhyView),
     Route("GET", "/api/plans", "The planner's latest answers, newest first", Api.plans, list[PlanRow]),
     Route("GET", "/api/decisions", "Decisions, newest first", Api.decisions, list[DecisionView]),
     Route("GET", "/api/decisions/{id}", "One, by its cause, and its frames", Api.decision, DecisionDetails),
@@ -483,11 +473,14 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/openapi.json", "This document", Api.openapi, dict[str, Any]),
     Route("POST", f"{_PIPELINE}/strategy", "Plan by a strategy", Api.strategy, Accepted, StrategyOrder),
     Route("POST", f"{_PIPELINE}/model", "Switch to a model", Api.model, Accepted, ModelOrder),
+    Route("POST", f"{_PIPELINE}/network", "Other link rates, by preset", Api.network, Accepted, NetworkOrder),
     Route("POST", f"{_PIPELINE}/start", "Start a run of frames", Api.start, Accepted, RunOrder),
     Route("POST", f"{_PIPELINE}/rate", "Change the frame rate", Api.rate, Accepted, RateOrder),
     Route("POST", f"{_PIPELINE}/stop", "Stop the run", Api.stop, Accepted, StopOrder),
     Route("POST", "/api/links", "Change an emulated link", Api.link, Changed, LinkOrder),
     Route("POST", "/api/links/reset", "Undo its changes", Api.link_reset, Changed, LinkReset),
+    Route("POST", "/api/scenario", "Play a scenario", Api.play, Changed, SceneOrder),
+    Route("POST", "/api/scenario/stop", "End it", Api.stop_scenario, Changed, StopOrder),
     Route("POST", f"{_AGENT}/load", "Load an agent's board, or end that", Api.load, Changed, LoadOrder),
     Route("POST", f"{_AGENT}/speed", "Change an emulated speed", Api.speed, Changed, SpeedOrder),
     Route("POST", f"{_AGENT}/stop", "End an agent's process", Api.stop_agent, Changed, EndOrder),
@@ -525,9 +518,9 @@ def openapi() -> dict[str, Any]:
                 "default": {"description": "it failed; says why", **content(Problem)},
             },
         }
-        if "{id}" in route.path:
+        if names := re.findall(r"{(\w+)}", route.path):
             operation["parameters"] = [
-                {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
             ]
         if route.body is not None:
             operation["requestBody"] = content(route.body)

@@ -79,6 +79,7 @@ async def _serve(
         boot=store.boot,
         last_epoch=store.last_epoch,
     )
+    coordinator.guarded = token is not None
     runner = Runner(coordinator, store, make_clock())
     app = make_app(runner, this, token=token, loopback=is_loopback(settings.host))
     web_runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)

@@ -28,6 +28,7 @@ from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import SetLoad, SetSpeed, ShapeLink
 from d3bed.server.events import Change, Quantity, Subject, Undo
 from d3bed.server.pipeline import Pipeline
+from d3bed.server.settings import Network
 from d3bed.server.views import ConditionView
 from d3bed.server.world import LinkRecord, World
 
@@ -53,6 +54,8 @@ class Conditions:
         self._world = world
         self._pipelines = pipelines
         self._in_force: dict[tuple[Subject, Quantity], Condition] = {}
+        #: Pipelines on another network than agents that were here before were told of.
+        self._rebased: set[PipelineId] = set()
 
     # ── coming and going ──────────────────────────────────────────────────────────────────────────
 
@@ -108,6 +111,9 @@ class Conditions:
             self._apply(ends)
             text = in_words(c for c in again if c.subject == ends)
             self._world.note(f"{_name(ends)} is changed still: {text}")
+        for pipeline in self._rebased:
+            if agent in self._pipelines[pipeline].settings.tiers:
+                self._reapply(self._pipelines[pipeline], agent)
 
     def _end(self, which: Iterable[Condition], reason: str, order: CauseId | None = None) -> None:
         ended = list(which)
@@ -119,6 +125,26 @@ class Conditions:
             self._world.note(text, cause_id=of_it[0].cause_id)
             self._log("ended", of_it, reason)
             self._apply(subject, order)
+
+    def change_network(self, pipe: Pipeline, name: str, networks: Mapping[str, Network], by: str) -> None:
+        """Links of the pipeline are held to the rates of another preset; what users changed lies over it."""
+        orders, what = self._world.orders, f"network {name}"
+        pipe.reshape(name, networks[name].shapes)
+        self._rebased.add(pipe.settings.id)
+        order = orders.begin(what, by, {})
+        self._world.note(f"{pipe.settings.id}: {what}, by {by}", pipeline=pipe.settings.id, cause_id=order)
+        members = [agent for agent in pipe.settings.tiers if self._world.is_connected(agent)]
+        for source in members:
+            self._reapply(pipe, source)
+        for source in members:
+            orders.confirm(order, source)
+        if not members:
+            orders.done(order, "it holds for agents that join")
+
+    def _reapply(self, pipe: Pipeline, source: AgentId) -> None:
+        for target in pipe.settings.neighbours(source, pipe.members):
+            if target != source and pipe.settings.is_shaped(source, target):
+                self._apply((source, target))
 
     # ── what agents are told ──────────────────────────────────────────────────────────────────────
 
@@ -162,7 +188,8 @@ class Conditions:
         if base is None:
             return
         changes = {str(quantity): value for quantity, value in values.items()}
-        shape = msgspec.structs.replace(base, **changes) if changes else None
+        rebased = any(self._pipelines[p].settings.is_shaped(source, target) for p in self._rebased)
+        shape = msgspec.structs.replace(base, **changes) if changes or rebased else None
         world.send(source, ShapeLink(target, shape))
         active = [p.active for p in self._pipelines.values() if p.active]
         if not any({source, target} <= epoch.agents.keys() for epoch in active):

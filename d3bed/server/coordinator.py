@@ -49,6 +49,7 @@ from d3bed.server.events import (
     AgentSaid,
     Change,
     ChangeModel,
+    ChangeNetwork,
     ChangeRate,
     ChangeStrategy,
     CloseAgent,
@@ -71,7 +72,7 @@ from d3bed.server.runs import Run, Start
 from d3bed.server.settings import ServerSettings
 from d3bed.server.statistics import Totals
 from d3bed.server.traffic import Traffic
-from d3bed.server.views import DecisionView, FrameView, PipelineView, RunReport, StateView
+from d3bed.server.views import DecisionView, FrameView, OfferView, PipelineView, RunReport, StateView
 from d3bed.server.world import AgentRecord, LinkRecord, World
 
 __all__ = ["HEARTBEAT_S", "SILENCE_S", "Coordinator"]
@@ -109,6 +110,8 @@ class Coordinator:
         self.frames: deque[FrameView] = deque(maxlen=FRAMES_KEPT)
         self._traffic = {p.settings.id: Traffic(p) for p in self.pipelines.values()}
         self._boards = Boards(self.world)
+        #: Whether changes need a token.
+        self.guarded = False
         self._tiers = {agent: tier for p in settings.pipelines for agent, tier in p.tiers.items()}
         self._link_secret = link_secret
         self._connections: dict[int, AgentRecord] = {}
@@ -143,6 +146,8 @@ class Coordinator:
                 self.world.note(f"nothing can be stored ({problem}); frames go on", "warn")
             case StoreRecovered(lost, remade):
                 self._store_recovered(lost, remade)
+            case ChangeNetwork(pipeline, network, by):
+                self.conditions.change_network(self.pipelines[pipeline], network, self.settings.networks, by)
             case ChangeStrategy() | ChangeModel() | ChangeRate() | StartRun() | StopRun():
                 self._ordered(event)
             case Change():
@@ -435,6 +440,10 @@ class Coordinator:
             models=self.settings.models,
             conditions=self.conditions.views,
             orders=self.world.orders.latest,
+            networks=tuple(OfferView(n, net.description) for n, net in self.settings.networks.items()),
+            scenarios=tuple(OfferView(s.name, s.description, s.refused) for s in self.settings.scenes),
+            scene=self.world.scene,
+            guarded=self.guarded,
         )
 
     def _publish_changes(self, *, with_numbers: bool) -> None:

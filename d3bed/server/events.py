@@ -23,6 +23,7 @@ __all__ = [
     "AgentSaid",
     "Change",
     "ChangeModel",
+    "ChangeNetwork",
     "ChangeRate",
     "ChangeStrategy",
     "CloseAgent",
@@ -116,6 +117,14 @@ class ChangeModel(msgspec.Struct, frozen=True):
     by: str = "api"
 
 
+class ChangeNetwork(msgspec.Struct, frozen=True):
+    """Links are held to another preset's rates. It must shape the links that are shaped now."""
+
+    pipeline: PipelineId
+    network: str
+    by: str = "api"
+
+
 class StartRun(msgspec.Struct, frozen=True):
     """`frames` None: until stopped; at most `in_flight` unanswered, None: as many as the rate needs."""
 
@@ -175,7 +184,7 @@ class Shutdown(msgspec.Struct, frozen=True):
     reason: str
 
 
-Order = ChangeStrategy | ChangeModel | ChangeRate | StartRun | StopRun
+Order = ChangeStrategy | ChangeModel | ChangeNetwork | ChangeRate | StartRun | StopRun
 Circumstance = Change | Undo | EndAgent
 Event = (
     AgentJoined

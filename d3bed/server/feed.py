@@ -13,6 +13,7 @@ How events merge into STATE, by `kind`:
     pipeline   its fields replace those of the entry with the same `id`; others stay
     epoch      replaces the entry with the same `pipeline` and `epoch`
     order      replaces the entry with the same `id` (the last 100 are kept)
+    scene      is STATE's `scene` from now on
     conditions is STATE's `conditions` from now on
     frame      is appended (the last 100 are kept; at most 20 a second and pipeline are shown)
     decision   replaces the entry with the same `cause_id` (the last 200 are kept)

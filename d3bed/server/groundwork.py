@@ -23,13 +23,13 @@ class Groundwork:
     """Of one pipeline. `members` are always those of its agents that are to be planned with."""
 
     def __init__(self, settings: PipelineSettings, world: World) -> None:
-        self._settings = settings
+        self.settings = settings
         self._world = world
 
     def load(self, model: ModelSpec, members: dict[AgentId, Tier]) -> Stage | None:
         waiting = [agent for agent in members if model not in self._world.agents[agent].loaded]
         for agent in waiting:
-            self._world.order_load(agent, model, self._settings.threads)
+            self._world.order_load(agent, model, self.settings.threads)
         return ("loading", f"{', '.join(waiting)} load {model.name}") if waiting else None
 
     def disagreement(self, model: ModelSpec, members: dict[AgentId, Tier]) -> str | None:
@@ -79,10 +79,10 @@ class Groundwork:
 
     def _peers(self, agent: AgentId, members: dict[AgentId, Tier]) -> tuple[Peer, ...]:
         """Whom `agent` may have to send to."""
-        others = self._settings.neighbours(agent, members)
+        others = self.settings.neighbours(agent, members)
         return tuple(self.peer(agent, members[agent], other, members[other]) for other in others)
 
     def peer(self, agent: AgentId, tier: Tier, other: AgentId, there: Tier) -> Peer:
         """The link from `agent` to `other`, as `agent` is told of it."""
-        shape = self._settings.shape(tier, there)
+        shape = self.settings.shape(tier, there)
         return Peer(other, there, self._world.agents[other].register.data_address, shape)

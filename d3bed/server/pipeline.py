@@ -21,6 +21,7 @@ import msgspec
 
 from d3bed.core.epochs import EpochLife
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, Tier
+from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import Abandon, ModelSpec, Prepare, Retire, Route, TileReady
 from d3bed.plan import Basis, Choice, Patience, changes, judge
 from d3bed.server.decisions import Decisions
@@ -154,6 +155,11 @@ class Pipeline:
             self.world.note("frames are paused", pipeline=self.settings.id)
         else:
             self.want("frames come one by one" if rate_per_s is None else f"{rate_per_s:g} frames/s wanted")
+
+    def reshape(self, network: str, shapes: dict[str, LinkShape]) -> None:
+        """Its links are those of another network; plans follow from what is measured."""
+        self.settings = msgspec.structs.replace(self.settings, network=network, shapes=shapes)
+        self._ground.settings = self.stream.settings = self.settings
 
     def give_up(self, problem: str, *, level: Literal["warn", "error"] = "error") -> None:
         """The wish cannot be granted; an active epoch goes on."""

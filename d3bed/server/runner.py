@@ -74,7 +74,7 @@ class Runner:
     def start(self) -> None:
         loop = asyncio.get_running_loop()
         self.store.watch(lambda news: loop.call_soon_threadsafe(self.submit, news))
-        self._spawn(self._beat())
+        self.spawn(self._beat())
         # The first plan should not wait for this import; agents are still loading their model.
         self._planner.submit(importlib.import_module, "scipy.sparse.csgraph")
 
@@ -118,6 +118,13 @@ class Runner:
             note = {"text": f"the server failed to handle {name}; its log says why", "level": "error"}
             self.feed.publish("note", note | {"time_s": self.clock()})
             return
+        self._perform_all(commands)
+
+    def carry_out(self) -> None:
+        """What the world was told outside of an event: notes, orders that began or ended."""
+        self._perform_all(self.coordinator.world.take())
+
+    def _perform_all(self, commands: list[Command]) -> None:
         for command in commands:
             self._perform(command)
 
@@ -134,7 +141,7 @@ class Runner:
                 if number in self._connections:
                     self._connections[number].close(code, reason)
             case ComputePlan():
-                self._spawn(self._plan(command))
+                self.spawn(self._plan(command))
             case _:
                 assert_never(command)
 
@@ -159,10 +166,12 @@ class Runner:
         """Query the store without holding up the loop."""
         return await asyncio.to_thread(self.store.read, sql, *values)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """A task that ends with the runner, if not before."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def choice_for(command: ComputePlan) -> Choice:

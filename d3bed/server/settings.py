@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -21,7 +22,7 @@ from d3bed.plan import Pin
 from d3bed.plan.vsm import METHODS
 from d3bed.server.schema import Retention
 
-__all__ = ["TILINGS", "PipelineSettings", "ServerSettings"]
+__all__ = ["TILINGS", "Network", "PipelineSettings", "Scene", "SceneEvent", "ServerSettings"]
 
 #: How stacks of layers may be shared among edge agents; see `plan.vsm`.
 TILINGS = (*METHODS, "none")
@@ -93,12 +94,38 @@ class PipelineSettings(msgspec.Struct, frozen=True):
         return [other for other, there in members.items() if other != agent and may_send(there)]
 
 
+class Network(msgspec.Struct, frozen=True):
+    """A preset that pipelines may be switched to; `shapes` as in `PipelineSettings`."""
+
+    description: str
+    shapes: dict[str, LinkShape]
+
+
+class SceneEvent(msgspec.Struct, frozen=True):
+    """A request of the JSON API, `at_s` seconds after the start; `words` say what it is."""
+
+    at_s: float
+    path: str
+    body: dict[str, Any]
+    words: str
+
+
+class Scene(msgspec.Struct, frozen=True):
+    """A scenario that the server can play; `refused` says why it cannot, where it cannot."""
+
+    name: str
+    description: str
+    duration_s: float
+    events: tuple[SceneEvent, ...]
+    refused: str = ""
+
+
 class ServerSettings(msgspec.Struct, frozen=True):
     """`host` and `port` to listen on (port 0: any free one); `data_dir` holds database and secrets.
 
     `token` is required of agents and of requests that change something whenever it is set; where
     `host` is not loopback and none is given, one is made in `data_dir` on the first start. `retention`
-    says how much of what happened is kept.
+    says how much of what happened is kept. `networks` by name, and `scenes`, are what users may choose from.
     """
 
     data_dir: Path
@@ -108,6 +135,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
     token: str | None = None
     models: tuple[str, ...] = PAPER_MODELS
     retention: Retention = Retention()
+    networks: dict[str, Network] = {}
+    scenes: tuple[Scene, ...] = ()
 
     def check(self, strategies: tuple[str, ...]) -> None:
         """Raise `ConfigError` for repeated ids, one agent on two tiers, or an unknown strategy."""

@@ -23,7 +23,7 @@ class Stream:
     """`run` is the latest one; `start` the one that waits for an active epoch."""
 
     def __init__(self, settings: PipelineSettings, world: World) -> None:
-        self._settings, self._world = settings, world
+        self.settings, self._world = settings, world
         self.run: Run | None = None
         self.start = Start(settings.frames, settings.in_flight) if settings.autostart else None
         self.rate_per_s = settings.rate_per_s
@@ -37,7 +37,7 @@ class Stream:
     @property
     def in_flight(self) -> int:
         """How many frames of the latest run may be unanswered; at a rate it is up to the plan, 2 or more."""
-        given = self.run.in_flight if self.run is not None else self._settings.in_flight
+        given = self.run.in_flight if self.run is not None else self.settings.in_flight
         return given or (1 if self.rate_per_s is None else 2)
 
     def frames_per_s(self, latency_s: float, most_per_s: float) -> float:
@@ -58,15 +58,15 @@ class Stream:
             self.start = start
             return
         self.open(start, active)
-        message = StartSource(self._settings.id, start.frames, start.in_flight, self.rate_per_s)
-        self._world.send(self._settings.device, message)
+        message = StartSource(self.settings.id, start.frames, start.in_flight, self.rate_per_s)
+        self._world.send(self.settings.device, message)
         self._confirm(start.order)
 
     def set_rate(self, rate_per_s: float | None, order: CauseId | None = None) -> None:
         """Frames come at another rate: 0 pauses them, None is one after the other."""
         self.rate_per_s = rate_per_s
         if self.is_running:
-            self._world.send(self._settings.device, SetRate(self._settings.id, rate_per_s))
+            self._world.send(self.settings.device, SetRate(self.settings.id, rate_per_s))
             self._confirm(order)
         elif order is not None:
             self._world.orders.done(order, "it holds from the next run on")
@@ -74,18 +74,18 @@ class Stream:
     def adopt(self, active: PlannedEpoch | None) -> Run:
         """Count frames of a source that was running before the server (re)started; they come at the rate
         that this server knows of."""
-        self._world.send(self._settings.device, SetRate(self._settings.id, self.rate_per_s))
-        return self.open(Start(None, self._settings.in_flight), active)
+        self._world.send(self.settings.device, SetRate(self.settings.id, self.rate_per_s))
+        return self.open(Start(None, self.settings.in_flight), active)
 
     def open(self, start: Start, active: PlannedEpoch | None) -> Run:
         """Begin to count."""
         self.start = None
         self._runs += 1
         self.run = Run(
-            id=f"{self._settings.id}-{self._world.boot}-{self._runs}",
-            pipeline=self._settings.id,
-            network=self._settings.network,
-            tolerance=self._settings.tolerance,
+            id=f"{self.settings.id}-{self._world.boot}-{self._runs}",
+            pipeline=self.settings.id,
+            network=self.settings.network,
+            tolerance=self.settings.tolerance,
             started_s=self._world.now,
             frames_wanted=start.frames,
             in_flight=start.in_flight,
@@ -106,14 +106,14 @@ class Stream:
         self.start = None
         if self.run is not None and self.is_running:
             self.run.stopped = True
-            self._world.send(self._settings.device, StopSource(self._settings.id))
+            self._world.send(self.settings.device, StopSource(self.settings.id))
             self._confirm(order)
         elif order is not None:
             self._world.orders.done(order, "no frames flow")
 
     def _confirm(self, order: CauseId | None) -> None:
         if order is not None:
-            self._world.orders.confirm(order, self._settings.device)
+            self._world.orders.confirm(order, self.settings.device)
 
     def end(self) -> None:
         if self.run is not None and self.run.ended_s is None:

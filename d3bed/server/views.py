@@ -38,12 +38,14 @@ __all__ = [
     "LinkView",
     "MixedView",
     "NoteView",
+    "OfferView",
     "OrderView",
     "Phase",
     "PipelineView",
     "PredictionView",
     "RunReport",
     "RunView",
+    "SceneView",
     "ServerReport",
     "SpanView",
     "StateView",
@@ -306,6 +308,28 @@ class OrderView(msgspec.Struct, frozen=True):
     ended_s: float | None = None
 
 
+class OfferView(msgspec.Struct, frozen=True):
+    """What can be chosen by `name`; `refused` says why it cannot at present."""
+
+    name: str
+    description: str
+    refused: str = ""
+
+
+class SceneView(msgspec.Struct, frozen=True):
+    """The scenario that is being played: `done` of its `events` were asked for, the `next` is at `next_s`
+    (server's clock; null: none is left, and it ends at `begun_s + duration_s`)."""
+
+    name: str
+    by: str
+    begun_s: float
+    duration_s: float
+    events: int
+    done: int
+    next: str
+    next_s: float | None
+
+
 class AlternativeView(msgspec.Struct, frozen=True):
     """What could have been done, in words, and the latency that was predicted for it."""
 
@@ -351,7 +375,7 @@ class DecisionDetails(msgspec.Struct, frozen=True):
 
 
 class StateView(msgspec.Struct, frozen=True):
-    """All that the page shows: the snapshot of the feed."""
+    """All that the page shows: the snapshot of the feed. `guarded`: changes need a token."""
 
     agents: tuple[AgentView, ...]
     links: tuple[LinkView, ...]
@@ -364,6 +388,10 @@ class StateView(msgspec.Struct, frozen=True):
     models: tuple[str, ...]
     conditions: tuple[ConditionView, ...] = ()
     orders: tuple[OrderView, ...] = ()
+    networks: tuple[OfferView, ...] = ()
+    scenarios: tuple[OfferView, ...] = ()
+    scene: SceneView | None = None
+    guarded: bool = False
 
 
 # ── d3bed.history/1 ───────────────────────────────────────────────────────────────────────────────

@@ -32,7 +32,7 @@ from d3bed.plan import Basis, LinkEstimator, Predictor, ProfileCorrection, sampl
 from d3bed.server.events import Command, Publish, Record, SendTo
 from d3bed.server.orders import Orders
 from d3bed.server.statistics import LinkTraffic
-from d3bed.server.views import AgentView, LinkView, NoteView
+from d3bed.server.views import AgentView, LinkView, NoteView, SceneView
 
 __all__ = ["AgentRecord", "LinkRecord", "World"]
 
@@ -222,6 +222,8 @@ class World:
         self.demands: dict[PipelineId, dict[str, float]] = {}
         self.notes: list[NoteView] = []
         self.orders = Orders(self)
+        #: The scenario that is being played.
+        self.scene: SceneView | None = None
         self._out: list[Command] = []
         self.boot = boot
         self._causes = 0

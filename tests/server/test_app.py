@@ -201,7 +201,7 @@ async def test_feed_gives_a_snapshot_then_events_and_resumes(lab: Lab) -> None:
         assert snapshot["type"] == "snapshot"
         assert set(snapshot["state"]) == {
             "agents", "links", "pipelines", "epochs", "frames", "notes", "decisions", "strategies",
-            "models", "conditions", "orders",
+            "models", "conditions", "orders", "networks", "scenarios", "scene", "guarded",
         }  # fmt: skip
         assert "optimal" in snapshot["state"]["strategies"] and "alexnet" in snapshot["state"]["models"]
         await lab.join(*ALL)
@@ -415,7 +415,8 @@ async def test_every_get_route_answers(lab: Lab) -> None:
     for route in ROUTES:
         if route.method == "GET":
             name = {"runs": run, "decisions": cause}.get(route.path.split("/")[2], "demo")
-            assert await lab.get(route.path.lstrip("/").replace("{id}", name)) is not None
+            path = route.path.lstrip("/").replace("{id}", name).replace("{vertex}", "conv1")
+            assert await lab.get(path) is not None
 
 
 # ── without torch, and small ──────────────────────────────────────────────────────────────────────
