@@ -71,7 +71,7 @@ from d3bed.core.messages import (
 from d3bed.core.program import programs_for
 from d3bed.model import ENGINE, LoadedModel, fingerprint, load
 from d3bed.model.images import decoder, folder, shipped
-from d3bed.net import Listener
+from d3bed.net import Listener, Sender
 
 __all__ = ["SERVER_GONE_S", "Agent", "reachable"]
 
@@ -98,6 +98,8 @@ class Agent:
         self._nominal_s: dict[str, tuple[float, ...]] = {}
         self._sources: dict[PipelineId, Source] = {}
         self._prepared: dict[tuple[PipelineId, Epoch], ModelSpec] = {}
+        #: Links of epochs that are being prepared.
+        self._reserved: dict[tuple[PipelineId, Epoch], set[Sender]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._one_at_a_time = asyncio.Lock()
         self._stopped = asyncio.Event()
@@ -175,7 +177,9 @@ class Agent:
             case Abandon(pipeline, epoch, frame):
                 self._executor.abandon(pipeline, epoch, frame)
             case Retire():
-                await self._retire(message)
+                self._executor.retire(message.pipeline, message.epoch)
+                self._prepared.pop((message.pipeline, message.epoch), None)
+                self._spawn(self._close_unused(message.pipeline))
             case StartSource() | StopSource() | SetRate() | ShapeLink() | SetSpeed() | SetLoad():
                 try:
                     self._change(message)
@@ -303,18 +307,19 @@ class Agent:
     async def _measure(self, order: MeasureLinks) -> None:
         for peer in order.peers:
             try:
-                found = await self._links.measure(peer)
+                found = await self._links.measure(peer, quick=order.quick)
             except (D3Error, OSError, TimeoutError) as error:
                 self._reporter.fact(LinkFailed(peer.agent, str(error) or type(error).__name__))
                 continue
             shape = self._links.shape(peer)
             target = shape.bytes_per_s if shape else None
             self._reporter.fact(
-                LinkMeasured(peer.agent, found.bytes_per_s, found.latency_s, found.rtt_s, target)
+                LinkMeasured(peer.agent, found.bytes_per_s, found.latency_s, found.rtt_s, target, order.quick)
             )
 
     async def _prepare(self, order: Prepare) -> None:
         started_s = time.monotonic()
+        reserved = self._reserved[order.pipeline, order.epoch] = set()
         try:
             model = self._models.get(order.model.key)
             if model is None:
@@ -324,7 +329,10 @@ class Agent:
             program = programs.get(self.settings.agent)
             if program is None:
                 raise ModelError(order.model.name, "", "the plan has no work for this agent")
-            senders = {peer.agent: await self._links.to(order.pipeline, peer) for peer in order.peers}
+            senders = {}
+            for peer in order.peers:
+                senders[peer.agent] = await self._links.to(order.pipeline, peer)
+                reserved.add(senders[peer.agent])
             on_device = self.settings.tier is Tier.DEVICE
             work, tiles = await epoch_work(
                 order,
@@ -342,6 +350,8 @@ class Agent:
                 PrepareFailed(order.pipeline, order.epoch, str(error) or type(error).__name__)
             )
             return
+        finally:
+            del self._reserved[order.pipeline, order.epoch]
         self._executor.add(work)
         self._prepared[order.pipeline, order.epoch] = order.model
         self._reporter.fact(Ready(order.pipeline, order.epoch, time.monotonic() - started_s, tiles))
@@ -356,10 +366,11 @@ class Agent:
         active = Active(shares, self._models[spec.key], self._photos[spec.key])
         self._source(order.pipeline).activate(active, order.depth, order.expected_s)
 
-    async def _retire(self, order: Retire) -> None:
-        self._executor.retire(order.pipeline, order.epoch)
-        self._prepared.pop((order.pipeline, order.epoch), None)
-        await self._links.keep_only(order.pipeline, self._executor.senders_in_use(order.pipeline))
+    async def _close_unused(self, pipeline: PipelineId) -> None:
+        """What is on its way on these links may take a while to leave: orders do not wait for it."""
+        used = self._executor.senders_in_use(pipeline)
+        reserved = (senders for (name, _), senders in self._reserved.items() if name == pipeline)
+        await self._links.keep_only(pipeline, used.union(*reserved))
 
     # ── plumbing ──────────────────────────────────────────────────────────────────────────────────
 

@@ -32,7 +32,7 @@ __all__ = ["EpochWork", "Executor", "Observer", "nominal_times"]
 _log = logging.getLogger(__name__)
 
 #: How long the owner of tiles waits for them: this often what it would take alone for all frames under way
-#: (`UNKNOWN_S` where that is not known), and that many seconds.
+#: (`UNKNOWN_S` where that is not known) and for what other pipelines have under way, and that many seconds.
 PATIENCE_FACTOR, PATIENCE_S, UNKNOWN_S = 1.5, 0.25, 10.0
 
 #: Frames of one epoch that may be under way on one agent before a peer is told off.
@@ -350,11 +350,17 @@ class Executor:
         for number, rescue in enumerate(work.program.rescues):
             if step in rescue.instead and number not in run.alarms:
                 alone_s = work.rescue_s[number] / self._hold.speed or UNKNOWN_S
-                patience_s = PATIENCE_FACTOR * alone_s * len(work.frames) + PATIENCE_S
+                busy_s = alone_s * len(work.frames) + self._others_s(work)
+                patience_s = PATIENCE_FACTOR * busy_s + PATIENCE_S
                 alarm = asyncio.get_running_loop().call_later(
                     patience_s, self._rescue, work, frame, run, number, f"no tiles for {patience_s:.2g} s"
                 )
                 run.alarms[number] = now, alarm
+
+    def _others_s(self, work: EpochWork) -> float:
+        """What frames under way of other epochs and pipelines take here: those who help have them, too."""
+        others = (w for w in self._epochs.values() if w is not work and not w.broken)
+        return sum(len(other.frames) * sum(other.nominal_s) for other in others) / self._hold.speed
 
     def _rescue(self, work: EpochWork, frame: FrameId, run: _FrameWork, number: int, problem: str) -> None:
         if work.broken or frame not in work.frames or not run.schedule.rescue(number):

@@ -51,11 +51,11 @@ class Links:
             self._open[pipeline, peer.agent] = _Open(peer, sender)
             return sender
 
-    async def measure(self, peer: Peer) -> Probe:
+    async def measure(self, peer: Peer, *, quick: bool = False) -> Probe:
         """Rate, latency and round trip of the directed link, on a connection of its own."""
         sender = await self._connect(_MEASURING, peer)
         try:
-            return await sender.probe()
+            return await sender.probe(quick=quick)
         finally:
             await sender.close()
 
@@ -80,11 +80,12 @@ class Links:
         return self._changed.get(peer.agent, peer.shape) if peer.shape is not None else None
 
     async def keep_only(self, pipeline: PipelineId, senders: set[Sender]) -> None:
-        """Close the pipeline's links that no epoch uses any more."""
-        for key, found in list(self._open.items()):
-            if key[0] == pipeline and found.sender not in senders:
-                del self._open[key]
-                await found.sender.close()
+        """Close the pipeline's links that no epoch uses any more. Nobody gets one of them from now on."""
+        unused = {k: o for k, o in self._open.items() if k[0] == pipeline and o.sender not in senders}
+        for key in unused:
+            del self._open[key]
+        for found in unused.values():
+            await found.sender.close()
 
     async def close(self) -> None:
         for found in self._open.values():

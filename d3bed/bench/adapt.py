@@ -1,9 +1,10 @@
-"""How good and how fast HPA is, as a whole and adjusting a plan to one change after another.
+"""How good and how fast HPA is, as a whole and adjusting a plan to one change after another; and how plans
+follow changes on a real testbed (`live`).
 
-Three parts. *Strategies*: `hpa`, `hpa-greedy` and `layers` against `optimal`. *Chains*: a plan in force
-meets changes of ×0.2 to ×5 of a link, a vertex or a tier, one after the other; the adjusted plan and the
-plan that was never changed, against `optimal`. *Growth*: single vertices change on made graphs of up to
-10,000 vertices.
+The part `offline` has three. *Strategies*: `hpa`, `hpa-greedy` and `layers` against `optimal`. *Chains*: a
+plan in force meets changes of ×0.2 to ×5 of a link, a vertex or a tier, one after the other; the adjusted
+plan and the plan that was never changed, against `optimal`. *Growth*: single vertices change on made graphs
+of up to 10,000 vertices.
 
 Graphs: the networks as exported from the models, or without torch made graphs of their sizes, and the
 label says so. Vertex times are made, from FLOPs and random factors, and stand for no machine: of the
@@ -20,7 +21,7 @@ import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,12 @@ from rich import box
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+from d3bed.bench.live import PARTS as LIVE
+from d3bed.bench.live import TARGETS as LIVE_TARGETS
+from d3bed.bench.live import run_live
 from d3bed.bench.plan import made_graph
-from d3bed.core.errors import ModelError
+from d3bed.config import near
+from d3bed.core.errors import ConfigError, ModelError
 from d3bed.core.graph import Graph
 from d3bed.core.ids import Tier
 from d3bed.core.measurements import LinkRate
@@ -39,7 +44,7 @@ from d3bed.core.models import PAPER_MODELS
 from d3bed.plan import Problem, cost_s, solve
 from d3bed.plan.adjust import Adjustment, Standing, Stop
 
-__all__ = ["run"]
+__all__ = ["PARTS", "run"]
 
 #: Sizes of the networks' graphs, for where they cannot be exported.
 SIZES = {
@@ -71,22 +76,39 @@ TARGETS = {
 _FLOP_S, _OVERHEAD_S = 2e-11, 2e-5
 
 
-def run(json_path: Path | None, console: Console) -> dict[str, Any]:
-    """Measure, print and optionally write the figures. Returns them."""
-    graphs = dict(_graphs(console))
+#: `offline` needs no testbed, the others start one each.
+PARTS = ("offline", *LIVE)
+
+
+def run(json_path: Path | None, console: Console, parts: Sequence[str] = PARTS) -> dict[str, Any]:
+    """Measure, print and optionally write the figures of some `PARTS`. Returns them."""
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise ConfigError("--parts", unknown[0], "there is no such part", near(unknown[0], list(PARTS)))
     result: dict[str, Any] = {
-        "format": "d3bed.bench.adapt/1",
+        "format": "d3bed.bench.adapt/2",
         "machine": {
             "cpus": os.cpu_count(),
             "architecture": platform.machine(),
             "python": platform.python_version(),
             "load_average": os.getloadavg()[0],
         },
-        "targets": TARGETS,
-        "strategies": [],
-        "chains": [],
-        "growth": [],
     }
+    console.print(
+        f"load average of this machine at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
+    )
+    if "offline" in parts:
+        result["offline"] = _offline(console)
+    live = [part for part in parts if part in LIVE]
+    if live:
+        result |= {"live_targets": LIVE_TARGETS, **run_live(live, console)}
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _offline(console: Console) -> dict[str, Any]:
+    graphs = dict(_graphs(console))
+    result: dict[str, Any] = {"targets": TARGETS, "strategies": [], "chains": [], "growth": []}
     for part, title, measure in (
         ("strategies", f"regret against optimal, {PROBLEMS * len(SETTINGS)} problems each", _strategies),
         (
@@ -107,10 +129,6 @@ def run(json_path: Path | None, console: Console) -> dict[str, Any]:
     result["met"] = _met(result)
     for target, met in result["met"].items():
         console.print(f"{target}: {'met' if met else 'missed'}")
-    load = result["machine"]["load_average"]
-    console.print(f"load average of this machine at the start: {load:.1f} on {os.cpu_count()} CPUs")
-    if json_path is not None:
-        json_path.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 

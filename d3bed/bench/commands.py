@@ -38,11 +38,23 @@ def bench_plan(json_file: JsonOption = None) -> None:
 
 
 @bench.command("adapt")
-def bench_adapt(json_file: JsonOption = None) -> None:
-    """HPA beside its rivals, and its local adjustment over chains of changes, against the exact optimum."""
+def bench_adapt(
+    json_file: JsonOption = None,
+    parts: Annotated[
+        str,
+        typer.Option(
+            help="offline: HPA's plans against the exact optimum; on a testbed, for minutes: reaction (2), "
+            "noise (5), day (4), static (4). Comma-separated."
+        ),
+    ] = "offline,reaction,noise,day,static",
+) -> None:
+    """How good and fast adjusted plans are, and how soon and calmly they follow on a real testbed.
+
+    A day of a camera is compared with an oracle that has the exact plan at once, and the best static plan.
+    """
     from d3bed.bench.adapt import run
 
-    run(json_file, console)
+    run(json_file, console, [part.strip() for part in parts.split(",")])
 
 
 @bench.command("predict")

@@ -183,13 +183,14 @@ class Profiled(msgspec.Struct, frozen=True, tag=True):
 
 
 class LinkMeasured(msgspec.Struct, frozen=True, tag=True):
-    """The directed link from the sender of this message to `peer`."""
+    """The directed link from the sender of this message to `peer`; `quick` as it was asked for."""
 
     peer: AgentId
     bytes_per_s: float
     latency_s: float
     rtt_s: float
     target_bytes_per_s: float | None = None
+    quick: bool = False
 
 
 class LinkFailed(msgspec.Struct, frozen=True, tag=True):
@@ -360,9 +361,11 @@ class ProfileModel(msgspec.Struct, frozen=True, tag=True):
 
 
 class MeasureLinks(msgspec.Struct, frozen=True, tag=True):
-    """Measure the directed link to each peer, one after the other."""
+    """Measure the directed link to each peer, one after the other; `quick`: in a few round trips and 10 ms of
+    payload, which is a few per cent off."""
 
     peers: tuple[Peer, ...]
+    quick: bool = False
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -38,6 +39,9 @@ __all__ = ["DemoOptions", "run_demo"]
 
 #: Exit codes of the demo.
 OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+logger = logging.getLogger(__name__)
 
 
 class DemoFailed(D3Error):
@@ -153,7 +157,7 @@ async def _tour(options: DemoOptions, base: str, children: Children, progress: _
         return
     pipeline = str(options.config.pipelines[0].id)
     bed = Testbed(base, pipeline, children)
-    stage = Stage(base, pipeline, bed=bed, config=options.config)
+    stage = Stage(base, bed=bed, config=options.config)
     progress.tour = f"{options.tour.description} ({options.tour.duration_s:g} s)"
     try:
         await bed.ready()
@@ -161,6 +165,9 @@ async def _tour(options: DemoOptions, base: str, children: Children, progress: _
         progress.tour = "over; frames go on as they are"
     except D3Error as error:
         progress.tour = f"ended: {error}"
+    except Exception as error:
+        logger.exception("the tour failed")
+        progress.tour = f"ended by a mistake of d3bed's own, {error!r}: please report it"
     with contextlib.suppress(D3Error):  # a run may be under way, or the server gone: that is said elsewhere
         await stage.post(f"pipelines/{pipeline}/start", {})
 

@@ -8,19 +8,22 @@ was at most `KNOWN_S` before they were recorded, else since `LAG_S` before.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from d3bed.core.errors import ConfigError, PlanInfeasible
-from d3bed.core.ids import AgentId
+from d3bed.core.ids import AgentId, Tier
 from d3bed.core.measurements import LinkRate
 from d3bed.core.plan import Plan
-from d3bed.plan import choose, timeline
+from d3bed.plan import Choice, choose, timeline
 from d3bed.plan.vsm import PIECE_S, TileCosts
 from d3bed.server.circumstances import Circumstances, Ground
 from d3bed.server.history import RunHistory
 from d3bed.server.views import EpochHistory
 
-__all__ = ["KNOWN_S", "LAG_S", "MOST", "Hindsight", "Judged", "hindsight"]
+__all__ = ["KNOWN_S", "LAG_S", "MOST", "Hindsight", "Judged", "hindsight", "planned", "static_s"]
 
 LAG_S, KNOWN_S = 0.5, 3.0
 #: Planning takes some milliseconds each: of more circumstances only so many, spread evenly, are looked at.
@@ -46,6 +49,13 @@ class Hindsight:
     problem: str = ""
 
     @property
+    def best_s(self) -> float | None:
+        """What a frame would have taken on average, had the exact plan been in force all the time: of frames
+        that come one after the other, the shorter they take the more there are."""
+        frames = sum((j.end_s - j.start_s) / j.best_s for j in self.judged)
+        return sum(j.end_s - j.start_s for j in self.judged) / frames if frames else None
+
+    @property
     def regret(self) -> float | None:
         """Mean over time of how much longer than the exact plan those in force were predicted to take."""
         parts = [(j.end_s - j.start_s, j.kept_s / j.best_s - 1) for j in self.judged if j.kept_s is not None]
@@ -53,15 +63,18 @@ class Hindsight:
         return sum(length_s * regret for length_s, regret in parts) / whole_s if whole_s else None
 
 
-def hindsight(history: RunHistory) -> Hindsight:
-    """Takes up to some seconds."""
+def hindsight(history: RunHistory, truth: Sequence[Circumstances] | None = None) -> Hindsight:
+    """Takes up to some seconds. Where it is known what held since when, that is the `truth`; else what the
+    monitors saw has to do."""
     run = history.run
+    if truth is not None:
+        history = msgspec.structs.replace(history, circumstances=tuple(truth))
     if not history.circumstances:
         return Hindsight((), "what plans were made from was not recorded, or is no longer kept")
     if not all(each.alone for each in history.circumstances):
         return Hindsight((), "frames overlapped, so that plans were not made for one frame's latency")
     ends_s = run.ended_s if run.ended_s is not None else max(history.frames.started_s, default=run.started_s)
-    moments = _moments(history, ends_s)
+    moments = _moments(history, ends_s, exactly=truth is not None)
     found = []
     untils_s = [*(at_s for at_s, _, _ in moments), ends_s][1:]
     for (at_s, seen, epoch), until_s in zip(moments, untils_s, strict=True):
@@ -69,23 +82,59 @@ def hindsight(history: RunHistory) -> Hindsight:
         if ground is None or until_s <= at_s:
             continue
         try:
-            best_s = _best_s(ground, seen)
+            best_s = planned(ground, seen).timeline.latency_s
         except (PlanInfeasible, ConfigError):
             continue
-        kept_s = _kept_s(ground, seen, epoch)
+        route, plan = epoch.route, Plan.parse(epoch.plan)
+        kept_s = _latency_s(ground, seen, plan, route) if route else None
         # The exact plan is exact before tiles: where tiles of the plan in force happen to be better, it is.
         best_s = min(best_s, kept_s or best_s)
         found.append(Judged(at_s - run.started_s, until_s - run.started_s, best_s, kept_s))
     return Hindsight(tuple(found), "" if found else "what was recorded does not allow a plan")
 
 
-def _moments(history: RunHistory, ends_s: float) -> list[tuple[float, Circumstances, EpochHistory]]:
-    """When something changed: what was seen, or the plan in force."""
+def static_s(
+    ground: Ground, truth: Sequence[Circumstances], ends_s: float, plan: Plan, route: Mapping[Tier, AgentId]
+) -> float | None:
+    """What a frame would have taken on average under one plan all the time; None where it could not be
+    carried out."""
+    frames = 0.0
+    for seen, until_s in zip(truth, [*(each.at_s for each in truth[1:]), ends_s], strict=True):
+        latency_s = _latency_s(ground, seen, plan, route)
+        if latency_s is None:
+            return None
+        frames += (until_s - seen.at_s) / latency_s
+    return (ends_s - truth[0].at_s) / frames
+
+
+def planned(ground: Ground, seen: Circumstances, strategy: str = "optimal") -> Choice:
+    """What a strategy would have planned. Raises `PlanInfeasible`, `ConfigError`."""
+    costs = _costs(ground, seen)
+    return choose(
+        ground.graph,
+        costs.times_s,
+        {agent: tier for agent, tier in ground.agents.items() if agent in costs.times_s},
+        _rates(seen),
+        ground.device,
+        strategy=strategy,
+        pins=ground.pins,
+        tiling=ground.tiling,
+        fixed_s=costs.fixed_s,
+    )
+
+
+def _moments(
+    history: RunHistory, ends_s: float, *, exactly: bool
+) -> list[tuple[float, Circumstances, EpochHistory]]:
+    """When something changed: what was seen (or, `exactly`, what held), or the plan in force."""
     start_s = history.run.started_s
     step = -(-len(history.circumstances) // MOST)
     known_s = [event.at_s for event in history.events if event.pipeline is None]
     seen = []
-    for each in history.circumstances[::step]:
+    for each in history.circumstances if exactly else history.circumstances[::step]:
+        if exactly:
+            seen.append((max(start_s, each.at_s), each))
+            continue
         since_s = max((s for s in known_s if 0 <= each.at_s - s <= KNOWN_S), default=each.at_s - LAG_S)
         seen.append((max(start_s, since_s), each))
     plans = [(max(start_s, epoch.activated_at), epoch) for epoch in history.epochs if epoch.activated_at]
@@ -114,28 +163,15 @@ def _rates(seen: Circumstances) -> dict[tuple[AgentId, AgentId], LinkRate]:
     return {(a, b): LinkRate(bytes_per_s, latency_s) for a, b, bytes_per_s, latency_s in seen.rates}
 
 
-def _best_s(ground: Ground, seen: Circumstances) -> float:
+def _latency_s(
+    ground: Ground, seen: Circumstances, plan: Plan, route: Mapping[Tier, AgentId]
+) -> float | None:
     costs = _costs(ground, seen)
-    return choose(
-        ground.graph,
-        costs.times_s,
-        {agent: tier for agent, tier in ground.agents.items() if agent in costs.times_s},
-        _rates(seen),
-        ground.device,
-        strategy="optimal",
-        pins=ground.pins,
-        tiling=ground.tiling,
-        fixed_s=costs.fixed_s,
-    ).timeline.latency_s
-
-
-def _kept_s(ground: Ground, seen: Circumstances, epoch: EpochHistory) -> float | None:
-    costs, plan = _costs(ground, seen), Plan.parse(epoch.plan)
-    if not epoch.route or len(plan.tiers) != len(ground.graph.vertices):
+    if len(plan.tiers) != len(ground.graph.vertices):
         return None
     try:
         return timeline(
-            ground.graph, plan, epoch.route, costs.times_s, _rates(seen), costs.tile_s, costs.piece_s
+            ground.graph, plan, dict(route), costs.times_s, _rates(seen), costs.tile_s, costs.piece_s
         ).latency_s
     except (PlanInfeasible, KeyError):
         return None

@@ -35,7 +35,7 @@ def offered_scenes(config: Config) -> tuple[Scene, ...]:
         events = tuple(
             SceneEvent(event.at_s, path, body, _words(event))
             for event in scenario.events
-            for path, body in event.orders(config.pipelines[0].id)
+            for path, body in event.orders([pipeline.id for pipeline in config.pipelines])
         )
         found.append(Scene(scenario.name, scenario.description, scenario.duration_s, events, refused))
     return tuple(found)

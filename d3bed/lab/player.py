@@ -1,8 +1,9 @@
 """Plays a scenario on a running testbed, and says what became of the frames.
 
 A client of the JSON API and of the feed: at the time of each event it asks for what a user could ask for.
-Only `start` is its own doing: processes belong to who started the testbed. Time zero is the first answered
-frame of a run that it starts; what counts are the frames that start from then to the scenario's end.
+Only `start` is its own doing: processes belong to who started the testbed. It starts a run of each pipeline,
+but of those that the scenario resumes later; at time zero all of them have answered a frame. What counts are
+the frames that start from then to the scenario's end.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,10 +44,15 @@ class PlayFailed(D3Error):
 
 
 class Played(msgspec.Struct, frozen=True):
-    """What became of the frames of one pass. `switches`: epochs activated; `dropped`: frames that came, and
-    were never started; `rerun`: those that took several attempts; `inexact`: answers with other bits than
-    the undivided model's; `backbone_bytes` crossed links of which one end is in the cloud."""
+    """What became of a pipeline's frames in one pass.
 
+    `switches`: epochs activated; `dropped`: frames that came, and were never started; `rerun`: those that
+    took several attempts; `inexact`: answers with other bits than the undivided model's; `backbone_bytes`
+    crossed links of which one end is in the cloud. `begun_s` is time zero on the server's clock, `runs` those
+    that its frames belong to.
+    """
+
+    pipeline: str
     strategy: str
     seconds: float
     frames: int
@@ -58,14 +65,15 @@ class Played(msgspec.Struct, frozen=True):
     rerun: int
     inexact: int
     backbone_bytes: int
+    begun_s: float
+    runs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a scenario is played: a server and its `pipeline`, and the testbed if it is the player's own."""
+    """Where a scenario is played: a server and its pipelines, and the testbed if it is the player's own."""
 
     base: str
-    pipeline: str
     token: str | None = None
     bed: Testbed | None = None
     config: Config | None = None
@@ -76,8 +84,9 @@ class Stage:
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         return await client.post(self.base, f"/api/{path}", body, self.token)
 
-    async def view(self) -> dict[str, Any]:
-        return dict(await self.get(f"pipelines/{self.pipeline}"))
+    async def views(self) -> dict[str, dict[str, Any]]:
+        """The pipelines by name."""
+        return {view["id"]: view for view in await self.get("pipelines")}
 
 
 async def compare(
@@ -85,34 +94,33 @@ async def compare(
 ) -> list[Played]:
     """Play it once for each strategy, each time on a new testbed, so that all meet the same conditions."""
     scenario.check([agent.name for agent in config.agents], [pipeline.id for pipeline in config.pipelines])
-    found = []
+    found: list[Played] = []
     for strategy in strategies:
         say(f"{scenario.name} under {strategy}: starting a testbed …")
         async with open_testbed(config, [*overrides, "--strategy", strategy, "--port", "0"]) as bed:
-            stage = Stage(bed.base, bed.pipeline, bed=bed, config=config)
-            found.append(await bed.watched(play(scenario, stage, say)))
+            found += await bed.watched(play(scenario, Stage(bed.base, bed=bed, config=config), say))
     return found
 
 
-async def play(scenario: Scenario, stage: Stage, say: Say, strategy: str | None = None) -> Played:
-    """Play it once, on a run of its own; at the end, conditions are as configured, and rate and strategy as
-    before.
+async def play(scenario: Scenario, stage: Stage, say: Say, strategy: str | None = None) -> list[Played]:
+    """Play it once, on runs of its own; at the end, conditions are as configured, and rates and strategies
+    as before. Returns what became of each pipeline.
 
     Raises `PlayFailed`, `ConfigError` for a scenario that does not fit the testbed, `RequestFailed`.
     """
-    state = await stage.get("state")
-    scenario.check([a["agent"] for a in state["agents"]], [p["id"] for p in state["pipelines"]])
+    agents, before = await stage.get("agents"), await stage.views()
+    scenario.check([a["agent"] for a in agents], list(before))
     if scenario.restarts and stage.bed is None:
         raise ConfigError(
             scenario.where, "start", "only who started the agents can start them", "leave --server out"
         )
-    if (await stage.view())["counting"]:
+    if any(view["counting"] for view in before.values()):
         raise PlayFailed("a run of frames is under way there: end it first (d3bed pause)")
     if strategy is not None:
-        await stage.post(f"pipelines/{stage.pipeline}/strategy", {"strategy": strategy})
-    await _until(lambda: _is_ready(stage, strategy), "a plan in force")
-    before = await stage.view()
-    watch = _Watch(stage.pipeline, say)
+        for name in before:
+            await stage.post(f"pipelines/{name}/strategy", {"strategy": strategy})
+    await _until(lambda: _are_ready(stage, strategy), "a plan in force")
+    watch = _Watch(say)
     following = asyncio.create_task(watch.follow(stage.base))
     try:
         return await _play(scenario, stage, watch, say)
@@ -123,37 +131,44 @@ async def play(scenario: Scenario, stage: Stage, say: Say, strategy: str | None 
         await _tidy_up(stage, before)
 
 
-async def _tidy_up(stage: Stage, before: dict[str, Any]) -> None:
+async def _tidy_up(stage: Stage, before: dict[str, dict[str, Any]]) -> None:
     for condition in await stage.get("conditions"):
         with contextlib.suppress(client.RequestFailed):  # an agent that is gone has none
             await stage.post(*_undoing(condition))
-    after = await stage.view()
-    for key, path in (("rate_per_s", "rate"), ("strategy", "strategy")):
-        if after[key] != before[key]:
-            await stage.post(f"pipelines/{stage.pipeline}/{path}", {key: before[key]})
+    for name, after in (await stage.views()).items():
+        for key, path in (("rate_per_s", "rate"), ("strategy", "strategy")):
+            if after[key] != before[name][key]:
+                await stage.post(f"pipelines/{name}/{path}", {key: before[name][key]})
 
 
-async def _play(scenario: Scenario, stage: Stage, watch: _Watch, say: Say) -> Played:
+async def _play(scenario: Scenario, stage: Stage, watch: _Watch, say: Say) -> list[Played]:
     await _until(lambda: _is_following(watch), "the feed")
-    strategy = str((await stage.view())["strategy"])
-    await stage.post(f"pipelines/{stage.pipeline}/start", {})
-    await _until(lambda: _has_answered(stage), "the first frame")
-    backbone = await _backbone_bytes(stage)
+    strategies = {name: str(view["strategy"]) for name, view in (await stage.views()).items()}
+    first = [name for name in strategies if scenario.begins_with_frames(name)]
+    for name in first:
+        await stage.post(f"pipelines/{name}/start", {})
+    await _until(lambda: _have_answered(stage, first), "the first frame")
     watch.begin()
     begun_s, begun_server_s = time.monotonic(), watch.server_s
     for event in scenario.events:
         await asyncio.sleep(begun_s + event.at_s - time.monotonic())
-        await _perform(event, stage, watch, say)
+        await _perform(event, stage, watch, say, list(strategies))
     await asyncio.sleep(begun_s + scenario.duration_s - time.monotonic())
     seconds = time.monotonic() - begun_s
-    crossed = await _backbone_bytes(stage) - backbone
-    switches = watch.switches
-    await stage.post(f"pipelines/{stage.pipeline}/stop", {})
-    await _until(lambda: _is_over(stage), "the end of the run")
-    return await _judged(stage, watch, strategy, begun_server_s, seconds, switches, crossed)
+    switches = {name: watch.switches(name) for name in strategies}
+    for name in strategies:
+        await stage.post(f"pipelines/{name}/stop", {})
+    await _until(lambda: _are_over(stage), "the end of the run")
+    clouds = {a["agent"] for a in await stage.get("agents") if a["tier"] == "cloud"}
+    return [
+        await _judged(
+            stage, watch.runs[name], name, strategy, begun_server_s, seconds, switches[name], clouds
+        )
+        for name, strategy in strategies.items()
+    ]
 
 
-async def _perform(event: Event, stage: Stage, watch: _Watch, say: Say) -> None:
+async def _perform(event: Event, stage: Stage, watch: _Watch, say: Say, pipelines: Sequence[str]) -> None:
     if isinstance(event, Start):
         assert stage.bed is not None and stage.config is not None
         await _until(lambda: _is_gone(stage, event.agent), f"{event.agent} to be gone")
@@ -162,20 +177,29 @@ async def _perform(event: Event, stage: Stage, watch: _Watch, say: Say) -> None:
         return
     for agent in event.agents:
         await _until(lambda a=agent: _is_there(stage, a), f"{agent} to be back")  # type: ignore[misc]
-    for path, body in event.orders(stage.pipeline):
+    for path, body in event.orders(pipelines):
         by = {} if path.startswith("pipelines/") else {"by": "the scenario"}
         await stage.post(path, body | by)
 
 
 async def _judged(
-    stage: Stage, watch: _Watch, strategy: str, since_s: float, seconds: float, switches: int, crossed: int
+    stage: Stage,
+    runs: Sequence[str],
+    pipeline: str,
+    strategy: str,
+    since_s: float,
+    seconds: float,
+    switches: int,
+    clouds: Collection[str],
 ) -> Played:
-    latencies, rerun, inexact, lost, dropped = Recent(10**7), 0, 0, 0, 0
+    latencies, rerun, inexact, lost, dropped, crossed = Recent(10**7), 0, 0, 0, 0, 0
     total_s, frames = 0.0, 0
-    for run in watch.runs:
-        counts = (await stage.get(f"runs/{run}"))["frames"]
-        lost += counts["lost"]
+    for run in runs:
+        report = await stage.get(f"runs/{run}/report")
+        counts = report["frames"]
+        lost += counts["sent"] - counts["answered"]
         dropped += counts["dropped"]
+        crossed += sum(link["bytes"] for link in report["links"] if {link["from"], link["to"]} & set(clouds))
         series = await _frames(stage, run, counts["answered"])
         columns = (series[name] for name in ("started_s", "latency_s", "attempts", "identical"))
         for started_s, latency_s, attempts, identical in zip(*columns, strict=True):
@@ -185,6 +209,7 @@ async def _judged(
                 rerun += attempts > 1
                 inexact += identical is False
     return Played(
+        pipeline=pipeline,
         strategy=strategy,
         seconds=seconds,
         frames=frames,
@@ -197,22 +222,24 @@ async def _judged(
         rerun=rerun,
         inexact=inexact,
         backbone_bytes=crossed,
+        begun_s=since_s,
+        runs=tuple(runs),
     )
 
 
 @dataclass
 class _Watch:
-    """What the feed tells meanwhile: notes are said, epochs and runs of the pipeline counted."""
+    """What the feed tells meanwhile: notes are said, epochs and runs of each pipeline counted."""
 
-    pipeline: str
     say: Say
-    runs: list[str] = field(default_factory=list)
+    runs: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     #: The server's clock less this process's; None before the first message.
     _ahead_s: float | None = None
-    _epochs: set[int] = field(default_factory=set)
+    _epochs: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     _said: dict[str, float | None] = field(default_factory=dict)
     _begun_s: float | None = None
-    _before: int = 0
+    _several: bool = False
+    _before: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_connected(self) -> bool:
@@ -226,13 +253,13 @@ class _Watch:
     def elapsed_s(self) -> float:
         return self.server_s - self._begun_s if self._begun_s is not None else 0.0
 
-    @property
-    def switches(self) -> int:
+    def switches(self, pipeline: str) -> int:
         """Epochs that became active since `begin`."""
-        return len(self._epochs) - self._before
+        return len(self._epochs[pipeline]) - self._before.get(pipeline, 0)
 
     def begin(self) -> None:
-        self._begun_s, self._before = self.server_s, len(self._epochs)
+        self._begun_s = self.server_s
+        self._before = {pipeline: len(epochs) for pipeline, epochs in self._epochs.items()}
 
     async def follow(self, base: str) -> None:
         async for state, message in follow_messages(base):
@@ -254,16 +281,18 @@ class _Watch:
                 predicted = f"{data['predicted_s'] * 1e3:.0f} ms" if data["predicted_s"] else "nothing"
                 text = f"epoch {data['epoch']} takes {measured_s * 1e3:.0f} ms, {predicted} was predicted"
             self._said[cause] = measured_s
-        self.say(f"{self.elapsed_s:6.1f} s  {text}")
+        of = f"{data['pipeline']}: " if self._several and data.get("pipeline") else ""
+        self.say(f"{self.elapsed_s:6.1f} s  {of}{text}")
 
     def _saw(self, state: State) -> None:
+        self._several = len(state.data.get("pipelines", ())) > 1
         for epoch in state.data.get("epochs", ()):
-            if epoch["pipeline"] == self.pipeline and epoch["activated_at"] is not None:
-                self._epochs.add(epoch["epoch"])
+            if epoch["activated_at"] is not None:
+                self._epochs[epoch["pipeline"]].add(epoch["epoch"])
         for pipeline in state.data.get("pipelines", ()):
-            run = pipeline.get("run")
-            if pipeline["id"] == self.pipeline and pipeline["counting"] and run not in self.runs:
-                self.runs.append(run)
+            run, runs = pipeline.get("run"), self.runs[pipeline["id"]]
+            if pipeline["counting"] and run not in runs:
+                runs.append(run)
 
 
 # ── conditions to wait for ────────────────────────────────────────────────────────────────────────
@@ -280,22 +309,27 @@ async def _until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
         raise PlayFailed(f"waited {_PATIENCE_S:g} s in vain for {what}") from None
 
 
-async def _is_ready(stage: Stage, strategy: str | None) -> bool:
-    view = await stage.view()
-    if view["phase"] == "failed":
-        raise PlayFailed(str(view["phase_text"]))
-    return bool(view["phase"] == "idle" and strategy in (None, view["strategy"]))
+async def _are_ready(stage: Stage, strategy: str | None) -> bool:
+    views = await _sound(stage)
+    return all(v["phase"] == "idle" and strategy in (None, v["strategy"]) for v in views.values())
 
 
-async def _has_answered(stage: Stage) -> bool:
-    view = await stage.view()
-    if view["phase"] == "failed":
-        raise PlayFailed(str(view["phase_text"]))
-    return bool(view["counting"] and view["frames"]["answered"] > 0)
+async def _have_answered(stage: Stage, pipelines: Sequence[str]) -> bool:
+    views = await _sound(stage)
+    return all(views[p]["counting"] and views[p]["frames"]["answered"] > 0 for p in pipelines)
 
 
-async def _is_over(stage: Stage) -> bool:
-    return not (await stage.view())["counting"]
+async def _are_over(stage: Stage) -> bool:
+    return not any(view["counting"] for view in (await stage.views()).values())
+
+
+async def _sound(stage: Stage) -> dict[str, dict[str, Any]]:
+    """The pipelines by name. Raises `PlayFailed` if one has failed."""
+    views = await stage.views()
+    for view in views.values():
+        if view["phase"] == "failed":
+            raise PlayFailed(str(view["phase_text"]))
+    return views
 
 
 async def _is_there(stage: Stage, agent: str) -> bool:
@@ -318,12 +352,6 @@ async def _frames(stage: Stage, run: str, answered: int) -> dict[str, Any]:
         if len(series["frame"]) >= answered or time.monotonic() > deadline_s:
             return series
         await asyncio.sleep(_POLL_S)
-
-
-async def _backbone_bytes(stage: Stage) -> int:
-    state = await stage.get("state")
-    cloud = {a["agent"] for a in state["agents"] if a["tier"] == "cloud"}
-    return sum(link["bytes"] for link in state["links"] if {link["from"], link["to"]} & cloud)
 
 
 def _undoing(condition: dict[str, Any]) -> tuple[str, dict[str, Any]]:

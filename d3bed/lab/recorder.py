@@ -9,7 +9,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from d3bed.lab.scenario import Event, Kill, Link, Load, Model, Rate, Reset, Scenario, Speed, Start, Strategy
+from d3bed.lab.scenario import (
+    Event,
+    Kill,
+    Link,
+    Load,
+    Model,
+    Pause,
+    Rate,
+    Reset,
+    Resume,
+    Scenario,
+    Speed,
+    Start,
+    Strategy,
+)
 
 __all__ = ["Recorder"]
 
@@ -119,11 +133,15 @@ class Recorder:
             self.events.append(Strategy(at_s=self._at_s, strategy=new["strategy"], pipeline=name))
         if new["rate_per_s"] != old["rate_per_s"]:
             self.events.append(Rate(at_s=self._at_s, rate_per_s=new["rate_per_s"], pipeline=name))
+        if new["counting"] != old["counting"]:
+            kind = Resume if new["counting"] else Pause
+            self.events.append(kind(at_s=self._at_s, pipeline=name))
 
 
 def _wish(changed: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """What users ask of a pipeline, from its view, or from what changed of it."""
-    return {key: changed.get(key, before.get(key)) for key in ("strategy", "model", "rate_per_s")}
+    keys = ("strategy", "model", "rate_per_s", "counting")
+    return {key: changed.get(key, before.get(key)) for key in keys}
 
 
 def _is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:

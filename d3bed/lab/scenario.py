@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -66,8 +66,8 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         """Those that must be connected for it."""
         return tuple(str(getattr(self, name)) for name in self.NAMES)
 
-    def orders(self, pipeline: str) -> list[Order]:
-        """What is asked of the server; `pipeline` is meant where the event names none."""
+    def orders(self, pipelines: Sequence[str]) -> list[Order]:
+        """What is asked of the server; all `pipelines` are meant where the event names none."""
         raise NotImplementedError
 
     def _body(self, *left_out: str) -> dict[str, Any]:
@@ -93,14 +93,14 @@ class Link(_OfLink, frozen=True, rename={"source": "from", "target": "to"}):
     loss_percent: Annotated[float, msgspec.Meta(ge=0, le=50)] | None = None
     for_s: _Lasting | None = None
 
-    def orders(self, pipeline: str) -> list[Order]:
+    def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return self._of_both("links")
 
 
 class Reset(_OfLink, frozen=True, rename={"source": "from", "target": "to"}):
     """The link is as configured again."""
 
-    def orders(self, pipeline: str) -> list[Order]:
+    def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return self._of_both("links/reset")
 
 
@@ -115,7 +115,7 @@ class Load(_OfAgent, frozen=True):
     processes: Annotated[int, msgspec.Meta(ge=0, le=64)]
     for_s: _Lasting | None = None
 
-    def orders(self, pipeline: str) -> list[Order]:
+    def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return [(f"agents/{self.agent}/load", self._body("agent"))]
 
 
@@ -125,21 +125,21 @@ class Speed(_OfAgent, frozen=True):
     speed: Annotated[float, msgspec.Meta(ge=0.001, le=1)] | None = None
     for_s: _Lasting | None = None
 
-    def orders(self, pipeline: str) -> list[Order]:
+    def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return [(f"agents/{self.agent}/speed", {"speed": self.speed} | self._body("agent"))]
 
 
 class Kill(_OfAgent, frozen=True):
     """Its process ends without a goodbye."""
 
-    def orders(self, pipeline: str) -> list[Order]:
+    def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return [(f"agents/{self.agent}/kill", {})]
 
 
 class Stop(_OfAgent, frozen=True):
     """Its process ends in an orderly way."""
 
-    def orders(self, pipeline: str) -> list[Order]:
+    def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return [(f"agents/{self.agent}/stop", {})]
 
 
@@ -150,41 +150,62 @@ class Start(_OfAgent, frozen=True):
     def agents(self) -> tuple[str, ...]:
         return ()
 
-    def orders(self, pipeline: str) -> list[Order]:
+    def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return []
 
 
-class Strategy(Event, frozen=True):
-    strategy: _Name
-    tiling: _Name | None = None
+class _OfPipeline(Event, frozen=True):
+    """Of one pipeline, or of all."""
+
     pipeline: _Name | None = None
 
-    def orders(self, pipeline: str) -> list[Order]:
-        return [(f"pipelines/{self.pipeline or pipeline}/strategy", self._body("pipeline"))]
+    def _of_each(self, what: str, body: dict[str, Any], pipelines: Sequence[str]) -> list[Order]:
+        named = [self.pipeline] if self.pipeline is not None else pipelines
+        return [(f"pipelines/{name}/{what}", body) for name in named]
 
 
-class Rate(Event, frozen=True):
+class Strategy(_OfPipeline, frozen=True, kw_only=True):
+    strategy: _Name
+    tiling: _Name | None = None
+
+    def orders(self, pipelines: Sequence[str]) -> list[Order]:
+        return self._of_each("strategy", self._body("pipeline"), pipelines)
+
+
+class Rate(_OfPipeline, frozen=True):
     """Frames a second from now on: 0 pauses, none given is one after the other."""
 
     rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1000)] | None = None
-    pipeline: _Name | None = None
 
-    def orders(self, pipeline: str) -> list[Order]:
-        return [(f"pipelines/{self.pipeline or pipeline}/rate", {"rate_per_s": self.rate_per_s})]
+    def orders(self, pipelines: Sequence[str]) -> list[Order]:
+        return self._of_each("rate", {"rate_per_s": self.rate_per_s}, pipelines)
 
 
-class Model(Event, frozen=True):
+class Model(_OfPipeline, frozen=True, kw_only=True):
     model: _Name
     weights: _Name = "random:0"
-    pipeline: _Name | None = None
 
-    def orders(self, pipeline: str) -> list[Order]:
-        return [(f"pipelines/{self.pipeline or pipeline}/model", self._body("pipeline"))]
+    def orders(self, pipelines: Sequence[str]) -> list[Order]:
+        return self._of_each("model", self._body("pipeline"), pipelines)
+
+
+class Pause(_OfPipeline, frozen=True):
+    """Its run of frames ends: no new ones come."""
+
+    def orders(self, pipelines: Sequence[str]) -> list[Order]:
+        return self._of_each("stop", {}, pipelines)
+
+
+class Resume(_OfPipeline, frozen=True):
+    """A run of frames begins. A pipeline of which this is the first that is told has none before."""
+
+    def orders(self, pipelines: Sequence[str]) -> list[Order]:
+        return self._of_each("start", {}, pipelines)
 
 
 ACTIONS: dict[str, type[Event]] = {
     kind.__name__.lower(): kind
-    for kind in (Link, Reset, Load, Speed, Kill, Stop, Start, Rate, Strategy, Model)
+    for kind in (Link, Reset, Load, Speed, Kill, Stop, Start, Rate, Strategy, Model, Pause, Resume)
 }
 
 
@@ -221,9 +242,15 @@ class Scenario(msgspec.Struct, frozen=True):
         """Whether it has agents started, which only who started the testbed can do."""
         return any(isinstance(event, Start) for event in self.events)
 
+    def begins_with_frames(self, pipeline: str) -> bool:
+        """Whether its frames flow at time zero: not where the first of pausing and resuming is to resume."""
+        told = (e for e in self.events if isinstance(e, Pause | Resume) and e.pipeline in (None, pipeline))
+        return not isinstance(next(told, None), Resume)
+
     def check(self, agents: Collection[str], pipelines: Collection[str]) -> None:
         """Raise `ConfigError` for what is not there, or is not there at that time."""
         gone: dict[str, float] = {}
+        flows = {name: self.begins_with_frames(name) for name in pipelines}
         for event, place in zip(self.events, self.places, strict=True):
             for key in event.NAMES:
                 name = getattr(event, key)
@@ -245,6 +272,14 @@ class Scenario(msgspec.Struct, frozen=True):
                     if agent not in gone:
                         raise ConfigError(self.where, place, f"{agent} is running", "kill or stop it before")
                     del gone[agent]
+                case Pause(pipeline=named) | Resume(pipeline=named):
+                    resumed = isinstance(event, Resume)
+                    for name in pipelines if named is None else [named]:
+                        if flows[name] is resumed:
+                            problem = f"frames of {name} {'flow already' if resumed else 'do not flow'}"
+                            remedy = f"have it {'paused' if resumed else 'resumed'} before"
+                            raise ConfigError(self.where, place, problem, remedy)
+                        flows[name] = resumed
 
     def to_toml(self) -> str:
         """The file; `read_scenario` inverts it."""

@@ -107,13 +107,11 @@ async def _on_own_testbed(
 
 
 async def _on_server(found: Any, server: str, token: str | None, wanted: list[str], say: Any) -> list[Played]:
-    from d3bed.lab import client
     from d3bed.lab.player import Stage, play
 
-    pipelines = await client.get(server, "/api/pipelines", token)
-    stage = Stage(server.rstrip("/"), pipelines[0]["id"], token)
+    stage = Stage(server.rstrip("/"), token)
     names: list[str | None] = [*wanted] or [None]
-    return [await play(found, stage, say, name) for name in names]
+    return [row for name in names for row in await play(found, stage, say, name)]
 
 
 @scenario.command("record")
@@ -167,12 +165,18 @@ def _table(name: str, played: list[Played]) -> Table:
     from rich.table import Table
 
     columns = "strategy frames mean median p95 switches lost dropped re-run inexact cloud-MB".split()
-    table = Table(title=f"{name} (latencies in ms)", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    several = len({row.pipeline for row in played}) > 1
+    if several:
+        columns.insert(0, "pipeline")
+    table = Table(title=f"{name} (latencies in ms)", box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="left" if column == "strategy" else "right", no_wrap=True)
+        table.add_column(
+            column, justify="left" if column in ("pipeline", "strategy") else "right", no_wrap=True
+        )
     for row in played:
         times = ("–" if s is None else f"{s * 1e3:.0f}" for s in (row.mean_s, row.median_s, row.p95_s))
         counts = (row.switches, row.lost, row.dropped, row.rerun, row.inexact)
         crossed = f"{row.backbone_bytes / 1e6:.1f}"
-        table.add_row(row.strategy, str(row.frames), *times, *map(str, counts), crossed)
+        named = [row.pipeline, row.strategy] if several else [row.strategy]
+        table.add_row(*named, str(row.frames), *times, *map(str, counts), crossed)
     return table

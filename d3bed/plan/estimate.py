@@ -16,6 +16,10 @@ Links. Transfers tell the rate if most of the last ones took `TELLING_S` (then t
 and timers do not count; picking single long ones would pick the hiccups of a fast link). Enough of them
 since the last probe replace its rate, never its latency, as a transfer's time excludes that. Those of less
 than `LARGE_BYTES` count only where larger ones do not tell or cross no more.
+
+A link that carries nothing is looked at now and then, or nobody would see it recover. A look is a single
+short sample, which a busy end makes slow, and a receiver that was held up fast: one that tells something else
+than what was known is doubted, and the median of both and of a second look counts.
 """
 
 from __future__ import annotations
@@ -55,8 +59,13 @@ DIFFERS, DIFFERS_SPREADS = 0.10, 3.0
 LARGE_BYTES, SMALL_BYTES = 100_000, 6_000
 #: So many transfers tell a link's rate, if their median time is at least this.
 LEAST_TRANSFERS, TELLING_S = 5, 0.010
-#: A link that carried nothing for `IDLE_S` may be probed, once what is known is older than `PROBE_AFTER_S`.
-IDLE_S, PROBE_AFTER_S = 2.0, 60.0
+#: A link that carried nothing for `IDLE_S` may be probed. It is worth a look once what is known is older than
+#: `LOOK_AFTER_S`, and a thorough measurement after `PROBE_AFTER_S`.
+IDLE_S, LOOK_AFTER_S, PROBE_AFTER_S = 1.0, 2.0, 60.0
+#: Looks take at most this share of a link's time. One takes so many round trips, and at least so many bytes.
+LOOK_SHARE, LOOK_ROUND_TRIPS, LOOK_BYTES = 0.025, 4, 16 * 1024
+#: A look that is off what was known by more than this is doubted; so is another latency, beyond `SAME_S`.
+SAME, SAME_S = 1.15, 0.003
 
 
 class _Window:
@@ -247,11 +256,19 @@ class LinkEstimator:
 
     def __init__(self) -> None:
         self._probe: tuple[float, LinkRate] | None = None
+        self._doubtful: LinkRate | None = None
         self._large, self._small = _Transfers(), _Transfers()
         self._used_s: float | None = None
 
-    def probed(self, rate: LinkRate, now: float) -> None:
-        """The idle link was measured: older transfers count no more."""
+    def probed(self, rate: LinkRate, now: float, *, quick: bool = False) -> None:
+        """The idle link was measured, or given a `quick` look: older transfers count no more."""
+        known = self.estimate(now) if quick else None
+        doubted, self._doubtful = self._doubtful, None
+        if known is not None and not _is_same(rate, known.rate):
+            if doubted is None:
+                self._doubtful, rate = rate, known.rate
+            else:
+                rate = _median(known.rate, doubted, rate)
         self._probe = (now, rate)
         self._large, self._small = _Transfers(), _Transfers()
 
@@ -275,6 +292,11 @@ class LinkEstimator:
         at_s, rate = self._probe
         return LinkEstimate(rate.bytes_per_s, rate.latency_s, None, now - at_s, "probe")
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the last look told something else than what was known, and another one is wanted."""
+        return self._doubtful is not None and self._told() is None
+
     def _told(self) -> _Window | None:
         """Rates of the large transfers; of small ones where large ones do not tell, or cross no more."""
         large, small = self._large.bytes_per_s, self._small.bytes_per_s
@@ -283,7 +305,30 @@ class LinkEstimator:
         return large if self._large.tell else None
 
     def probe_due(self, now: float) -> bool:
-        """Whether a probe would disturb nobody and tell something new."""
+        """Whether a thorough probe would disturb nobody and tell something new."""
         known = self.estimate(now)
-        idle = self._used_s is None or now - self._used_s >= IDLE_S
-        return idle and (known is None or known.age_s >= PROBE_AFTER_S)
+        return self._is_idle(now) and (known is None or known.age_s >= PROBE_AFTER_S)
+
+    def look_due(self, now: float) -> bool:
+        """Whether a quick look would: more often, as long as that takes little of the link's time."""
+        known = self.estimate(now)
+        if not self._is_idle(now) or known is None or self.is_doubtful:
+            return self._is_idle(now)
+        look_s = LOOK_BYTES / known.bytes_per_s + LOOK_ROUND_TRIPS * 2 * known.latency_s
+        return known.age_s >= max(LOOK_AFTER_S, look_s / LOOK_SHARE)
+
+    def _is_idle(self, now: float) -> bool:
+        return self._used_s is None or now - self._used_s >= IDLE_S
+
+
+def _is_same(one: LinkRate, other: LinkRate) -> bool:
+    low, high = sorted((one.bytes_per_s, other.bytes_per_s))
+    delay_s = abs(one.latency_s - other.latency_s)
+    return high <= SAME * low and delay_s <= max(SAME_S, (SAME - 1) * other.latency_s)
+
+
+def _median(*rates: LinkRate) -> LinkRate:
+    return LinkRate(
+        statistics.median(rate.bytes_per_s for rate in rates),
+        statistics.median(rate.latency_s for rate in rates),
+    )

@@ -321,7 +321,8 @@ class Coordinator:
                 link = world.links.setdefault((agent, peer), LinkRecord())
                 link.probed(message, world.now)
                 world.publish("link", link.view(agent, peer, world.now))
-                self._measurement("link", f"{agent}→{peer}", message)
+                if not message.quick:
+                    self._measurement("link", f"{agent}→{peer}", message)
             case LinkFailed(peer, problem):
                 record.due.pop(("link", peer), None)
                 link = world.links.setdefault((agent, peer), LinkRecord())

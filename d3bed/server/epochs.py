@@ -31,6 +31,8 @@ class Wish(msgspec.Struct, frozen=True):
 
     `forced`: even an equal plan becomes a new epoch. `reconsider`: the present plan may go on, conditions
     have changed; it goes on unless the new one is enough better. `seen` is what changed.
+    Links that the new one is about to use must have been heard of `since_s`; those in `verify` are looked at
+    for that.
     """
 
     cause: str
@@ -41,6 +43,8 @@ class Wish(msgspec.Struct, frozen=True):
     forced: bool = False
     reconsider: bool = False
     seen: tuple[Change, ...] = ()
+    since_s: float = 0.0
+    verify: tuple[tuple[AgentId, AgentId], ...] = ()
 
     @property
     def subjects(self) -> tuple[str, ...]:

@@ -7,13 +7,19 @@ not know what is wanted, or what the plan will be.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from d3bed.core.ids import AgentId, Tier
 from d3bed.core.messages import ModelSpec, Peer
+from d3bed.plan import Choice
 from d3bed.server.settings import PipelineSettings
 from d3bed.server.views import Phase
 from d3bed.server.world import LinkRecord, World
 
 __all__ = ["Groundwork", "Stage"]
+
+#: A link that a frame keeps busy for less than this share of its latency hardly matters.
+_MATTERS = 0.02
 
 #: What a pipeline is at, and of whom or what it waits.
 Stage = tuple[Phase, str]
@@ -71,7 +77,31 @@ class Groundwork:
         for agent in members:
             peers = [p for p in self._peers(agent, members) if self._is_out_of_sight(agent, p.agent)]
             if peers:
-                self._world.order_links(agent, tuple(peers))
+                self._world.order_links(agent, tuple(peers), quick=True)
+
+    def unheard(self, choice: Choice, since_s: float) -> tuple[tuple[AgentId, AgentId], ...]:
+        """Links that matter to a plan, and that nobody has heard of since then: what happened to one link may
+        have happened to the next one, too."""
+        now, least_s = self._world.now, _MATTERS * choice.latency_s
+        return tuple(
+            ends
+            for ends, link in self._world.links.items()
+            if choice.busy_s.get("→".join(ends), 0.0) >= least_s and not link.is_known_since(since_s, now)
+        )
+
+    def verify(
+        self, links: Iterable[tuple[AgentId, AgentId]], members: dict[AgentId, Tier], since_s: float
+    ) -> Stage | None:
+        """Those of these links that nobody has heard of since then are looked at."""
+        waiting = []
+        for source, target in links:
+            link = self._world.links.get((source, target))
+            if link is None or link.is_known_since(since_s, self._world.now) or target not in members:
+                continue
+            peer = self.peer(source, members[source], target, members[target])
+            self._world.order_links(source, (peer,), quick=True)
+            waiting.append(f"{source}→{target}")
+        return ("measuring", f"{', '.join(waiting)} looked at before it is used") if waiting else None
 
     def _is_out_of_sight(self, source: AgentId, target: AgentId) -> bool:
         link = self._world.links.get((source, target))

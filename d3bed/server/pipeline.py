@@ -39,6 +39,8 @@ __all__ = ["PREPARE_S", "Pipeline"]
 
 #: How long agents may take to prepare an epoch.
 PREPARE_S = 120.0
+#: What is known of a link that a plan is to move to must not be older when conditions change.
+FRESH_S = 1.0
 
 
 class Pipeline:
@@ -194,6 +196,7 @@ class Pipeline:
             return
         stage = stage or self._ground.profile(self.wish.model, members)
         stage = stage or self._ground.measure(members, busy=self.stream.is_running)
+        stage = stage or self._ground.verify(self.wish.verify, members, self.wish.since_s)
         if stage is not None:
             self._stage = stage
         else:
@@ -265,6 +268,9 @@ class Pipeline:
             verdict = judge(choice.kept_s, choice.latency_s)
             if not verdict.move:
                 self._keep(active, wish, choice, verdict.reason)
+                return
+            if unheard := self._ground.unheard(choice, wish.since_s):
+                self.wish = msgspec.structs.replace(wish, verify=unheard)
                 return
         epoch = self._proposed(wish, choice, connections)
         self._line.propose(epoch)
@@ -376,8 +382,12 @@ class Pipeline:
                 self.world.send(agent, Retire(self.settings.id, number))
 
     def link_lost(self, agent: AgentId, number: Epoch, peer: AgentId, problem: str) -> None:
-        """Measure the link again; where that fails the planner does without it."""
+        """Measure the link again; where that fails the planner does without it. An older epoch's last frames
+        are abandoned: they need not wait."""
         epoch = self.epochs.get(number)
+        if epoch is not None and number in self.draining and epoch.needs(agent, peer):
+            self._line.abandon(epoch)
+            return
         if self.active is None or epoch not in self.active.group or epoch.broken:
             return
         self._line.lose(agent, peer)
@@ -501,6 +511,8 @@ class Pipeline:
                 forced=False,
                 reconsider=True,
                 seen=tuple(found),
+                since_s=self.world.now - FRESH_S,
+                verify=(),
             )
             return
         self._ground.measure_out_of_sight(members)

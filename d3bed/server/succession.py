@@ -95,9 +95,14 @@ class Succession:
         """Frames of epochs that need these agents, or the link between them, cannot be finished there. The
         device is told at once: it can run them alone sooner than another epoch is ready."""
         for epoch in (*(self.active.group if self.active else ()), *self.draining.values()):
-            if epoch.needs(*agents) and not epoch.broken:
-                epoch.broken = True
-                self._world.send(self._device, Abandon(self._pipeline, epoch.number))
+            if epoch.needs(*agents):
+                self.abandon(epoch)
+
+    def abandon(self, epoch: PlannedEpoch) -> None:
+        """Its frames cannot be finished: the device need not wait for their answers."""
+        if not epoch.broken:
+            epoch.broken = True
+            self._world.send(self._device, Abandon(self._pipeline, epoch.number))
 
     def record_again(self) -> None:
         """What was stored of the epochs is gone."""

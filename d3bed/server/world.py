@@ -37,7 +37,7 @@ from d3bed.server.views import AgentView, LinkView, NoteView, SceneView
 __all__ = ["AgentRecord", "LinkRecord", "World"]
 
 #: How long an order may take before it counts as failed.
-LOAD_S, PROFILE_S, LINK_S = 300.0, 600.0, 60.0
+LOAD_S, PROFILE_S, LINK_S, QUICK_LINK_S = 300.0, 600.0, 60.0, 5.0
 NOTES_KEPT = 200
 #: A link that could not be measured is tried again after so long.
 RETRY_LINK_S = 5.0
@@ -176,15 +176,23 @@ class LinkRecord:
         return self.measured is not None or self.problem is not None
 
     def is_out_of_sight(self, now: float) -> bool:
-        """Nothing has crossed it, and nobody has measured it, for long."""
+        """Nothing has crossed it, and nobody has measured it, for a while."""
         if self.measured is None:
             return self.problem is None or now >= self.retry_s
-        return self.estimator.probe_due(now)
+        return self.estimator.look_due(now)
+
+    def is_known_since(self, since_s: float, now: float) -> bool:
+        """Whether what is known of it is from then or later; that it cannot be used is known as well."""
+        known = self.estimator.estimate(now)
+        if known is None or self.problem is not None:
+            return self.problem is not None
+        return now - known.age_s >= since_s and not self.estimator.is_doubtful
 
     def probed(self, measured: LinkMeasured, now: float) -> None:
         self.measured, self.problem = measured, None
         self.traffic.target_bytes_per_s = measured.target_bytes_per_s
-        self.estimator.probed(LinkRate(measured.bytes_per_s, measured.latency_s), now)
+        rate = LinkRate(measured.bytes_per_s, measured.latency_s)
+        self.estimator.probed(rate, now, quick=measured.quick)
 
     def failed(self, problem: str, now: float) -> None:
         self.measured, self.problem, self.estimator = None, problem, LinkEstimator()
@@ -319,13 +327,14 @@ class World:
             self._order(agent, ("profile", model), PROFILE_S, ProfileModel(model, fresh))
         return not busy
 
-    def order_links(self, agent: AgentId, peers: tuple[Peer, ...]) -> None:
+    def order_links(self, agent: AgentId, peers: tuple[Peer, ...], *, quick: bool = False) -> None:
         """Waits (does nothing) while any agent profiles or measures links."""
         if any(other.has_open("link", "profile") for other in self.agents.values()):
             return
         for peer in peers:
-            self.agents[agent].due["link", peer.agent] = self.now + LINK_S * len(peers)
-        self.send(agent, MeasureLinks(peers))
+            limit_s = QUICK_LINK_S if quick else LINK_S
+            self.agents[agent].due["link", peer.agent] = self.now + limit_s * len(peers)
+        self.send(agent, MeasureLinks(peers, quick))
 
     def _order(self, agent: AgentId, order: Order, limit_s: float, message: ToAgent) -> None:
         due = self.agents[agent].due

@@ -10,7 +10,8 @@ import pytest
 
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
 from d3bed.core.ids import AgentId, CauseId, Epoch, PipelineId, Tier
-from d3bed.lab.hindsight import LAG_S, hindsight
+from d3bed.core.plan import Plan
+from d3bed.lab.hindsight import LAG_S, hindsight, planned, static_s
 from d3bed.server.circumstances import Circumstances, Ground
 from d3bed.server.history import RunHistory
 from d3bed.server.views import (
@@ -137,3 +138,22 @@ def test_many_circumstances_are_thinned_out(make: Make) -> None:
     began_s = time.monotonic()
     assert 50 <= len(hindsight(make(many, epoch(1, -1.0, AWAY))).judged) <= 200
     assert time.monotonic() - began_s < 20
+
+
+def test_what_is_known_to_have_held_counts_from_then_on_and_frames_count_as_they_come(make: Make) -> None:
+    """5 s at 50 ms and 5 s at 200 ms are 100 and 25 frames: 80 ms on average."""
+    history = make([], epoch(1, 0, AWAY))
+    found = hindsight(history, [seen(0, FAST), seen(5, SLOW)])
+    assert [(j.start_s, j.end_s) for j in found.judged] == [(0, 5), (5, 10)]
+    assert found.best_s == pytest.approx(10 / (5 / found.judged[0].best_s + 5 / 0.2))
+    assert found.regret is not None and found.regret > 1
+
+
+def test_one_plan_all_the_time_takes_what_its_frames_take(make: Make) -> None:
+    held = [seen(0, FAST), seen(5, FAST, factor=3.0)]
+    alone = Plan.parse(ALONE)
+    assert static_s(GROUND, held, 1010.0, alone, {Tier.DEVICE: DEVICE}) == pytest.approx(
+        10 / (5 / 0.2 + 5 / 0.6)
+    )
+    assert static_s(GROUND, held, 1010.0, alone, {}) is None, "nobody to run it"
+    assert planned(GROUND, held[1], "device").latency_s == pytest.approx(0.6)

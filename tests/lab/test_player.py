@@ -34,6 +34,18 @@ edges = ["edge-1"]
 strategy = "edge"
 network = "wifi"
 """
+SECOND = """
+[[agents]]
+name = "pi-2"
+tier = "device"
+speed = 0.3
+
+[pipelines.door]
+device = "pi-2"
+edges = ["edge-1"]
+strategy = "edge"
+network = "wifi"
+"""
 SCENARIO = """
 format = "d3bed.scenario/1"
 description = "all kinds of events"
@@ -66,6 +78,12 @@ rate_per_s = 4
 at_s = 2
 action = "strategy"
 strategy = "device"
+pipeline = "main"
+
+[[events]]
+at_s = 2.5
+action = "resume"
+pipeline = "door"
 
 [[events]]
 at_s = 3
@@ -82,6 +100,11 @@ at_s = 5
 action = "speed"
 agent = "edge-1"
 speed = 0.5
+
+[[events]]
+at_s = 7
+action = "pause"
+pipeline = "door"
 """
 
 
@@ -95,8 +118,8 @@ async def d3bed(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
     )
 
 
-async def test_a_short_scenario_is_played_and_no_frame_is_lost(tmp_path: Path) -> None:
-    (tmp_path / "two.toml").write_text(CONFIG)
+async def test_a_short_scenario_of_two_pipelines_is_played_and_no_frame_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(CONFIG + SECOND)
     (tmp_path / "mine.toml").write_text(SCENARIO)
     options = ("--strategies", "edge,hpa", "--json")
     player = await d3bed(tmp_path, "scenario", "play", "mine.toml", *options)
@@ -109,12 +132,13 @@ async def test_a_short_scenario_is_played_and_no_frame_is_lost(tmp_path: Path) -
     assert player.returncode == 0, text
     answer = json.loads(output)
     assert (answer["format"], answer["scenario"]) == ("d3bed.played/1", "mine")
-    assert [row["strategy"] for row in answer["played"]] == ["edge", "hpa"]
+    rows = [(row["pipeline"], row["strategy"]) for row in answer["played"]]
+    assert rows == [("main", "edge"), ("door", "edge"), ("main", "hpa"), ("door", "hpa")]
     for row in answer["played"]:
         assert (row["lost"], row["inexact"], row["backbone_bytes"]) == (0, 0, 0)
         assert row["frames"] > 5 and 0 < row["median_s"] <= row["p95_s"]
     assert answer["played"][0]["switches"] >= 1
-    assert "strategy device chosen → epoch 2" in text
+    assert "main: strategy device chosen → epoch 3" in text
     assert "pi-1→edge-1: 20 Mbit/s, 1 % loss, by the scenario for 1 s" in text
     assert text.count("edge-1 is started again") == 2
     assert text.count("edge-1: speed 0.5, by the scenario") == 2

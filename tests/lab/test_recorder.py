@@ -6,11 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from d3bed.lab.recorder import Recorder
-from d3bed.lab.scenario import Kill, Link, Load, Model, Rate, Reset, Speed, Start, Strategy, read_scenario
+from d3bed.lab.scenario import (
+    Kill,
+    Link,
+    Load,
+    Model,
+    Pause,
+    Rate,
+    Reset,
+    Resume,
+    Speed,
+    Start,
+    Strategy,
+    read_scenario,
+)
 
 STATE: dict[str, Any] = {
     "agents": [{"agent": "pi-1", "state": "connected"}, {"agent": "edge-1", "state": "connected"}],
-    "pipelines": [{"id": "main", "strategy": "optimal", "model": "alexnet", "rate_per_s": None}],
+    "pipelines": [
+        {"id": "main", "strategy": "optimal", "model": "alexnet", "rate_per_s": None, "counting": True}
+    ],
     "conditions": [],
 }
 
@@ -73,6 +88,8 @@ def test_agents_that_leave_and_return_and_other_wishes_are_recorded() -> None:
     feed.say("pipeline", 4, {"id": "main", "strategy": "edge"})
     feed.say("pipeline", 5, {"id": "main", "model": "resnet18", "phase": "loading"})
     feed.say("pipeline", 6, {"id": "main", "phase": "running"})
+    feed.say("pipeline", 6.2, {"id": "main", "phase": "idle", "counting": False})
+    feed.say("pipeline", 6.6, {"id": "main", "phase": "running", "counting": True})
     feed.say("pipeline", 7, {"id": "main", "rate_per_s": 15.0})
     feed.say("pipeline", 8, {"id": "main", "rate_per_s": None})
     assert feed.recorder.events == [
@@ -81,6 +98,8 @@ def test_agents_that_leave_and_return_and_other_wishes_are_recorded() -> None:
         Start(at_s=3, agent="edge-1"),
         Strategy(at_s=4, strategy="edge", pipeline="main"),
         Model(at_s=5, model="resnet18", pipeline="main"),
+        Pause(at_s=6.2, pipeline="main"),
+        Resume(at_s=6.6, pipeline="main"),
         Rate(at_s=7, rate_per_s=15, pipeline="main"),
         Rate(at_s=8, pipeline="main"),
     ]

@@ -14,6 +14,9 @@ from d3bed.lab.scenario import (
     Kill,
     Link,
     Load,
+    Pause,
+    Rate,
+    Resume,
     Scenario,
     Speed,
     Start,
@@ -45,11 +48,11 @@ def test_events_are_read_in_the_order_of_their_times(tmp_path: Path) -> None:
         Load(at_s=5, agent="edge-1", processes=2, for_s=3),
     )
     found.check(AGENTS, PIPELINES)
-    assert found.events[0].orders("main") == [
+    assert found.events[0].orders(["main"]) == [
         ("links", {"from": "pi-1", "to": "edge-1", "mbit_per_s": 8.0}),
         ("links", {"from": "edge-1", "to": "pi-1", "mbit_per_s": 8.0}),
     ]
-    assert found.events[1].orders("main") == [("agents/edge-1/load", {"processes": 2, "for_s": 3.0})]
+    assert found.events[1].orders(["main"]) == [("agents/edge-1/load", {"processes": 2, "for_s": 3.0})]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,14 @@ def test_a_wrong_head_is_named(tmp_path: Path, head: str, says: str) -> None:
             r"line 10: events\[1\]: edge-1 has left at 1 s — have it started before",
         ),
         (('at_s = 1\naction = "start"\nagent = "edge-1"',), r"events\[0\]: edge-1 is running"),
+        (
+            ('at_s = 1\naction = "pause"', 'at_s = 2\naction = "pause"\npipeline = "main"'),
+            r"events\[1\]: frames of main do not flow — have it resumed before",
+        ),
+        (
+            ('at_s = 1\naction = "resume"', 'at_s = 2\naction = "resume"'),
+            r"events\[1\]: frames of main flow already",
+        ),
     ],
 )
 def test_what_does_not_fit_the_testbed_is_named(tmp_path: Path, events: tuple[str, ...], says: str) -> None:
@@ -125,7 +136,19 @@ def test_what_does_not_fit_the_testbed_is_named(tmp_path: Path, events: tuple[st
 def test_an_agent_may_be_loaded_again_once_it_was_started_again() -> None:
     events = (Kill(at_s=1, agent="edge-1"), Start(at_s=2, agent="edge-1"), Speed(at_s=3, agent="edge-1"))
     Scenario("x", "x.toml", "x", 10, events, ("a", "b", "c")).check(AGENTS, PIPELINES)
-    assert events[2].orders("main") == [("agents/edge-1/speed", {"speed": None})]
+    assert events[2].orders(["main"]) == [("agents/edge-1/speed", {"speed": None})]
+
+
+def test_an_event_is_of_one_pipeline_or_of_all_and_one_that_is_resumed_first_has_no_frames_before() -> None:
+    events = (Rate(at_s=1, rate_per_s=5), Resume(at_s=2, pipeline="door"), Pause(at_s=3))
+    found = Scenario("x", "x.toml", "x", 10, events, ("a", "b", "c"))
+    found.check(AGENTS, ("yard", "door"))
+    assert [found.begins_with_frames(name) for name in ("yard", "door")] == [True, False]
+    assert events[0].orders(["yard", "door"]) == [
+        ("pipelines/yard/rate", {"rate_per_s": 5.0}),
+        ("pipelines/door/rate", {"rate_per_s": 5.0}),
+    ]
+    assert events[1].orders(["yard", "door"]) == [("pipelines/door/start", {})]
 
 
 def test_a_written_scenario_reads_as_it_was(tmp_path: Path) -> None:
@@ -160,3 +183,4 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 
 def test_every_action_of_the_reference_is_known() -> None:
     assert set(ACTIONS) >= {"link", "reset", "load", "speed", "kill", "stop", "start", "strategy", "model"}
+    assert set(ACTIONS) >= {"rate", "pause", "resume"}

@@ -16,6 +16,7 @@ from d3bed.plan.estimate import (
     IDLE_S,
     LARGE_BYTES,
     LEAST_TRANSFERS,
+    LOOK_AFTER_S,
     PROBE_AFTER_S,
     WINDOW,
     LinkEstimator,
@@ -338,6 +339,40 @@ def test_a_new_probe_makes_older_transfers_count_no_more() -> None:
     link.probed(PROBED, now + 1)
     seen = link.estimate(now + 1)
     assert seen is not None and seen.rate == PROBED
+
+
+@pytest.mark.parametrize("rate", [PROBED, LinkRate(1e5, 0.004), LinkRate(1e6, 0.040)])
+def test_a_quick_look_that_tells_something_new_is_believed_once_another_one_agrees(rate: LinkRate) -> None:
+    link = LinkEstimator()
+    link.probed(LinkRate(1e6, 0.004), 0.0)
+    now = transfers(link, [1e6] * 9)
+    link.probed(rate, now + 3, quick=True)
+    seen = link.estimate(now + 3)
+    assert seen is not None and seen.rate == LinkRate(1e6, 0.004)
+    assert link.is_doubtful and link.look_due(now + 3), "the other one is wanted at once"
+    link.probed(rate, now + 3.1, quick=True)
+    seen = link.estimate(now + 3.1)
+    assert seen is not None and seen.rate == rate
+    assert not link.is_doubtful and not link.look_due(now + 3.2)
+
+
+def test_a_quick_look_that_was_a_mistake_is_forgotten() -> None:
+    link = LinkEstimator()
+    link.probed(PROBED, 0.0)
+    for at_s, mistake in ((3.0, 3.0), (6.0, 0.1)):
+        link.probed(LinkRate(PROBED.bytes_per_s * mistake, PROBED.latency_s), at_s, quick=True)
+        link.probed(PROBED, at_s + 0.1, quick=True)
+        seen = link.estimate(at_s + 0.1)
+        assert seen is not None and seen.rate == PROBED and not link.is_doubtful
+
+
+def test_a_slow_link_is_looked_at_more_seldom() -> None:
+    fast, slow = LinkEstimator(), LinkEstimator()
+    fast.probed(PROBED, 0.0)
+    slow.probed(LinkRate(1e4, 0.001), 0.0)
+    assert not fast.look_due(LOOK_AFTER_S / 2) and fast.look_due(LOOK_AFTER_S)
+    assert not slow.look_due(10 * LOOK_AFTER_S), "each look takes two seconds"
+    assert slow.look_due(100.0)
 
 
 def test_a_transfer_after_a_long_pause_does_not_make_old_ones_look_recent() -> None:

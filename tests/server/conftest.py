@@ -101,6 +101,7 @@ class Script:
         self.kind, self.size = kind, size
         self.decoder = ""
         self.speed = 1.0
+        self.links: dict[AgentId, float] = {}  # bytes/s, where they are not 1e7
         self.silent: set[type] = set()
         self.heard: list[ToAgent] = []
         self.to_say: list[FromAgent] = []
@@ -131,8 +132,11 @@ class Script:
             case ProfileModel(model):
                 times = (0.0, *[TIME_S[self.agent]] * self.layers)
                 return [Profiled(model, times, False, 1.0)]
-            case MeasureLinks(peers):
-                return [LinkMeasured(p.agent, 1e7, 0.001, 0.002) for p in peers]
+            case MeasureLinks(peers, quick):
+                return [
+                    LinkMeasured(p.agent, self.links.get(p.agent, 1e7), 0.001, 0.002, quick=quick)
+                    for p in peers
+                ]
             case Prepare(pipeline=pipeline, epoch=epoch):
                 return [Ready(pipeline, epoch, 0.1)]
             case Confirm(order):

@@ -101,9 +101,39 @@ def test_a_fixed_plan_or_a_stopped_source_is_left_alone(
 
 def test_links_that_carry_nothing_are_looked_at_again_while_frames_flow(on_edge: Stage) -> None:
     before = len(on_edge.heard(CLOUD, MeasureLinks))
-    on_edge.tick(65)
-    assert len(on_edge.heard(CLOUD, MeasureLinks)) == before + 1
+    on_edge.tick(1.5)
+    assert len(on_edge.heard(CLOUD, MeasureLinks)) == before
+    on_edge.tick(60)
+    asked = on_edge.heard(CLOUD, MeasureLinks)[before:]
+    assert 20 <= len(asked) <= 30 and all(look.quick for look in asked)
     assert on_edge.active == 1
+
+
+def two_links_fall(stage: Stage) -> list[tuple[str, str]]:
+    """Both of the device's links to the edge; the plan uses the first. Which moves were made then."""
+    slow_s = 400_000 / 5e4
+    stage.scripts[DEVICE].links[EDGE_2] = 5e4
+    for _ in range(8):
+        stage.transfer(DEVICE, EDGE_1, 400_000, slow_s, 1e7)
+        stage.tick(0.1)
+    stage.tick(0.3)
+    return [
+        (epoch.wish.cause, epoch.sentence()) for epoch in stage.coordinator.pipelines[DEMO].epochs.values()
+    ][1:]
+
+
+def test_a_plan_moves_to_no_link_that_nobody_heard_of_since(make_stage: MakeStage) -> None:
+    """What happened to the link in use may have happened to the next one, too."""
+    stage = make_stage(strategy="optimal", frames=None, adapt=True, cloud=None, tiling="none")
+    stage.size = 224  # the photo takes 15 ms on a link, and 3 s on one that fell
+    stage.join_all()
+    assert route(stage)[Tier.EDGE] == EDGE_1
+    stage.tick(1.2)
+    looks = len(stage.heard(DEVICE, MeasureLinks))
+    (move,) = two_links_fall(stage)
+    assert stage.tiers[1:] == (Tier.DEVICE,) * 3, move
+    asked = stage.heard(DEVICE, MeasureLinks)[looks:]
+    assert [peer.agent for look in asked for peer in look.peers] == [EDGE_2, EDGE_2], "the first is doubted"
 
 
 def test_a_changed_link_that_carries_nothing_is_measured_again_at_once(on_edge: Stage) -> None:
@@ -114,8 +144,10 @@ def test_a_changed_link_that_carries_nothing_is_measured_again_at_once(on_edge: 
     assert len(asked) == before + 1
     assert isinstance(asked[-1], MeasureLinks)
     assert [p.agent for p in asked[-1].peers] == [EDGE_2]
-    on_edge.tick(3)
-    assert len(on_edge.heard(DEVICE, MeasureLinks)) == before + 2
+    on_edge.tick(1)
+    assert len(on_edge.heard(DEVICE, MeasureLinks)) == before + 1, "now it is known"
+    on_edge.tick(2)
+    assert len(on_edge.heard(DEVICE, MeasureLinks)) > before + 1
 
 
 def test_hpa_says_how_little_it_looked_at(make_stage: MakeStage) -> None:

@@ -440,6 +440,15 @@ def test_lost_link_is_measured_again_and_prepared_anew(stage: Stage) -> None:
     assert last.epoch == 2 and stage.heard(DEVICE, Abandon) == [Abandon(DEMO, Epoch(1))]
 
 
+def test_link_that_only_an_older_epoch_lost_costs_its_frames_no_patience(stage: Stage) -> None:
+    stage.join_all()
+    stage.submit(ChangeStrategy(DEMO, "device"))
+    assert stage.states() == {1: "draining", 2: "active"}
+    stage.say(EDGE_1, LinkLost(DEMO, Epoch(1), DEVICE, "closed"))
+    assert stage.heard(DEVICE, Abandon) == [Abandon(DEMO, Epoch(1))]
+    assert stage.states() == {1: "draining", 2: "active"}, "the plan in force does not need it"
+
+
 def test_frame_that_failed_is_said_and_changes_no_plan(stage: Stage) -> None:
     stage.join_all()
     stage.say(CLOUD, FrameFailed(DEMO, Epoch(1), FrameId(3), "step 1 failed"))
