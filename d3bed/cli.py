@@ -25,6 +25,7 @@ from d3bed import __version__
 from d3bed.bench.commands import bench
 from d3bed.core.errors import ConfigError, D3Error
 from d3bed.lab.commands import steer
+from d3bed.lab.lab_commands import lab
 from d3bed.lab.reporting import reporting
 from d3bed.lab.scenario_commands import scenario
 
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.add_typer(steer)
 app.add_typer(scenario, name="scenario")
 app.add_typer(reporting)
+app.add_typer(lab, name="lab")
 app.add_typer(bench, name="bench")
 
 console = Console()
@@ -276,6 +278,12 @@ def agent(
     shaped: Annotated[
         bool, typer.Option("--shaped", help="The server will hold links to emulated rates: use finer timers.")
     ] = False,
+    tc: Annotated[
+        bool, typer.Option("--tc", help="Have the kernel hold emulated links (root); else user space does.")
+    ] = False,
+    cpus: Annotated[
+        float | None, typer.Option(help="The cores that its control group gives it, as 0.2.", min=0.01)
+    ] = None,
     token: TokenOption = None,
     cache_dir: Annotated[Path, typer.Option(help="Where profiles are kept.")] = Path(".d3bed/cache"),
     parent: ParentOption = None,
@@ -298,6 +306,8 @@ def agent(
         token=token,
         cache_dir=cache_dir,
         shaped=shaped,
+        tc=tc,
+        cpus=cpus,
     )
     from d3bed.agent.agent import Agent
 

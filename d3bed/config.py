@@ -243,6 +243,8 @@ def agent_settings(
     token: str | None,
     cache_dir: Path,
     shaped: bool = False,
+    tc: bool = False,
+    cpus: float | None = None,
 ) -> AgentSettings:
     """An agent from its command line, with what is missing there from a config file."""
     base = AgentConfig(AgentId(name), Tier.DEVICE)
@@ -270,6 +272,8 @@ def agent_settings(
         photos=photos,
         cache_dir=cache_dir,
         shaped=shaped,
+        tc=tc,
+        cpus=cpus,
     )
 
 

@@ -72,6 +72,7 @@ from d3bed.core.program import programs_for
 from d3bed.model import ENGINE, LoadedModel, fingerprint, load
 from d3bed.model.images import decoder, folder, shipped
 from d3bed.net import Listener, Sender
+from d3bed.net import Listener, TrafficControl
 
 __all__ = ["SERVER_GONE_S", "Agent", "reachable"]
 
@@ -90,7 +91,7 @@ class Agent:
         self._clock = ClockOffset()
         self._reporter = Reporter(self._clock)
         self._executor = Executor(self._compute, settings.speed, self._reporter)
-        self._links = Links(settings.agent)
+        self._links = Links(settings.agent, TrafficControl() if settings.tc else None)
         self._profiles = ProfileCache(settings.cache_dir)
         self._threads = 1
         self._models: dict[str, LoadedModel] = {}
@@ -112,6 +113,8 @@ class Agent:
     async def run(self) -> None:
         """Raises `ConfigError` when the listener cannot bind or the server refuses the registration."""
         settings = self.settings
+        if settings.tc:
+            TrafficControl.check()
         try:
             self._listener = await Listener.start(
                 settings.listen_host,
@@ -160,7 +163,7 @@ class Agent:
         self._heard_s = time.monotonic()
         match message:
             case Welcome():
-                self._change_back()  # what is in force is said anew
+                await self._change_back()  # what is in force is said anew
                 self._links.secret = self._listener.secret = bytes.fromhex(message.link_secret)
             case ClockPong():
                 pass  # taken by the connection, too, which knows when it came
@@ -182,7 +185,7 @@ class Agent:
                 self._spawn(self._close_unused(message.pipeline))
             case StartSource() | StopSource() | SetRate() | ShapeLink() | SetSpeed() | SetLoad():
                 try:
-                    self._change(message)
+                    await self._change(message)
                 except (D3Error, OSError) as error:
                     self._unable = f"{type(message).__name__}: {error}"
                     _log.error("could not do as told: %s", self._unable)
@@ -197,7 +200,9 @@ class Agent:
             case _:
                 assert_never(message)
 
-    def _change(self, message: StartSource | StopSource | SetRate | ShapeLink | SetSpeed | SetLoad) -> None:
+    async def _change(
+        self, message: StartSource | StopSource | SetRate | ShapeLink | SetSpeed | SetLoad
+    ) -> None:
         """Done when it returns, so that a `Confirm` that follows can say so."""
         match message:
             case StartSource():
@@ -207,15 +212,18 @@ class Agent:
             case SetRate(pipeline, rate_per_s):
                 self._source(pipeline).set_rate(rate_per_s)
             case ShapeLink(peer, shape):
-                self._links.change(peer, shape)
+                await self._links.change(peer, shape)
             case SetSpeed(speed):
                 self._executor.set_speed(speed)
             case SetLoad(processes):
                 self._load_on_board.carry(processes)
 
-    def _change_back(self) -> None:
+    async def _change_back(self) -> None:
         """Be as configured: no changed links, no other speed, no load."""
-        self._links.change_back()
+        try:
+            await self._links.change_back()
+        except OSError as error:
+            _log.error("links cannot be changed back: %s", error)
         self._executor.set_speed(self.settings.speed)
         self._load_on_board.carry(0)
 
@@ -224,7 +232,7 @@ class Agent:
         while True:
             await asyncio.sleep(0.5)
             if time.monotonic() - self._heard_s > SERVER_GONE_S:
-                self._change_back()
+                await self._change_back()
 
     def _registration(self) -> Register:
         settings = self.settings
@@ -238,6 +246,8 @@ class Agent:
             engine=ENGINE,
             version=__version__,
             facts=self._facts,
+            cpus=settings.cpus,
+            tc=settings.tc,
         )
 
     def _heartbeat(self) -> Heartbeat:
@@ -301,7 +311,7 @@ class Agent:
                 lambda: self._profiles.profile(model, print_, self._threads, fresh=order.fresh)
             )
         self._nominal_s[order.model.key] = profile.times_s
-        times_s, fixed_s = (tuple(t / self.settings.speed for t in numbers) for numbers in profile)
+        times_s, fixed_s = (tuple(t / self.settings.pace for t in numbers) for numbers in profile)
         self._reporter.fact(Profiled(order.model, times_s, cached, time.monotonic() - started_s, fixed_s))
 
     async def _measure(self, order: MeasureLinks) -> None:

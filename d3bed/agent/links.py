@@ -9,7 +9,7 @@ from d3bed.core.errors import LinkBroken
 from d3bed.core.ids import AgentId, PipelineId
 from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import Peer
-from d3bed.net import Pacing, Probe, Sender
+from d3bed.net import Pacing, Probe, Sender, TrafficControl, parse_address
 
 __all__ = ["Links"]
 
@@ -26,10 +26,10 @@ class _Open:
 class Links:
     """One `Sender` a pipeline and peer; a peer that moved gets a new one. Shaped links are held to what
     `change` said last of their peer, else to what the peer comes with; all links to a peer share one emulated
-    link, whatever their pipeline."""
+    link, whatever their pipeline. With `tc` the kernel holds them, as far as it can."""
 
-    def __init__(self, me: AgentId) -> None:
-        self._me = me
+    def __init__(self, me: AgentId, tc: TrafficControl | None = None) -> None:
+        self._me, self._tc = me, tc
         self._open: dict[tuple[PipelineId, AgentId], _Open] = {}
         self._changed: dict[AgentId, LinkShape] = {}
         self._pacings: dict[AgentId, Pacing] = {}
@@ -59,21 +59,26 @@ class Links:
         finally:
             await sender.close()
 
-    def change(self, peer: AgentId, shape: LinkShape | None) -> None:
-        """Hold the shaped links to `peer`, and those to come, to another shape; None: to their own again."""
+    async def change(self, peer: AgentId, shape: LinkShape | None) -> None:
+        """Hold the shaped links to `peer`, and those to come, to another shape; None: to their own again.
+
+        Raises `OSError` where the kernel does not take it.
+        """
         if shape is None:
             self._changed.pop(peer, None)
         else:
             self._changed[peer] = shape
-        for found in self._open.values():
+        for found in list(self._open.values()):
             now = self.shape(found.peer)
             if found.peer.agent == peer and now is not None and not found.sender.closed:
-                found.sender.reshape(now)
+                rest = await self._held(found.peer, now)
+                if rest is not None and not found.sender.closed:
+                    found.sender.reshape(rest)
 
-    def change_back(self) -> None:
+    async def change_back(self) -> None:
         """Hold all links to their own shapes again."""
         for peer in list(self._changed):
-            self.change(peer, None)
+            await self.change(peer, None)
 
     def shape(self, peer: Peer) -> LinkShape | None:
         """What a link to `peer` is held to now."""
@@ -91,11 +96,15 @@ class Links:
         for found in self._open.values():
             await found.sender.close()
         self._open.clear()
+        if self._tc is not None:
+            await self._tc.close()
 
     async def _connect(self, pipeline: PipelineId, peer: Peer) -> Sender:
         if self.secret is None:
             raise LinkBroken("not registered yet: no link secret")
         shape = self.shape(peer)
+        if shape is not None:
+            shape = await self._held(peer, shape)
         return await Sender.connect(
             peer.address,
             me=self._me,
@@ -105,6 +114,10 @@ class Links:
             shape=shape,
             pacing=None if shape is None else self._pacing(peer.agent, shape),
         )
+
+    async def _held(self, peer: Peer, shape: LinkShape) -> LinkShape | None:
+        """What is left for user space once the kernel does what it can."""
+        return shape if self._tc is None else await self._tc.hold(parse_address(peer.address)[0], shape)
 
     def _pacing(self, peer: AgentId, shape: LinkShape) -> Pacing:
         """The emulated link to `peer`, from now on of this shape."""

@@ -18,7 +18,9 @@ class AgentSettings(msgspec.Struct, frozen=True):
     listener binds and what peers are told; port 0 takes a free one. `speed` < 1 emulates a board that
     is 1/speed times slower than this machine. `photos` (device only) is a folder of images; None means
     the photos that ship inside installed packages. `cache_dir` keeps profiles. `shaped`: its links will be
-    held to emulated rates, which needs an event loop with finer timers (and rules out uvloop).
+    held to emulated rates, which needs an event loop with finer timers (and rules out uvloop). `tc`: the
+    kernel holds them, not user space. `cpus`: its control group lets the process have so many cores, or will
+    once it is ready; None: all there are.
     """
 
     agent: AgentId
@@ -31,3 +33,10 @@ class AgentSettings(msgspec.Struct, frozen=True):
     photos: Path | None = None
     cache_dir: Path = Path(".d3bed/cache")
     shaped: bool = False
+    tc: bool = False
+    cpus: float | None = None
+
+    @property
+    def pace(self) -> float:
+        """By how much of this machine's quiet profile the agent computes on its one thread, when unloaded."""
+        return self.speed * min(1.0, self.cpus or 1.0)

@@ -117,7 +117,9 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Register(msgspec.Struct, frozen=True, tag=True):
-    """First message of a connection. `speed` < 1 is emulated slowness: 0.2 means five times slower."""
+    """First message of a connection. `speed` < 1 is emulated slowness: 0.2 means five times slower. `cpus`: a
+    control group gives the process so many cores (None: no such limit); `tc`: the kernel holds its emulated
+    links."""
 
     agent: AgentId
     tier: Tier
@@ -128,6 +130,8 @@ class Register(msgspec.Struct, frozen=True, tag=True):
     engine: str
     version: str
     facts: BoardFacts | None = None
+    cpus: float | None = None
+    tc: bool = False
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):

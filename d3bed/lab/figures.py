@@ -122,6 +122,13 @@ def emulated(history: RunHistory) -> list[str]:
         for agent in report.agents
         if agent.speed != 1
     ]
+    found += [
+        f"{agent.agent} had {agent.cpus:g} of this machine's cores, by its control group."
+        for agent in report.agents
+        if agent.cpus is not None
+    ]
+    if held := [agent.agent for agent in report.agents if agent.tc]:
+        found.append(f"The kernel held what left {', '.join(held)} to the links' rates (tc).")
     if shaped := [link for link in report.links if link.target_bytes_per_s]:
         each = ", ".join(f"{link.source}→{link.target} {_pace(link)}" for link in shaped)
         found.append(f"Links carried their bytes, paced, at last to so many Mbit/s: {each}.")

@@ -13,7 +13,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +39,14 @@ class ChildDied(D3Error):
 
 @dataclass(frozen=True)
 class Child:
-    """One running process; one that `may_leave` may end when the server tells it to stop or to crash."""
+    """One running process; one that `may_leave` may end when the server tells it to stop or to crash. Of one
+    that has `on_end`, that is told the exit code; False: it should not have ended."""
 
     name: str
     process: asyncio.subprocess.Process
     log: Path
     may_leave: bool = False
+    on_end: Callable[[int], bool] | None = None
 
     def last_words(self) -> str:
         """The last line of the log that says something."""
@@ -71,11 +73,24 @@ class Children:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def start(self, name: str, arguments: Sequence[str], *, may_leave: bool = False) -> Child:
-        """Start `python -m d3bed ARGUMENTS …` under this interpreter; one that left may be started again."""
+    async def start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        may_leave: bool = False,
+        on_end: Callable[[int], bool] | None = None,
+        within: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Child:
+        """Start `python -m d3bed ARGUMENTS …` under this interpreter; one that left may be started again.
+
+        `within`: a command that runs the one after it, as the same process.
+        """
         log = self._log_dir / f"{name}.log"
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
+                *within,
                 sys.executable,
                 "-m",
                 "d3bed",
@@ -87,8 +102,9 @@ class Children:
                 stderr=output,
                 # Ctrl-C in the terminal goes to the parent alone, which ends them in order.
                 start_new_session=True,
+                env=None if environment is None else {**os.environ, **environment},
             )
-        child = Child(name, process, log, may_leave)
+        child = Child(name, process, log, may_leave, on_end)
         self._children.append(child)
         self._watchers.append(asyncio.create_task(self._watch(child)))
         return child
@@ -120,6 +136,8 @@ class Children:
     async def _watch(self, child: Child) -> None:
         code = await child.process.wait()
         if child.may_leave and code in (0, CRASHED):
+            return
+        if not self._stopping and child.on_end is not None and child.on_end(code):
             return
         if not self._stopping and not self._died.done():
             self._died.set_exception(ChildDied(child.name, child.process.pid, code, child.last_words()))

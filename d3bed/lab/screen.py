@@ -126,7 +126,9 @@ def _tiers(state: State) -> RenderableType:
             agent["agent"],
             str(agent.get("pid") or "–"),
             agent.get("state") or "–",
-            f"{speed:g}" + (" (emulated)" if speed != 1 else ""),
+            f"{agent['cpus']:g} cores"
+            if agent.get("cpus")
+            else f"{speed:g}" + (" (emulated)" if speed != 1 else ""),
             str((pipeline.get("plan") or []).count(tier)) if used else "–",
             milliseconds(last.get(tier)) if used else "–",
             milliseconds(compute.get(tier)) if used else "–",

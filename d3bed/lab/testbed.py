@@ -19,7 +19,15 @@ from d3bed.core.errors import ConfigError, D3Error
 from d3bed.lab import client
 from d3bed.lab.processes import Children
 
-__all__ = ["SwitchFailed", "Testbed", "check_cores", "open_testbed", "start_agent", "start_processes"]
+__all__ = [
+    "SwitchFailed",
+    "Testbed",
+    "agent_arguments",
+    "check_cores",
+    "open_testbed",
+    "start_agent",
+    "start_processes",
+]
 
 _T = TypeVar("_T")
 
@@ -67,13 +75,19 @@ async def start_processes(
 async def start_agent(config: Config, name: str, base: str, children: Children) -> None:
     """Start an agent of the config for the server at `base`, for the first time or after it left."""
     agent = config.agent(name)
-    arguments = ["agent", "--name", agent.name, "--tier", agent.tier, "--speed", str(agent.speed)]
-    arguments += ["--host", agent.host, "--port", str(agent.port), "--server", base]
+    where = ["--speed", str(agent.speed), "--host", agent.host, "--port", str(agent.port)]
+    await children.start(agent.name, [*agent_arguments(config, name, base), *where], may_leave=True)
+
+
+def agent_arguments(config: Config, name: str, base: str) -> list[str]:
+    """The command line of an agent of the config, but for its speed and where it listens."""
+    agent = config.agent(name)
+    arguments = ["agent", "--name", agent.name, "--tier", agent.tier, "--server", base]
     if any(pipeline.shapes for pipeline in config.pipelines):
         arguments.append("--shaped")
     if agent.photos is not None:
         arguments += ["--photos", str(Path(config.path).parent / agent.photos)]
-    await children.start(agent.name, arguments, may_leave=True)
+    return arguments
 
 
 class Testbed:
@@ -81,8 +95,8 @@ class Testbed:
 
     __test__ = False
 
-    def __init__(self, base: str, pipeline: str, children: Children) -> None:
-        self.base, self.pipeline, self.children = base, pipeline, children
+    def __init__(self, base: str, pipeline: str, children: Children, token: str | None = None) -> None:
+        self.base, self.pipeline, self.children, self._token = base, pipeline, children, token
 
     async def switch(
         self, *, model: str | None = None, strategy: str | None = None, tiling: str | None = None
@@ -149,7 +163,8 @@ class Testbed:
         return await self.watched(client.get(self.base, f"/api/pipelines/{self.pipeline}"))
 
     async def _post(self, what: str, body: dict[str, Any]) -> None:
-        await self.watched(client.post(self.base, f"/api/pipelines/{self.pipeline}/{what}", body))
+        path = f"/api/pipelines/{self.pipeline}/{what}"
+        await self.watched(client.post(self.base, path, body, self._token))
 
     async def _last_problem(self) -> str:
         """What the server refused last, and why."""

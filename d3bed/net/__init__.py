@@ -5,6 +5,17 @@ from d3bed.net.listener import Listener
 from d3bed.net.probe import Probe
 from d3bed.net.sender import Sender
 from d3bed.net.shaping import Pacing
-from d3bed.net.sockets import new_event_loop
+from d3bed.net.sockets import new_event_loop, parse_address
+from d3bed.net.tc import TrafficControl
 
-__all__ = ["Limits", "Listener", "Pacing", "Probe", "Sender", "TensorMessage", "new_event_loop"]
+__all__ = [
+    "Limits",
+    "Listener",
+    "Pacing",
+    "Probe",
+    "Sender",
+    "TensorMessage",
+    "TrafficControl",
+    "new_event_loop",
+    "parse_address",
+]

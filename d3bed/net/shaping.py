@@ -4,7 +4,7 @@ A link is busy with one payload after the other. A payload that starts at `start
 on the wire at `start_s + k / bytes_per_s` and at the peer `latency_s` later. Both are absolute: a
 timer that fires late finds more bytes due, so lateness never adds up (sleeping per chunk misses the
 rate by 16–60 %). Bytes are released in chunks of about 1 ms of link time. Headers travel free of
-charge: the rate is the payload's.
+charge: the rate is the payload's. An infinite rate leaves that to others (the kernel, see `net.tc`).
 
 Loss. TCP hides lost segments, so a lossy link is felt as a slower one that hesitates now and then. Two
 things are modelled, with segments of 1448 bytes and a round trip of twice the latency:
@@ -56,9 +56,11 @@ class Slot:
         self._flowing_bytes = max(0, nbytes - tail)
 
     @property
-    def target_bytes_per_s(self) -> float:
-        """How fast the payload is meant to go."""
+    def target_bytes_per_s(self) -> float | None:
+        """How fast the payload is meant to go; None: as fast as it can."""
         rate = self.shape.bytes_per_s
+        if rate == math.inf:
+            return None
         return self._nbytes / (self._nbytes / rate + self._stalled_s) if self._stalled_s else rate
 
     @property
@@ -78,6 +80,8 @@ class Slot:
             return -1
         if now_s >= self.arrives_s:
             return self._nbytes
+        if self.shape.bytes_per_s == math.inf:
+            return self._flowing_bytes
         chunks = int(under_way_s * self.shape.bytes_per_s) // self._chunk_bytes
         return min(chunks * self._chunk_bytes, self._flowing_bytes)
 

@@ -57,7 +57,5 @@ def no_delay(sock: socket.socket) -> None:
 
 def send_buffer_for(sock: socket.socket, shape: LinkShape) -> None:
     """Let the kernel hold about 50 ms of the emulated link, not the megabytes that it would by itself."""
-    nbytes = int(shape.bytes_per_s * _SHAPED_BUFFER_S)
-    sock.setsockopt(
-        socket.SOL_SOCKET, socket.SO_SNDBUF, min(max(nbytes, _LEAST_BUFFER_BYTES), _MOST_BUFFER_BYTES)
-    )
+    nbytes = min(max(shape.bytes_per_s * _SHAPED_BUFFER_S, _LEAST_BUFFER_BYTES), _MOST_BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, int(nbytes))

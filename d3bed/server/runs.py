@@ -137,4 +137,6 @@ def _agent(record: AgentRecord) -> AgentReport:
         engine=register.engine,
         threads=loaded.threads if loaded else None,
         fingerprint=loaded.fingerprint if loaded else None,
+        cpus=register.cpus,
+        tc=register.tc,
     )

@@ -301,7 +301,8 @@ class Traffic:
 
     def _is_slowed(self) -> bool:
         agents = self._world.agents
-        return any(agents[a].register.speed != 1 for a in self._pipeline.settings.tiers if a in agents)
+        members = (agents[a].register for a in self._pipeline.settings.tiers if a in agents)
+        return any(register.speed != 1 or register.cpus is not None for register in members)
 
     def _same_fingerprint(self, epoch: PlannedEpoch) -> bool:
         found = set()

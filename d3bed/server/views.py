@@ -63,7 +63,8 @@ class AgentView(msgspec.Struct, frozen=True):
     """`factor`: how much longer than profiled it takes now, by its live spans; null if not known.
 
     `heard_s` is when its last word came, `worked_s` when its last computed step was told of (null: none yet),
-    both on the server's clock.
+    both on the server's clock. `cpus`: its control group gives it so many cores; `tc`: the kernel holds its
+    emulated links.
     """
 
     agent: AgentId
@@ -86,6 +87,8 @@ class AgentView(msgspec.Struct, frozen=True):
     facts: BoardFacts | None = None
     heard_s: float | None = None
     worked_s: float | None = None
+    cpus: float | None = None
+    tc: bool = False
 
 
 class LinkView(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):
@@ -459,6 +462,8 @@ class AgentReport(msgspec.Struct, frozen=True):
     engine: str
     threads: int | None
     fingerprint: str | None
+    cpus: float | None = None
+    tc: bool = False
 
 
 class LinkReport(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):

@@ -155,6 +155,8 @@ class AgentRecord:
             worked_s=self.worked_s,
             factor=factor.value if factor else None,
             factor_spread=factor.spread if factor else None,
+            cpus=register.cpus,
+            tc=register.tc,
         )
 
 

@@ -87,6 +87,7 @@ const header = (pipeline) => {
   say(byId("exact-text"), judged.text);
 
   const emulation = slowed(state.agents).map((agent) => `${agent.agent} runs at ${speed(agent.speed)}`);
+  for (const agent of state.agents) if (agent.cpus != null) emulation.push(`${agent.agent} has ${agent.cpus} cores`);
   if (state.links.some((link) => link.target_bytes_per_s)) emulation.push("links are held to target rates");
   set(byId("emulated"), {
     hidden: !pipeline?.emulated && !emulation.length,

@@ -112,9 +112,13 @@ export const createAgents = (body) =>
             ? { text: "● connected", class: "fine" }
             : { text: "○ lost", class: "flag" },
         (agent) => ({
-          text: speed(agent.speed),
+          text: agent.cpus == null ? speed(agent.speed) : `${agent.cpus} cores`,
           title:
-            agent.speed === 1 ? "nothing is held" : "tensors are held back to act as a machine of this speed",
+            agent.cpus != null
+              ? "a control group gives it so much of this machine"
+              : agent.speed === 1
+                ? "nothing is held"
+                : "tensors are held back to act as a machine of this speed",
         }),
         (agent) => ({
           text: agent.factor == null ? "–" : `${agent.factor.toFixed(2)}×`,
