@@ -71,8 +71,7 @@ from d3bed.core.messages import (
 from d3bed.core.program import programs_for
 from d3bed.model import ENGINE, LoadedModel, fingerprint, load
 from d3bed.model.images import decoder, folder, shipped
-from d3bed.net import Listener, Sender
-from d3bed.net import Listener, TrafficControl
+from d3bed.net import Listener, Sender, TrafficControl
 
 __all__ = ["SERVER_GONE_S", "Agent", "reachable"]
 
