@@ -7,7 +7,6 @@ structs that forbid unknown keys; what needs knowledge of other keys is checked 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib.util
 import os
 import re
@@ -21,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from d3bed.agent.settings import AgentSettings
-from d3bed.core.errors import ConfigError
+from d3bed.core.errors import ConfigError, near
 from d3bed.core.ids import AgentId, PipelineId, Tier
 from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import ModelSpec
@@ -37,7 +36,6 @@ __all__ = [
     "data_dir",
     "decoded",
     "input_size",
-    "near",
     "networks",
     "override",
     "read_config",
@@ -539,11 +537,3 @@ def _field_names(kind: object) -> set[str]:
     for argument in typing.get_args(kind):
         names |= _field_names(argument)
     return names
-
-
-def near(word: str, known: list[str]) -> str:
-    """What was meant instead of `word`, as a remedy."""
-    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"known: {', '.join(known)}" if known else "none is known"

@@ -18,6 +18,8 @@ line are the same sentence.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
 from typing import ClassVar
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "ProblemError",
     "RemoteProtocolError",
     "StaleEpoch",
+    "near",
 ]
 
 
@@ -105,3 +108,14 @@ class IllegalTransition(D3Error):
         self.thing, self.state, self.event, self.history = thing, state, event, history
         story = f" (history: {' → '.join(history)})" if history else ""
         super().__init__(f"{thing}: {event} is not allowed in state {state}{story}")
+
+
+def near(word: str, known: Collection[str]) -> str:
+    """A remedy: the known words nearest to `word`, or the first of all if none is near."""
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    if not known:
+        return "none is known"
+    first, more = list(known)[:12], len(known) - 12
+    return f"known: {', '.join(first)}" + (f" and {more} more" if more > 0 else "")

@@ -13,11 +13,10 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from d3bed.core.errors import ConfigError
+from d3bed.core.errors import ConfigError, near
 from d3bed.core.ids import TIERS, Tier
 from d3bed.lab.units import NUMBER, bytes_per_s, number
 from d3bed.plan import Problem
-from d3bed.plan.problem_file import near
 from d3bed.plan.whatif import Supposition
 
 __all__ = ["limited", "rate_range", "read_supposition", "vertex_named", "with_pins"]

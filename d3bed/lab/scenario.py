@@ -30,8 +30,8 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from d3bed.config import data_dir, decoded, near, read_toml
-from d3bed.core.errors import ConfigError
+from d3bed.config import data_dir, decoded, read_toml
+from d3bed.core.errors import ConfigError, near
 
 __all__ = [
     "ACTIONS",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from d3bed.core.errors import ConfigError, D3Error, PlanInfeasible
+from d3bed.core.errors import ConfigError, D3Error, PlanInfeasible, near
 from d3bed.core.graph import Graph
 from d3bed.core.ids import TIERS, AgentId, Tier
 from d3bed.core.measurements import LinkRate
@@ -26,7 +26,6 @@ from d3bed.core.plan import Plan, TiledBlock
 from d3bed.plan.adjust import Adjustment, adjust
 from d3bed.plan.direct import direct_values
 from d3bed.plan.problem import Problem, link_bytes
-from d3bed.plan.problem_file import near
 from d3bed.plan.solve import Solution, solve
 from d3bed.plan.timeline import Timeline, timeline
 from d3bed.plan.vsm import PIECE_S, TileCosts, tileable_parts

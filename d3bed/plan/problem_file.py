@@ -9,7 +9,6 @@ deserve an error that says where they stand.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from d3bed.core.errors import ProblemError
+from d3bed.core.errors import ProblemError, near
 from d3bed.core.ids import TIERS, Tier
 from d3bed.core.measurements import LinkRate
 
@@ -37,7 +36,6 @@ __all__ = [
     "check_numbers",
     "decode",
     "encode",
-    "near",
 ]
 
 FORMAT = "d3bed.problem/1"
@@ -95,14 +93,6 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     allowed_tiers: dict[str, tuple[str, ...]] = {}
     memory_bytes: PerTier = PerTier()
     rate_per_s: _Number | None = None
-
-
-def near(word: str, known: Collection[str]) -> str:
-    """A remedy: the known words nearest to `word`, or all of them if none is near and they are few."""
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"known: {', '.join(known)}" if len(known) <= 12 else ""
 
 
 def encode(form: File) -> str:
