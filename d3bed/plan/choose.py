@@ -35,8 +35,8 @@ __all__ = ["TILED_STRATEGIES", "Choice", "Pin", "choose", "pinned"]
 #: Strategies whose edge segment edge agents may share; rivals know nothing of it.
 TILED_STRATEGIES = ("optimal", "hpa", "hpa-greedy", "layers", "edge")
 
-#: Strategies that answer a stream which no single plan sustains with a mix of plans; the others with the
-#: plan that they make without regard to the rate.
+#: Strategies that answer a stream which no single plan sustains with a mix of plans; the others with their
+#: fastest plan, where they have one, or the plan that they make without regard to the rate.
 MIXING_STRATEGIES = ("optimal", "hpa")
 
 #: Plans for a stream keep this much in reserve: predicted times are some per cent off, and a stage that is
@@ -190,7 +190,7 @@ def choose(
     wanted = _Wanted(strategy, allowed, current, migration_cost_s, rate_per_s and rate_per_s * RESERVE)
     found: list[Choice] = []
     refusals: list[D3Error] = []
-    for route in _routes(device, profiles, agents, rates):
+    for route in _distinct(_routes(device, profiles, agents, rates), profiles, rates, current):
         for name, tiers in allowed.items():
             if not set(tiers) & set(route):
                 where = " or ".join(tiers)
@@ -436,8 +436,9 @@ def _plan(
         if problem.rate_per_s is None:
             raise
         problem = msgspec.structs.replace(problem, rate_per_s=None)
-        solution = solve(problem, wanted.strategy)
-        if wanted.strategy in MIXING_STRATEGIES:
+        mixing = wanted.strategy in MIXING_STRATEGIES
+        solution = solve(problem, wanted.strategy, "latency" if mixing else "throughput")
+        if mixing:
             from d3bed.plan.mix import best_mix  # here, so that importing the planner stays cheap
 
             mix = best_mix(problem)
@@ -463,6 +464,22 @@ def _adjusted(problem: Problem, in_force: Choice) -> tuple[Solution, Adjustment]
     found = adjust(problem, in_force.plan.tiers, in_force.problem)
     taken_s = time.perf_counter() - began_s
     return Solution("hpa", found.tiers, found.cost_s, taken_s, link_bytes(problem, found.tiers)), found
+
+
+def _distinct(
+    routes: Iterator[dict[Tier, AgentId]],
+    profiles: Mapping[AgentId, Sequence[float]],
+    rates: Mapping[tuple[AgentId, AgentId], LinkRate],
+    current: Choice | None,
+) -> Iterator[dict[Tier, AgentId]]:
+    """Without those that are, number by number, like one before, unless they are in force."""
+    seen = set()
+    for route in routes:
+        pairs = [(a, b) for a in route.values() for b in route.values()]
+        numbers = (*(tuple(profiles[a]) for a in route.values()), *(rates.get(pair) for pair in pairs))
+        if numbers not in seen or (current is not None and route == current.agents):
+            yield route
+        seen.add(numbers)
 
 
 def _routes(

@@ -6,6 +6,9 @@ the client would compute, the one transfer, and what the server would compute ar
 position of the least sum is taken. The paper has a phone and a datacenter; here every pair of tiers
 is tried, device–cloud, edge–cloud and device–edge, and the best is kept.
 
+For a stream, `fastest_cut` takes the cut whose slowest stage is fastest. The paper has no such plan: it is
+what the best of its cuts could sustain, so that its rate is not that of a plan made for one frame.
+
 What it cannot do: use three tiers; cut branches at different depths, as a DAG allows (its networks
 are chains, and here one cut of one order may leave several tensors to send); adapt a plan in part.
 What the paper does not have, and it gets here: the uint8 photo, relaying, latencies, the result's way
@@ -17,6 +20,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from itertools import accumulate
+
+import msgspec
 
 from d3bed.core.errors import PlanInfeasible
 from d3bed.core.ids import Tier
@@ -32,7 +37,7 @@ from d3bed.plan.problem import (
     tensor_ways,
 )
 
-__all__ = ["framework_order", "neurosurgeon"]
+__all__ = ["fastest_cut", "framework_order", "neurosurgeon"]
 
 
 def neurosurgeon(problem: Problem) -> tuple[Tier, ...]:
@@ -57,6 +62,34 @@ def neurosurgeon(problem: Problem) -> tuple[Tier, ...]:
         return tiers
     # The one nearest to the rate names the highest that would do.
     raise min(refusals, key=lambda refused: refused[:2])[2]
+
+
+def fastest_cut(problem: Problem) -> tuple[Tier, ...]:
+    """The single cut between two tiers whose slowest stage is fastest; of equal ones the cheapest. Memory
+    limits count, a rate does not. Raises `PlanInfeasible`."""
+    order, problem = framework_order(problem), msgspec.structs.replace(problem, rate_per_s=None)
+    cuts = []
+    for pair, narrow in placements(problem):
+        before = [list(accumulate((narrow.times_s[tier][v] for v in order), initial=0.0)) for tier in pair]
+        for cut, cost in _cuts(narrow, order, *pair):
+            tiers_s = max(before[0][cut], before[1][-1] - before[1][cut])
+            cuts.append((tiers_s, cost, tuple(tier.rank for tier in pair), cut, pair))
+    best: tuple[float, float, tuple[Tier, ...]] | None = None
+    refusal: PlanInfeasible | None = None
+    for tiers_s, cost, _, cut, pair in sorted(cuts):
+        if best is not None and tiers_s > best[0]:
+            break  # links can only add to the slowest stage
+        tiers = _assignment(order, cut, *pair)
+        try:
+            check_limits(problem, tiers)
+        except PlanInfeasible as error:
+            refusal = refusal or error
+            continue
+        found = (max(loads_s(problem, tiers).values()), cost, tiers)
+        best = min(best or found, found, key=lambda each: each[:2])
+    if best is None:
+        raise refusal or no_placement("neurosurgeon")
+    return best[2]
 
 
 def _assignment(order: Sequence[int], cut: int, front: Tier, back: Tier) -> tuple[Tier, ...]:

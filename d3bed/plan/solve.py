@@ -1,7 +1,7 @@
 """The strategies by name, and what comes of one: a new strategy is one module and one line here.
 
 Objectives: `latency`, the least cost of one frame (at the problem's frame rate, if it has one), is what
-every strategy plans for. For `throughput`, the most frames per second, two have a plan of their own; of
+every strategy plans for. For `throughput`, the most frames per second, some have a plan of their own; of
 the others, what their plan sustains can be compared.
 """
 
@@ -20,7 +20,7 @@ from d3bed.plan.dads import dads, heavy
 from d3bed.plan.greedy import hpa_greedy
 from d3bed.plan.hpa import hpa
 from d3bed.plan.layers import layers
-from d3bed.plan.neurosurgeon import neurosurgeon
+from d3bed.plan.neurosurgeon import fastest_cut, neurosurgeon
 from d3bed.plan.optimal import optimal
 from d3bed.plan.problem import Problem, cost_s, link_bytes
 
@@ -52,7 +52,7 @@ def _fastest(problem: Problem) -> tuple[Tier, ...]:
 
 
 #: Strategies that plan for throughput in another way.
-_THROUGHPUT: dict[str, Strategy] = {"optimal": _fastest, "dads": heavy}
+_THROUGHPUT: dict[str, Strategy] = {"optimal": _fastest, "dads": heavy, "neurosurgeon": fastest_cut}
 
 
 class Solution(msgspec.Struct, frozen=True):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
 from d3bed.core.ids import TIERS, AgentId
 from d3bed.core.measurements import LinkRate
-from d3bed.plan import Choice, choose
+from d3bed.plan import Choice, Problem, Solution, choose
 
 DEVICE, EDGE, CLOUD = TIERS
 PI, BOX, VM = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm")
@@ -81,3 +84,34 @@ def test_staying_with_a_mix_is_judged_as_a_mix() -> None:
 def test_depth_fills_every_stage() -> None:
     assert at_rate(None).depth == 1 + math.ceil(at_rate(None).latency_s * at_rate(None).frames_per_s)
     assert at_rate(5.0).depth >= 3
+
+
+@pytest.mark.parametrize("rival", ["dads", "neurosurgeon"])
+def test_a_rival_that_cannot_keep_up_takes_its_fastest_plan_and_not_the_one_for_a_frame(rival: str) -> None:
+    alone, overrun = at_rate(None, rival), at_rate(100.0, rival)
+    assert overrun.frames_per_s > 1.2 * alone.frames_per_s
+    # Edge and cloud share the frame: 8 vertices in 8 steps, the slower tier at 50 ms, the faster at 30.
+    assert overrun.frames_per_s == pytest.approx(1 / 0.15)
+    assert not overrun.mix
+
+
+def test_edge_agents_that_are_alike_are_planned_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    twins = [AgentId(f"edge-{n}") for n in range(1, 5)]
+    agents = {PI: DEVICE, VM: CLOUD} | dict.fromkeys(twins, EDGE)
+    profiles = {a: PROFILES[PI if a == PI else VM if a == VM else BOX] for a in agents}
+    rates = {link: LinkRate(1e5, 0.001) for t in twins for e in (PI, VM) for link in ((t, e), (e, t))}
+    module = importlib.import_module("d3bed.plan.choose")
+    asked: list[str] = []
+    solved: Callable[[Problem, str], Solution] = module.solve
+
+    def solve(problem: Problem, strategy: str) -> Solution:
+        asked.append(strategy)
+        return solved(problem, strategy)
+
+    monkeypatch.setattr(module, "solve", solve)
+    found = choose(GRAPH, profiles, agents, rates, PI, strategy="edge")
+    assert asked == ["edge"] and found.route[EDGE] == "edge-1"
+    in_force = msgspec.structs.replace(found, agents=found.agents | {EDGE: twins[2], CLOUD: VM})
+    asked.clear()
+    choose(GRAPH, profiles, agents, rates, PI, strategy="edge", current=in_force)
+    assert len(asked) == 2, "the route in force is looked at even where another is like it"
