@@ -75,6 +75,7 @@ class _PipelineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: str = "random:0"
     input: str | None = None
     encoded_kb: int = 0
+    floats: bool = False
     strategy: str = "optimal"
     network: str | None = None
     threads: int = 1
@@ -195,6 +196,9 @@ def _pipeline(
     check_rate(pipeline.rate_per_s, where, f"{key}.rate_per_s")
     if pipeline.frames is not None and pipeline.frames < 1:
         raise ConfigError(where, f"{key}.frames", f"{pipeline.frames} is out of range", "use 1 or more")
+    if pipeline.floats and pipeline.encoded_kb:
+        problem = "image files have no float32 pixels"
+        raise ConfigError(where, f"{key}.floats", problem, "leave it or encoded_kb out")
     check_model(pipeline.model, where, f"{key}.model")
     check_weights(pipeline.weights, where, f"{key}.weights")
     check_strategy(pipeline.strategy, where, f"{key}.strategy")
@@ -212,6 +216,7 @@ def _pipeline(
             pipeline.weights,
             input_size(pipeline.input, where, f"{key}.input"),
             encoded_bytes(pipeline.encoded_kb, where, f"{key}.encoded_kb"),
+            pipeline.floats,
         ),
         strategy=pipeline.strategy,
         network=pipeline.network or "unshaped",

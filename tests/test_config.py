@@ -156,3 +156,13 @@ def test_an_agent_takes_from_the_file_what_its_command_line_leaves_out(tmp_path:
         agent_settings(
             name="pi-1", server="http://127.0.0.1:1", config=None, speed=None, cache_dir=tmp_path, **common
         )
+
+
+def test_image_files_have_no_floats(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    text = '[[agents]]\nname = "pi"\ntier = "device"\n[pipelines.main]\ndevice = "pi"\nfloats = true\n'
+    path.write_text(text)
+    assert read_config(path).pipelines[0].model.floats
+    path.write_text(text + "encoded_kb = 44\n")
+    with pytest.raises(ConfigError, match="pipelines.main.floats"):
+        read_config(path)

@@ -163,7 +163,7 @@ def _photo(model: LoadedModel) -> torch.Tensor:
     if model.spec.encoded:
         return sample()
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(256, model.input.shape, dtype=torch.uint8, generator=generator)
+    return torch.randint(256, model.input.shape, dtype=getattr(torch, model.input.dtype), generator=generator)
 
 
 def _strip(model: LoadedModel, vertex: int, parts: int) -> Step | None:

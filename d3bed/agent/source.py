@@ -47,8 +47,8 @@ NEW_EPOCH_S = 0.8
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo (uint8 [1, 3, H, W], or [n] of a file), what the undivided model answers to it, and how long
-    this machine took for that."""
+    """A photo (uint8 or float32 [1, 3, H, W], or [n] of a file), what the undivided model answers to it, and
+    how long this machine took for that."""
 
     name: str
     image: torch.Tensor
@@ -64,7 +64,7 @@ def prepare_photos(model: LoadedModel, paths: list[Path]) -> list[Photo]:
     height, width = model.input.shape[-2:]
     photos = []
     for path in paths[:MAX_PHOTOS]:
-        image = decode(path, height, width)
+        image = decode(path, height, width).to(getattr(torch, model.input.dtype))
         if model.spec.encoded:
             image = encoded(path)
         began_s = time.monotonic()

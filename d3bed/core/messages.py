@@ -80,7 +80,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
     """Which model: a zoo name, `package.module:factory` or a `.pt2` path; `weights` as in the zoo.
 
     `input` is [C, H, W]; None leaves it to the model. Unless `encoded` (bytes of a usual file) is 0,
-    vertex 0 is an image file, not pixels. Two agents that load equal specs make equal graphs and equal
+    vertex 0 is an image file, not pixels; with `floats` its pixels are float32, as in the papers of
+    others, and not uint8. Two agents that load equal specs make equal graphs and equal
     weights. `name` of equal specs is equal, so `key` may be used to tell them apart.
     """
 
@@ -88,11 +89,13 @@ class ModelSpec(msgspec.Struct, frozen=True):
     weights: str = "random:0"
     input: tuple[int, int, int] | None = None
     encoded: int = 0
+    floats: bool = False
 
     @property
     def key(self) -> str:
         size = "x".join(map(str, self.input)) if self.input else "default"
-        return f"{self.name}@{self.weights}@{size}" + (f"@{self.encoded}" if self.encoded else "")
+        pixels = f"@{self.encoded}" * bool(self.encoded) + "@float32" * self.floats
+        return f"{self.name}@{self.weights}@{size}{pixels}"
 
 
 class Peer(msgspec.Struct, frozen=True):

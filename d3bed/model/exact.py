@@ -195,6 +195,8 @@ def _truth(model: LoadedModel, values: set[Value]) -> dict[Value, torch.Tensor]:
     except ConfigError:
         generator = torch.Generator().manual_seed(0)
         photo = torch.randint(256, model.input.shape, dtype=torch.uint8, generator=generator)
+    if not model.spec.encoded:
+        photo = photo.to(getattr(torch, model.input.dtype))
     made = tuple(sorted(values - {Value(0)}))
     if not made:
         return {Value(0): photo}

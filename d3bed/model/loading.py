@@ -30,8 +30,9 @@ Whole = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 class LoadedModel:
     """A network in memory.
 
-    `whole` is the undivided eager module, normalising included: uint8 `[1, 3, H, W]` (`input`) → the
-    graph's results in order. It is the reference that segments must equal bit for bit.
+    `whole` is the undivided eager module, normalising included: uint8 `[1, 3, H, W]` (`input`; float32
+    with `spec.floats`) → the graph's results in order. It is the reference that segments must equal bit for
+    bit.
     """
 
     spec: ModelSpec
@@ -68,12 +69,16 @@ def load(spec: ModelSpec) -> LoadedModel:
 
     mean_, std_ = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
     flat = flatten(spec.name, program, mean_, std_, loaded=spec.name.endswith(".pt2"))
+    if spec.floats:
+        flat.image.meta["val"] = flat.image.meta["val"].to(torch.float32)
     graph, body = vertices_of(spec.name, with_decode(flat, spec.encoded) if spec.encoded else flat)
     takes = graph.vertices[1 if spec.encoded else 0].outputs[0]
     if spec.input and takes.shape[1:] != spec.input:
         size, asked = ("x".join(map(str, s)) for s in (takes.shape[1:], spec.input))
         raise ModelError(spec.name, "input", f"takes {size}, not {asked}", "leave `input` out")
     takes_uint8 = not any(vertex.kind == "normalise" for vertex in graph.vertices)
+    if takes_uint8 and spec.floats:
+        raise ModelError(spec.name, "floats", "it normalises uint8 pixels itself", "leave `floats` out")
 
     def whole(image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with torch.inference_mode():

@@ -186,3 +186,15 @@ def test_the_fingerprint_tells_thread_counts_apart() -> None:
     assert fingerprint(1) != fingerprint(2)
     assert torch.__version__ in fingerprint(1)
     assert torch.backends.cpu.get_cpu_capability() in fingerprint(1)
+
+
+def test_an_input_of_floats_changes_its_bytes_and_no_bit_of_the_answer() -> None:
+    ours, theirs = load(ModelSpec("alexnet")), load(ModelSpec("alexnet", floats=True))
+    assert ModelSpec("alexnet").key != ModelSpec("alexnet", floats=True).key
+    assert ours.graph.vertices[1:] == theirs.graph.vertices[1:]
+    first, wide = ours.graph.vertices[0].outputs[0], theirs.graph.vertices[0].outputs[0]
+    assert (wide.dtype, wide.nbytes) == ("float32", 4 * first.nbytes)
+    photo = torch.randint(
+        256, ours.input.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+    )
+    assert torch.equal(ours.whole(photo)[0], theirs.whole(photo.float())[0])
