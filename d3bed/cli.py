@@ -23,6 +23,7 @@ from rich.logging import RichHandler
 
 from d3bed import __version__
 from d3bed.bench.commands import bench
+from d3bed.bench.compare.commands import compare
 from d3bed.core.errors import ConfigError, D3Error
 from d3bed.lab.commands import steer
 from d3bed.lab.lab_commands import lab
@@ -44,6 +45,7 @@ app.add_typer(scenario, name="scenario")
 app.add_typer(reporting)
 app.add_typer(lab, name="lab")
 app.add_typer(bench, name="bench")
+app.add_typer(compare)
 
 console = Console()
 errors = Console(stderr=True)
@@ -580,6 +582,8 @@ _EXTRAS = {
     "jinja2": "server",
     "scipy": "server",
     "websockets": "agent",
+    "distributed": "compare",
+    "sklearn": "compare",
     "numpy": "agent",
     "psutil": "agent",
     "pytest": "dev",

@@ -1,0 +1,110 @@
+"""`d3bed compare`: options into calls; it imports what it needs itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from d3bed.core.errors import ConfigError
+
+__all__ = ["compare"]
+
+compare = typer.Typer()
+console = Console()
+errors = Console(stderr=True)
+
+_MODELS = "alexnet,vgg16,resnet18,darknet53,inception_v4"
+_NETWORKS = "wifi,4g,5g,optical,rural"
+_STRATEGIES = "device,edge,cloud,neurosurgeon,dads,layers,hpa,optimal,hpa+vsm,optimal+vsm"
+
+
+@compare.command("compare")
+def run_compare(
+    out: Annotated[Path, typer.Option(help="Folder for results; a real run there is continued.")],
+    models: Annotated[str, typer.Option(help="Comma-separated.")] = _MODELS,
+    networks: Annotated[
+        str, typer.Option(help="Presets, comma-separated; unshaped: links as they are.")
+    ] = _NETWORKS,
+    strategies: Annotated[
+        str, typer.Option(help="Comma-separated; +vsm: the edge agents share layers in tiles.")
+    ] = _STRATEGIES,
+    edges: Annotated[int, typer.Option(help="Edge agents, the first so many of the testbed's.")] = 4,
+    testbed: Annotated[
+        Path | None, typer.Option(help="TOML file of your boards; default: emulated, configs/compare.toml.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", "-f", help="Only frames one at a time, so many a run.", min=2)
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", "-r", help="Only streams, at so many frames a second.")
+    ] = None,
+    predict: Annotated[
+        bool, typer.Option("--predict", help="From profiles alone: nothing is run; takes seconds.")
+    ] = False,
+    dask: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Plan on this Dask cluster; default: on this machine's cores."),
+    ] = None,
+    cache_dir: Annotated[Path, typer.Option(help="Where profiles are kept.")] = Path(".d3bed/cache"),
+) -> None:
+    """Check the claim: ours, its rivals and single tiers over networks and links, with plots.
+
+    The whole grid as predicted, in seconds: d3bed compare --predict --out grid
+
+    Rivals are compared twice: with our uint8 photo as their input, and as published (*), with the float32
+    tensor of their papers. Without --frames or --rate both are compared: frames one at a time, and the
+    highest rate that a stream sustains.
+
+    The results depend on the speeds in configs/compare.toml and on the presets in configs/networks, which are
+    ours: copy, change, and give yours as --testbed and --networks FILE.toml.
+    """
+    from d3bed.bench.compare.grid import Asked, ways
+    from d3bed.bench.compare.run import Request
+    from d3bed.bench.compare.run import predict as predict_grid
+    from d3bed.bench.compare.setting import AS_THEY_ARE, read_setting
+    from d3bed.config import check_model, check_rate, data_dir, read_network
+
+    if frames is not None and rate is not None:
+        raise ConfigError("--rate", f"{rate:g}", "frames come one at a time, or at a rate", "leave one out")
+    check_rate(rate, "--rate", "")
+    file = data_dir("configs") / "compare.toml" if testbed is None else testbed
+    asked = Asked(
+        models=_listed(models, "--models"),
+        networks=_listed(networks, "--networks"),
+        strategies=_listed(strategies, "--strategies"),
+        edges=edges,
+        frames=None if rate is not None else frames or 10,
+        streams=frames is None,
+        rate_per_s=rate,
+        testbed=file.name,
+    )
+    for model in asked.models:
+        check_model(model, "--models", "")
+    for network in asked.networks:
+        if network != AS_THEY_ARE:
+            read_network(network, "--networks", "")
+    ways(asked.strategies)
+    _folder(out)
+    request = Request(asked, read_setting(file, edges), out, cache_dir, dask)
+    predict_grid(request, console, _hint)
+
+
+def _listed(text: str, option: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not found:
+        raise ConfigError(option, text, "names nothing", "write names with commas between them")
+    return found
+
+
+def _folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("--out", str(out), f"{error.strerror}", "choose another place") from error
+
+
+def _hint(text: str) -> None:
+    errors.print(text, style="dim", highlight=False)
