@@ -28,6 +28,8 @@ __all__ = ["show"]
 
 #: At most so many vertices are named in a row of words.
 _NAMED = 6
+#: A grid of more networks has its numbers in two lines.
+_WIDE = 5
 
 
 def show(request: Request, answers: Sequence[Answer]) -> RenderableType:
@@ -193,12 +195,15 @@ def _grid(answers: Sequence[Answer], fastest: bool) -> RenderableType:
     several = len(answers[0].plans) > 1
     figure = "highest rate, frames/s" if fastest else "cost ms"
     table = _table("strategy", f"{about}: {figure}" + (" (regret)" if several else ""))
+    many = len(answers) > _WIDE
+    between = "\n" if many else " "
     for answer in answers:
-        table.add_column(answer.case.network, justify="right")
+        name = answer.case.network
+        table.add_column(name.replace("-", "-\n") if many else name, justify="right")
     for row in zip(*(answer.plans for answer in answers), strict=True):
         cells = []
         for plan in row:
-            regret = "" if plan.regret is None else f" ({plan.regret:.2f})"
+            regret = "" if plan.regret is None else f"{between}({plan.regret:.2f})"
             if plan.solution is None:
                 cells.append("–")
             elif fastest:
@@ -208,8 +213,10 @@ def _grid(answers: Sequence[Answer], fastest: bool) -> RenderableType:
         table.add_row(_marked(row[0]), *cells)
     firsts = [(answer.case.problem, answer.plans[0].solution) for answer in answers]
     counts = ["–" if first is None else _numbers(problem, first.tiers) for problem, first in firsts]
+    if many:
+        counts = [count.replace(" ", "") for count in counts]
     table.add_section()
-    table.add_row(f"vertices, {answers[0].plans[0].strategy}", *counts)
+    table.add_row(f"vertices,{between}{answers[0].plans[0].strategy}", *counts)
     tiers = " · ".join(answers[0].case.problem.tiers)
     return Group(table, *_footnotes(answers[0].plans, [f"vertices: {tiers}. –: no plan within the limits."]))
 
