@@ -218,6 +218,7 @@ def server(
     from d3bed.config import override, read_config
     from d3bed.lab.offers import offered_networks, offered_scenes
     from d3bed.server.app import serve
+    from d3bed.server.history import RunHistory
     from d3bed.server.settings import ServerSettings
 
     settings = override(
@@ -240,6 +241,11 @@ def server(
     )
     address = data_dir / "address"
 
+    def report_page(history: RunHistory) -> str:
+        from d3bed.lab.report import as_html  # here: a server starts without what it needs
+
+        return as_html(history)
+
     def ready(url: str) -> None:
         errors.print(f"dashboard: {url}", highlight=False)
         whole = address.with_suffix(".new")
@@ -257,7 +263,7 @@ def server(
         scenes=offered_scenes(settings),
     )
     try:
-        _run(_until_signal(serve(plan, ready=ready)))
+        _run(_until_signal(serve(plan, ready=ready, as_page=report_page)))
     finally:
         with contextlib.suppress(OSError):
             address.unlink()

@@ -20,7 +20,7 @@ from d3bed.server.api import MAX_BODY_BYTES, ROUTES, Api, ApiError, Problem, Rou
 from d3bed.server.auth import has_token, is_foreign_host, is_foreign_origin, is_loopback, kept_secret
 from d3bed.server.coordinator import Coordinator
 from d3bed.server.metrics import CONTENT_TYPE, exposition
-from d3bed.server.pages import StaticFiles, page, web_files
+from d3bed.server.pages import AsPage, StaticFiles, page, report, web_files
 from d3bed.server.runner import Runner, make_clock
 from d3bed.server.settings import ServerSettings
 from d3bed.server.sockets import Sockets
@@ -39,8 +39,10 @@ async def serve(
     *,
     ready: Callable[[str], None] | None = None,
     tell: Callable[[str], object] = sys.stderr.write,
+    as_page: AsPage | None = None,
 ) -> None:
-    """Serve until cancelled. `ready` gets the address as soon as requests are answered.
+    """Serve until cancelled. `ready` gets the address as soon as requests are answered. `as_page` makes a
+    page of a run's history, at `/report/RUN`; without it there is none.
 
     `tell` gets a newly made token, once. Raises `ConfigError`: a port in use, a bad host, a data
     directory that cannot be used, impossible settings.
@@ -50,7 +52,7 @@ async def serve(
     try:
         store = Store(settings.data_dir, settings.retention)
         try:
-            await _serve(settings, listener, store, ready, tell)
+            await _serve(settings, listener, store, ready, tell, as_page)
         finally:
             await asyncio.to_thread(store.close)
     finally:
@@ -63,6 +65,7 @@ async def _serve(
     store: Store,
     ready: Callable[[str], None] | None,
     tell: Callable[[str], object],
+    as_page: AsPage | None,
 ) -> None:
     token = settings.token
     if token is None and not is_loopback(settings.host):
@@ -81,7 +84,7 @@ async def _serve(
     )
     coordinator.guarded = token is not None
     runner = Runner(coordinator, store, make_clock())
-    app = make_app(runner, this, token=token, loopback=is_loopback(settings.host))
+    app = make_app(runner, this, token=token, loopback=is_loopback(settings.host), as_page=as_page)
     web_runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await web_runner.setup()
     try:
@@ -116,7 +119,9 @@ def _address(host: str, listener: socket.socket) -> str:
 # ── the application ───────────────────────────────────────────────────────────────────────────────
 
 
-def make_app(runner: Runner, this: ServerReport, *, token: str | None, loopback: bool) -> web.Application:
+def make_app(
+    runner: Runner, this: ServerReport, *, token: str | None, loopback: bool, as_page: AsPage | None
+) -> web.Application:
     """`loopback`: only requests that name this machine as their host are answered."""
     api, sockets = Api(runner), Sockets(runner)
     app = web.Application(
@@ -131,6 +136,8 @@ def make_app(runner: Runner, this: ServerReport, *, token: str | None, loopback:
     files = StaticFiles(place / "static")
     app.router.add_get("/static/{file:.+}", files.get)
     app.router.add_get("/", page(runner.feed, files, place / "templates"))
+    if as_page is not None:
+        app.router.add_get("/report/{run}", report(api, as_page))
 
     async def say_goodbye(_: web.Application) -> None:
         await sockets.close()

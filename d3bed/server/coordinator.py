@@ -155,9 +155,9 @@ class Coordinator:
             case Undo():
                 self.conditions.undo(event)
             case EndAgent(agent, crash, by):
-                self.world.note(f"{agent} was told to {'crash' if crash else 'stop'} by {by}")
                 what, action = ("crash", "kill") if crash else ("stop", "stop")
                 order = self.world.orders.begin(f"{agent}: {what}", by, {"action": action, "agent": agent})
+                self.world.note(f"{agent} was told to {what} by {by}", cause_id=order)
                 self.world.orders.end(order, agent)
                 self.world.send(agent, Crash() if crash else Stop(f"{by} says so"))
             case Shutdown(reason):

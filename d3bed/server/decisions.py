@@ -13,11 +13,11 @@ from typing import Literal
 
 import msgspec
 
-from d3bed.core.ids import CauseId, Epoch, PipelineId
+from d3bed.core.ids import CauseId, Epoch, PipelineId, Tier
 from d3bed.core.measurements import FrameReport
 from d3bed.plan import Choice
 from d3bed.server.epochs import PlannedEpoch, Wish, placement
-from d3bed.server.views import AlternativeView, DecisionView
+from d3bed.server.views import AlternativeView, DecisionView, MoveView
 from d3bed.server.world import World
 
 __all__ = ["KEPT", "LEAST_FRAMES", "MEASURED_FRAMES", "Decisions"]
@@ -27,6 +27,8 @@ __all__ = ["KEPT", "LEAST_FRAMES", "MEASURED_FRAMES", "Decisions"]
 MEASURED_FRAMES, LEAST_FRAMES = 8, 3
 #: How many decisions the page is shown.
 KEPT = 100
+#: So many of the vertices that moved are named.
+_NAMED = 12
 
 
 class Decisions:
@@ -54,9 +56,10 @@ class Decisions:
             alternatives=_alternatives(epoch.choice, before),
             kept_s=epoch.choice.kept_s,
             predicted_s=epoch.choice.latency_s,
+            moves=_moves(epoch, before),
         )
         self._open[epoch.number] = (view, [])
-        self._world.orders.decided(self._pipeline, "move", f"epoch {epoch.number}: {view.plan}")
+        self._world.orders.decided(self._pipeline, "move", f"epoch {epoch.number} is in force")
         if len(self._open) > KEPT:
             del self._open[next(iter(self._open))]
         self._put(view)
@@ -138,6 +141,7 @@ class Decisions:
         kept_s: float | None = None,
         predicted_s: float | None = None,
         level: Literal["info", "warn", "error"] = "info",
+        moves: tuple[MoveView, ...] = (),
     ) -> DecisionView:
         view = DecisionView(
             pipeline=self._pipeline,
@@ -152,6 +156,7 @@ class Decisions:
             reason=reason,
             kept_s=kept_s,
             predicted_s=predicted_s,
+            moves=moves,
             level=level,
         )
         return msgspec.structs.replace(view, text=_sentence(view))
@@ -180,6 +185,16 @@ def _alternatives(choice: Choice, present: PlannedEpoch | None) -> tuple[Alterna
         found.append(AlternativeView(f"as it was: {present.sentence()}", choice.kept_s))
     found += [AlternativeView(f"all on {choice.agents[tier]}", s) for tier, s in choice.alone_s.items()]
     return tuple(sorted(found, key=lambda each: each.predicted_s))
+
+
+def _moves(epoch: PlannedEpoch, before: PlannedEpoch | None) -> tuple[MoveView, ...]:
+    if before is None or before.wish.model != epoch.wish.model:
+        return ()
+    names: dict[tuple[Tier, Tier], list[str]] = {}
+    for vertex in epoch.plan.moved(before.plan):
+        ends = before.plan.tiers[vertex], epoch.plan.tiers[vertex]
+        names.setdefault(ends, []).append(epoch.graph.vertices[vertex].name)
+    return tuple(MoveView(*ends, len(found), tuple(found[:_NAMED])) for ends, found in names.items())
 
 
 def _sentence(view: DecisionView) -> str:

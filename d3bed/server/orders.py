@@ -29,9 +29,11 @@ KEPT = 100
 
 @dataclass
 class _Open:
-    """What an order waits for: words of agents, the end of one, a decision about a pipeline's plan."""
+    """What an order waits for: the word of `agents` (it `asked` so many), the end of one, a decision about a
+    pipeline's plan."""
 
     agents: set[AgentId] = field(default_factory=set)
+    asked: int = 0
     end_of: AgentId | None = None
     plan_of: PipelineId | None = None
     due_s: float | None = None
@@ -86,6 +88,7 @@ class Orders:
             self.failed(order, f"{agent} is gone")
             return
         waits.agents.add(agent)
+        waits.asked += 1
         waits.due_s = world.now + PATIENCE_S
         world.send(agent, Confirm(order))
 
@@ -112,7 +115,7 @@ class Orders:
             return
         waits.agents.discard(agent)
         if not waits.agents:
-            self.done(order, f"{agent} confirms")
+            self.done(order, f"{agent} confirms" if waits.asked == 1 else f"all {waits.asked} agents confirm")
 
     def agent_lost(self, agent: AgentId) -> None:
         for order, waits in list(self._open.items()):

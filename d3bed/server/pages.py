@@ -5,9 +5,11 @@ Third-party files (`static/vendor/`) may be missing: then the page is told so, a
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import mimetypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +20,14 @@ from aiohttp.typedefs import Handler
 
 import d3bed
 from d3bed.core.errors import ConfigError
+from d3bed.server.api import Api
 from d3bed.server.feed import Feed
+from d3bed.server.history import RunHistory
 
-__all__ = ["StaticFiles", "page", "web_files"]
+__all__ = ["AsPage", "StaticFiles", "page", "report", "web_files"]
+
+#: Makes a self-contained page of a run's history. May take a second: it is called on a thread.
+AsPage = Callable[[RunHistory], str]
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -112,6 +119,25 @@ def page(feed: Feed, files: StaticFiles, templates: Path) -> Handler:
             charts=files.has_charts,
         )
         answer = web.Response(text=text, content_type="text/html", headers=_HEADERS)
+        answer.enable_compression()
+        return answer
+
+    return get
+
+
+def report(api: Api, as_page: AsPage) -> Handler:
+    """A run as `d3bed report --html` writes it, styles inside; a script would not run in it."""
+    headers = _HEADERS | {
+        "Content-Security-Policy": (
+            "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none';"
+            " form-action 'none'; frame-ancestors 'none'"
+        )
+    }
+
+    async def get(request: web.Request) -> web.StreamResponse:
+        history = await api.history(request.match_info["run"])
+        text = await asyncio.to_thread(as_page, history)
+        answer = web.Response(text=text, content_type="text/html", headers=headers)
         answer.enable_compression()
         return answer
 

@@ -272,6 +272,7 @@ class Traffic:
             mix=tuple(MixedView(each.number, each.share, each.text, each.predicted_s) for each in epoch.group)
             if epoch and epoch.others
             else (),
+            members=dict(pipe.settings.tiers),
         )
 
     def _graph(self) -> Graph | None:

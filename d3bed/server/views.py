@@ -37,6 +37,7 @@ __all__ = [
     "LinkReport",
     "LinkView",
     "MixedView",
+    "MoveView",
     "NoteView",
     "OfferView",
     "OrderView",
@@ -172,7 +173,8 @@ class MixedView(msgspec.Struct, frozen=True):
 class PipelineView(msgspec.Struct, frozen=True):
     """`plan` and `profile_s` go by vertex number; null where nothing is known yet. Profiles of agents that
     are `guessed` are predicted from other networks. `rate_per_s` is the camera's, null: one frame after the
-    other; the plan `sustains_per_s`. Where frames take several plans in turn, `mix` are all of them. While
+    other; the plan `sustains_per_s`. `members` are all agents that it
+    is configured with, here or not. Where frames take several plans in turn, `mix` are all of them. While
     `run` is `counting`, its frames still come, whatever phase the plan is in."""
 
     id: PipelineId
@@ -201,6 +203,7 @@ class PipelineView(msgspec.Struct, frozen=True):
     rate_per_s: float | None = None
     sustains_per_s: float | None = None
     mix: tuple[MixedView, ...] = ()
+    members: dict[AgentId, Tier] = {}
 
 
 class EpochView(msgspec.Struct, frozen=True):
@@ -340,6 +343,15 @@ class AlternativeView(msgspec.Struct, frozen=True):
     predicted_s: float
 
 
+class MoveView(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):
+    """So many vertices changed from one tier to another; `vertices` names the first of them."""
+
+    source: Tier
+    target: Tier
+    count: int
+    vertices: tuple[str, ...]
+
+
 class DecisionView(msgspec.Struct, frozen=True):
     """What was decided when a `cause` called for a plan: to `move` to another epoch, to `keep` the present
     one, or nothing, because it did `fail`. `text` is all of it in a sentence.
@@ -348,7 +360,8 @@ class DecisionView(msgspec.Struct, frozen=True):
     answers alone); `kept_s` is what staying was predicted to take,
     under the conditions `seen`, and `predicted_s` what the choice was. Of a move, `measured_s` is the median
     of its first `frames`, and `error` is measured over predicted, less 1; null until they are answered, the
-    error also where frames wait for each other, as the prediction is of one alone.
+    error also where frames wait for each other, as the prediction is of one alone. `moves` says what changed
+    tier, where the model stayed the same.
     """
 
     pipeline: PipelineId
@@ -368,6 +381,7 @@ class DecisionView(msgspec.Struct, frozen=True):
     error: float | None = None
     level: Literal["info", "warn", "error"] = "info"
     text: str = ""
+    moves: tuple[MoveView, ...] = ()
 
 
 class DecisionDetails(msgspec.Struct, frozen=True):

@@ -22,12 +22,13 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright
 
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
-from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
+from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import FrameReport, LinkShape, Span, SpanKind, Transfer
 from d3bed.core.messages import (
     Activate,
     Confirm,
     Confirmed,
+    Crash,
     Drained,
     FramesAnswered,
     FromAgent,
@@ -49,6 +50,7 @@ from d3bed.core.messages import (
     encode,
 )
 from d3bed.core.plan import Plan
+from d3bed.lab.report import as_html
 from d3bed.plan import Pin
 from d3bed.server import PipelineSettings, ServerSettings, serve
 
@@ -92,12 +94,21 @@ class Actor:
         self.epoch: Epoch | None = None
         self.active = asyncio.Event()
         self.plans: dict[Epoch, Plan] = {}
+        self.heard: list[ToAgent] = []
+        #: Whether it confirms orders, and what it says that it could not do.
+        self.confirms, self.unable = True, ""
+        self._unconfirmed: list[CauseId] = []
         self._socket = socket
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._beat())]
 
     async def say(self, *messages: FromAgent | Register) -> None:
         for message in messages:
             await self._socket.send_str(encode(message))
+
+    async def confirm(self) -> None:
+        """All that it did not yet."""
+        await self.say(*[Confirmed(order) for order in self._unconfirmed])
+        self._unconfirmed.clear()
 
     async def leave(self) -> None:
         for task in self._tasks:
@@ -106,7 +117,7 @@ class Actor:
         await self._socket.close()
 
     async def _beat(self) -> None:
-        while True:
+        while not self._socket.closed:
             await self.say(Heartbeat(rss_bytes=123_000_000))
             await asyncio.sleep(0.5)
 
@@ -115,6 +126,7 @@ class Actor:
             await self.say(*self._answers(decode_to_agent(message.data)))
 
     def _answers(self, message: ToAgent) -> list[FromAgent]:
+        self.heard.append(message)
         match message:
             case LoadModel(model, threads):
                 return [ModelLoaded(model, made_graph(model.name), "same", threads, 0.1)]
@@ -126,7 +138,11 @@ class Actor:
                 self.plans[epoch] = plan
                 return [Ready(PIPELINE, epoch, 0.01)]
             case Confirm(order):
-                return [Confirmed(order)]
+                self._unconfirmed.append(order)
+                return [Confirmed(order, self.unable)] if self.confirms else []
+            case Crash():
+                self._leaving = asyncio.create_task(self._socket.close())
+                return []
             case Activate(epoch=epoch):
                 before, self.epoch = self.epoch, epoch
                 self.active.set()
@@ -151,7 +167,9 @@ class Testbed:
     async def start(self) -> None:
         """Start the server; a second time it listens on the same port."""
         ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._server = asyncio.create_task(serve(self.settings, ready=ready.set_result, tell=str))
+        self._server = asyncio.create_task(
+            serve(self.settings, ready=ready.set_result, tell=str, as_page=as_html)
+        )
         either: set[asyncio.Future[Any]] = {self._server, ready}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self._server.done():

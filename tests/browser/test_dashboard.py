@@ -10,6 +10,11 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from d3bed.core.ids import AgentId
+from d3bed.core.messages import Crash
+
+DEVICE, EDGE, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm-1")
+
 pytestmark = [pytest.mark.browser, pytest.mark.sockets, pytest.mark.asyncio(loop_scope="session")]
 
 if typing.TYPE_CHECKING:
@@ -33,7 +38,8 @@ async def test_before_any_agent_it_says_what_it_waits_for_and_shows_no_numbers(
     await expect(page.locator("#phase")).to_contain_text("pi-1")
     await expect(page.locator("#exact")).to_contain_text("not checked yet")
     await expect(page.locator("#median")).to_have_text("–")
-    await expect(page.locator("#agents")).to_contain_text("No agent has registered yet.")
+    await expect(page.locator("#welcome")).to_be_visible()
+    await expect(page.locator("#tiers")).to_be_hidden()
     assert await page.locator(".vertex").count() == 0
 
 
@@ -44,7 +50,7 @@ async def test_state_is_drawn_from_the_page_itself_before_the_socket_opens(
     await testbed.answer()
     await page.add_init_script("window.WebSocket = class { close() {} }")
     await page.goto(testbed.address)
-    await expect(page.locator("#agents tr")).to_have_count(3)
+    await expect(page.locator("#tiers .agent")).to_have_count(3)
     await expect(page.locator(".vertex")).to_have_count(9)
     await expect(page.locator("#connection")).to_contain_text("reconnecting")
 
@@ -141,7 +147,7 @@ async def test_refused_order_is_explained_beside_its_button(page: Page, testbed:
     button = page.locator("#strategies button").first
     await button.evaluate("button => (button.value = 'nonsense')")
     await button.click()
-    await expect(page.locator("#strategy-problem")).to_contain_text("unknown strategy 'nonsense'")
+    await expect(page.locator("#strategy-said")).to_contain_text("unknown strategy 'nonsense'")
     await expect(button).not_to_have_attribute("aria-busy", "true")
 
 
@@ -153,8 +159,10 @@ async def test_changed_conditions_are_listed_with_their_time_left(page: Page, te
     await testbed.post("links", {"from": "pi-1", "to": "edge-1", "mbit_per_s": 5, "for_s": 90, "by": "ann"})
     await testbed.post("agents/vm-1/load", {"processes": 2})
     first, second = page.locator("#conditions li").nth(0), page.locator("#conditions li").nth(1)
-    await expect(first).to_have_text(re.compile(r"pi-1→edge-1: 5 Mbit/s, emulated ?[78]\d s left, by ann"))
-    await expect(second).to_have_text(re.compile(r"vm-1: 2 busy processes ?until undone, by api"))
+    await expect(first).to_have_text(
+        re.compile(r"pi-1→edge-1: 5 Mbit/s, emulated ?[78]\d s left, by ann ?Undo")
+    )
+    await expect(second).to_have_text(re.compile(r"vm-1: 2 busy processes ?until undone, by api ?Undo"))
     await testbed.post("agents/vm-1/load", {"processes": 0})
     await expect(page.locator("#conditions li")).to_have_count(1)
 
@@ -162,10 +170,11 @@ async def test_changed_conditions_are_listed_with_their_time_left(page: Page, te
 async def test_lost_agent_is_shown_as_lost(page: Page, testbed: Testbed) -> None:
     await open_page(page, testbed)
     await testbed.join()
-    row = page.locator("#agents tr", has_text="vm-1")
-    await expect(row).to_contain_text("connected")
+    card = page.locator(".agent[data-agent=vm-1]")
+    await expect(card).to_contain_text("idle")
     await testbed.leave(next(agent for agent in testbed.actors if agent == "vm-1"))
-    await expect(row).to_contain_text("lost", timeout=3_000)
+    await expect(card).to_have_attribute("data-health", "off", timeout=3_000)
+    await expect(card).to_contain_text("off")
 
 
 async def test_page_comes_back_after_the_server_restarts(page: Page, testbed: Testbed) -> None:
@@ -178,9 +187,9 @@ async def test_page_comes_back_after_the_server_restarts(page: Page, testbed: Te
     await expect(page.locator("#answered")).to_have_text("2 of 2")  # what is known stays
     await testbed.start()
     await expect(page.locator("#connection")).to_contain_text("live", timeout=20_000)
-    await expect(page.locator("#agents")).to_contain_text("No agent has registered yet.")
+    await expect(page.locator("#welcome")).to_be_visible()
     await testbed.join()
-    await expect(page.locator("#agents tr")).to_have_count(3)
+    await expect(page.locator("#tiers .agent")).to_have_count(3)
 
 
 async def test_hidden_tab_lets_go_and_resumes_without_loss(page: Page, testbed: Testbed) -> None:
@@ -213,7 +222,7 @@ async def test_token_is_asked_for_once(page: Page, make_testbed: MakeTestbed) ->
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
     await page.get_by_role("button", name="edge", exact=True).click()
     await page.locator("#token").fill("open sesame")
-    await page.get_by_role("button", name="Use").click()
+    await page.get_by_role("button", name="Use", exact=True).click()
     await expect(page.locator(".vertex[data-tier=edge]")).to_have_count(7)
     await page.get_by_role("button", name="device", exact=True).click()
     await expect(page.locator(".vertex[data-tier=device]")).to_have_count(9)
@@ -225,7 +234,7 @@ async def test_without_token_the_page_only_reads(page: Page, make_testbed: MakeT
     await open_page(page, testbed)
     await page.get_by_role("button", name="edge", exact=True).click()
     await page.get_by_role("button", name="Cancel").click()
-    await expect(page.locator("#strategy-problem")).to_contain_text("token")
+    await expect(page.locator("#strategy-said")).to_contain_text("token")
     await expect(page.locator("#strategies [aria-pressed=true]")).to_have_text("optimal")
 
 
@@ -264,3 +273,123 @@ async def test_two_browsers_see_one_anothers_changes(browser: Browser, page: Pag
     await expect(other.locator(".vertex[data-tier=edge]")).to_have_count(7)
     await expect(other.locator("#strategies [aria-pressed=true]")).to_have_text("edge")
     await other.close()
+
+
+async def test_order_waits_until_the_agent_confirms_it_and_undo_ends_it(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
+    device = testbed.actors[DEVICE]
+    device.confirms = False
+    await page.fill("#who", "ann")
+    await page.get_by_role("button", name="Change pi-1 to edge-1").click()
+    await page.fill("#link-rate", "5")
+    await page.get_by_role("button", name="Change link").click()
+    await expect(page.locator("#link-said")).to_contain_text("waiting for it to be confirmed")
+    await expect(page.locator("#link-set")).to_have_attribute("aria-busy", "true")
+    await expect(page.locator("#orders li").first).to_have_attribute("data-state", "pending")
+    await device.confirm()
+    await expect(page.locator("#link-said")).to_have_text("✓ pi-1→edge-1: 5 Mbit/s: pi-1 confirms")
+    await page.keyboard.press("Escape")
+    await expect(page.locator("#link-dialog")).to_be_hidden()
+    await expect(page.locator("#orders li").first).to_contain_text("by ann")
+    device.confirms = True
+    await page.get_by_role("button", name="Undo pi-1→edge-1").click()
+    await expect(page.locator("#conditions-part")).to_be_hidden()
+
+
+async def test_failed_order_says_what_the_agent_said(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
+    testbed.actors[EDGE].unable = "SetLoad: no more processes"
+    await page.get_by_role("button", name="Change edge-1", exact=True).click()
+    await page.get_by_role("button", name="Load", exact=True).last.click()
+    await expect(page.locator("#agent-said")).to_contain_text("✖ edge-1: 2 busy processes: edge-1: SetLoad")
+    await page.keyboard.press("Escape")
+    await page.get_by_role("button", name="Trouble").click()
+    await expect(page.locator("#events > li")).to_have_count(1)
+
+
+async def test_killing_asks_first(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
+    await page.get_by_role("button", name="Change vm-1", exact=True).click()
+    await page.get_by_role("button", name="Kill…").click()
+    await expect(page.locator("#agent-sure")).to_contain_text("Have vm-1 crash")
+    await page.get_by_role("button", name="No", exact=True).click()
+    await expect(page.locator("#agent-sure")).to_be_hidden()
+    assert Crash() not in testbed.actors[CLOUD].heard
+    await page.get_by_role("button", name="Kill…").click()
+    await page.get_by_role("button", name="Yes, kill vm-1").click()
+    await expect(page.locator(".agent[data-agent=vm-1]")).to_have_attribute("data-health", "off")
+    await expect(page.locator("#agent-said")).to_have_text("✓ vm-1: crash: vm-1 is gone")
+    await expect(page.locator("#events")).to_contain_text("vm-1 lost")
+
+
+async def test_missing_agents_come_with_the_command_that_starts_them(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await expect(page.locator("#arrivals [data-here=false]")).to_have_count(3)
+    here = page.locator("#arrivals [data-agent=edge-1] code").first
+    command = f"d3bed agent --name edge-1 --tier edge --server {testbed.address.rstrip('/')}"
+    await expect(here).to_have_text(command)
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await page.get_by_role("button", name=f"Copy: {command}", exact=True).click()
+    assert await page.evaluate("navigator.clipboard.readText()") == command
+    await testbed.join(DEVICE, EDGE)
+    await expect(page.locator("#arrivals [data-here=true]")).to_have_count(2)
+    await testbed.join(CLOUD)
+    await expect(page.locator("#welcome")).to_be_hidden()
+
+
+async def test_graph_tells_what_crosses_what_moved_and_why_it_is_there(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
+    await expect(page.locator("#graph .crossing")).to_have_text(re.compile(r"774 KB · \d+(\.\d+)? ms"))
+    await page.get_by_role("button", name="edge", exact=True).click()
+    await expect(page.locator("#moved")).to_contain_text(
+        "Epoch 2 moved 7 vertices. cloud → edge: layer2, layer3"
+    )
+    await expect(page.locator(".vertex.moved")).to_have_count(7)
+    await page.fill("#search", "layer3")
+    await expect(page.locator(".vertex.hit")).to_have_count(1)
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#details")).to_contain_text("layer3")
+    await expect(page.locator("#why")).to_contain_text("The optimal plan has it on the cloud")
+    before = await page.get_attribute("#graph", "viewBox")
+    await page.keyboard.press("+")
+    assert await page.get_attribute("#graph", "viewBox") != before
+    await page.keyboard.press("0")
+    await expect(page.locator("#graph")).to_have_attribute("viewBox", before or "")
+
+
+async def test_decision_opens_its_evidence_and_the_feed_can_be_filtered(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await testbed.answer(3)
+    await page.get_by_role("button", name="edge", exact=True).click()
+    move = page.locator("#events .decision.move").first
+    await expect(move).to_contain_text("strategy edge chosen · epoch 2 · moved 7 vertices cloud → edge")
+    await move.locator("summary").press("Enter")
+    await expect(move).to_contain_text("What could have been done")
+    await expect(move.locator(".alternatives tr")).not_to_have_count(0)
+    await testbed.answer(8)  # now it has a measured result, and is still open
+    await expect(page.locator("#events .decision.move").first).to_contain_text("Measured: ")
+    await page.get_by_role("button", name="Moves", exact=True).click()
+    await expect(page.locator("#events > li")).to_have_count(2)
+    await page.fill("#event-search", "joined")
+    await expect(page.locator("#events")).to_have_text("Nothing of that kind.")
+
+
+async def test_report_of_the_run_is_one_click_away(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await expect(page.locator("#report-link")).to_be_hidden()
+    await testbed.join()
+    await testbed.answer(3)
+    link = page.locator("#report-link")
+    await expect(link).to_have_attribute("href", re.compile("/report/demo-"))
+    await link.click()
+    await expect(page.locator("h1")).to_contain_text("Run demo-")
+    assert await page.locator("svg.plot").count() >= 3

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Page
+
+from d3bed.lab.scenario import Link, Load, read_scenario
 
 pytestmark = [pytest.mark.browser, pytest.mark.sockets, pytest.mark.asyncio(loop_scope="session")]
 
@@ -219,3 +222,91 @@ async def test_ticks_are_round_and_reach_the_top(modules: Page) -> None:
     assert found[1] == [0, 0.25, 0.5, 0.75, 1.0]
     assert found[2] == [0, 2, 4, 6, 8]
     assert found[0][-1] >= 0.13
+
+
+async def test_health_is_judged_by_heartbeats_and_by_work(modules: Page) -> None:
+    agents = [
+        {"state": "lost", "heard_s": 90, "worked_s": 90},
+        {"state": "connected", "heard_s": 96, "worked_s": 96},
+        {"state": "connected", "heard_s": 99, "worked_s": 99},
+        {"state": "connected", "heard_s": 99, "worked_s": 90},
+        {"state": "connected", "heard_s": 99, "worked_s": None},
+    ]
+    found = await run(
+        modules,
+        "testbed",
+        """
+        const cases = [[true, true], [false, true], [true, false]]; // in the plan, frames flow
+        return value.map(agent => cases.map(found => m.health(agent, 100, ...found)));
+        """,
+        agents,
+    )
+    assert found == [
+        ["off", "off", "off"],
+        ["silent", "silent", "silent"],
+        ["working", "idle", "idle"],
+        ["stalled", "idle", "idle"],
+        ["stalled", "idle", "idle"],
+    ]
+
+
+async def test_command_for_a_board_names_what_it_has_to_reach(modules: Page) -> None:
+    found = await run(
+        modules,
+        "testbed",
+        "return value.map(args => m.commands(...args))",
+        [["pi-1", "device", "http://127.0.0.1:8333", False], ["vm-1", "cloud", "http://10.0.0.2:8333", True]],
+    )
+    assert found[0]["here"] == "d3bed agent --name pi-1 --tier device --server http://127.0.0.1:8333"
+    assert found[0]["board"].endswith("--host 0.0.0.0 --server http://SERVER:8333 --token TOKEN")
+    assert found[1]["board"] == (
+        "d3bed agent --name vm-1 --tier cloud --host 0.0.0.0 --server http://10.0.0.2:8333 --token TOKEN"
+    )
+
+
+async def test_recording_is_a_scenario_file_that_can_be_played(modules: Page, tmp_path: Path) -> None:
+    link = {"action": "link", "from": "pi-1", "to": "edge-1", "mbit_per_s": 5, "for_s": 30}
+    load = {"action": "load", "agent": "edge-1", "processes": 2}
+    orders = [
+        {"at_s": 90, "by": "ann", "state": "done", "action": load},  # before it began
+        {"at_s": 101.25, "by": "ann", "state": "done", "action": link},
+        {"at_s": 102, "by": "bob", "state": "failed", "action": load},
+        {"at_s": 103, "by": "bob", "state": "done", "action": load},
+        {"at_s": 104, "by": "bob", "state": "done", "action": {}},
+        {"at_s": 105, "by": "scenario tour", "state": "done", "action": load},
+    ]
+    text = await run(modules, "orders", "return m.scenarioOf(value, 100, 109.5)", orders)
+    path = tmp_path / "recorded.toml"
+    path.write_text(text)
+    scenario = read_scenario(path)
+    assert scenario.duration_s == 10
+    assert scenario.events == (
+        Link(at_s=1.25, source="pi-1", target="edge-1", mbit_per_s=5, for_s=30),
+        Load(at_s=3, agent="edge-1", processes=2),
+    )
+
+
+async def test_crossing_takes_the_links_of_the_route_over_the_edge_or_directly(modules: Page) -> None:
+    links = [
+        {"from": "pi", "to": "e", "bytes_per_s": 1e6, "latency_s": 0.002},
+        {"from": "e", "to": "vm", "bytes_per_s": 1e6, "estimate_bytes_per_s": 2e6, "latency_s": 0.01},
+    ]
+    route = {"device": "pi", "edge": "e", "cloud": "vm"}
+    found = await run(
+        modules,
+        "graph",
+        "return ['edge', 'cloud'].map(to => m.crossingS(value[0], value[1], 'device', to, 1e5))",
+        [links, route],
+    )
+    assert found == pytest.approx([0.102, 0.102 + 0.06])
+    direct = [*links, {"from": "pi", "to": "vm", "bytes_per_s": 1e6, "latency_s": 0.001}]
+    body = "return m.crossingS(value[0], value[1], 'device', 'cloud', 1e5)"
+    assert await run(modules, "graph", body, [direct, route]) == pytest.approx(0.101)
+    assert await run(modules, "graph", body, [[], route]) is None
+
+
+async def test_zoom_never_leaves_the_drawing(modules: Page) -> None:
+    found = await run(
+        modules, "zoom", "return value.map(c => m.seen(400, 200, 2, c))", [[0, 0], [200, 100], [999, 999]]
+    )
+    assert found == [[0, 0, 200, 100], [100, 50, 200, 100], [200, 100, 200, 100]]

@@ -50,6 +50,7 @@ async def test_another_network_reshapes_links_that_are_open(offering: Lab) -> No
         "network lte",
         "ann",
     )
+    assert orders[-1]["answer"] == "all 4 agents confirm"
     assert ShapeLink(ALL[2], SLOW) in scripts[0].heard
     assert ShapeLink(ALL[1], LinkShape(625_000, 0.02)) in scripts[0].heard  # what is changed stays so
     assert not scripts[1].count(ShapeLink)  # edge-device is not shaped

@@ -99,7 +99,7 @@ def test_strategy_is_done_with_its_epoch_in_force_and_not_before(running: Stage)
     running.submit(running.plan(running.plans[-1]))
     done = last(running)
     assert (done.id, done.state) == (order.id, "done")
-    assert done.answer.startswith(f"epoch {running.active}: ")
+    assert done.answer == f"epoch {running.active} is in force"
 
 
 def test_rate_start_and_stop_are_confirmed_by_the_device(running: Stage) -> None:

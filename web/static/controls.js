@@ -1,108 +1,250 @@
-// Strategy, model, start, stop and frame rate. What is pressed is what the server says; a click only asks.
+// Strategy, model, network, frames, scenarios; and in dialogs what can be changed of one agent or one link.
+// What is pressed or chosen is what the server says; a click only asks.
 
 import { byId, html, say, set } from "./dom.js";
+import { duration, left, rate, speed, text } from "./format.js";
+import { callMe, me, scenarioOf } from "./orders.js";
 
-const TOKEN_KEY = "d3bed.token";
+const at = (id) => encodeURIComponent(id);
+const number = (field) => (Number.isNaN(field.valueAsNumber) ? null : field.valueAsNumber);
 
-const askToken = async () => {
-  const dialog = byId("token-dialog");
-  const field = byId("token");
-  field.value = "";
-  dialog.returnValue = "";
-  dialog.showModal();
-  await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
-  return dialog.returnValue === "use" ? field.value.trim() : "";
+// Options as the server offers them; what is chosen by hand stays until the server says something else.
+const offer = (select, names, now) => {
+  const wanted = [...new Set([...names, ...(now ? [now] : [])])];
+  if (wanted.join("\n") !== [...select.options].map((option) => option.value).join("\n"))
+    select.replaceChildren(...wanted.map((name) => html("option", { value: name }, name)));
+  if (now && select.dataset.now !== now) select.value = now;
+  select.dataset.now = now ?? "";
 };
 
-// POST as JSON; asks for the token once when the server wants one. Throws an Error with the server's words.
-export const post = async (path, body) => {
-  const send = () => {
-    const token = sessionStorage.getItem(TOKEN_KEY);
-    return fetch(path, {
-      method: "POST",
-      headers: { "Content-Type": "application/json", ...(token ? { Authorization: `Bearer ${token}` } : {}) },
-      body: JSON.stringify(body),
-    });
-  };
-  let answer = await send().catch(() => {
-    throw new Error("The server cannot be reached.");
-  });
-  if (answer.status === 401) {
-    const token = await askToken();
-    if (!token) throw new Error("This needs the server's token.");
-    sessionStorage.setItem(TOKEN_KEY, token);
-    answer = await send();
-    if (answer.status === 401) sessionStorage.removeItem(TOKEN_KEY);
-  }
-  const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(told.error ?? `The server answered ${answer.status}.`);
-  return told;
-};
-
-export const createControls = () => {
+export const createControls = (orders) => {
   const strategies = byId("strategies");
-  const model = byId("model");
+  const [model, network, scenario] = ["model", "network", "scenario"].map(byId);
   let pipeline = null;
-  let offered = {};
+  let state = null;
+  let nowS = null;
+  let recordedSinceS = null;
 
-  // Runs `order` for a button: busy while it lasts, its error beside it.
-  const perform = async (button, problem, path, body) => {
-    if (!pipeline || button.getAttribute("aria-busy")) return;
-    say(problem, "");
-    set(button, { "aria-busy": "true" });
-    try {
-      await post(`/api/pipelines/${encodeURIComponent(pipeline.id)}/${path}`, body);
-    } catch (error) {
-      say(problem, error.message);
-    } finally {
-      set(button, { "aria-busy": null });
-    }
-  };
+  const ask = (button, said, path, body) =>
+    pipeline && orders.perform(button, byId(said), `/api/pipelines/${at(pipeline.id)}/${path}`, body);
 
   strategies.addEventListener("click", ({ target }) => {
     const button = target.closest("button");
-    if (button) perform(button, byId("strategy-problem"), "strategy", { strategy: button.value });
+    if (button) ask(button, "strategy-said", "strategy", { strategy: button.value });
   });
-  byId("model-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    perform(event.submitter, byId("model-problem"), "model", { model: model.value });
+  // Arrow keys go from strategy to strategy, as in a toolbar; each also has its own tab stop.
+  strategies.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const all = [...strategies.children];
+    const next = step && all[(all.indexOf(document.activeElement) + step + all.length) % all.length];
+    if (next) {
+      next.focus();
+      event.preventDefault();
+    }
   });
-  byId("run-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    const frames = byId("frames").valueAsNumber;
-    perform(byId("start"), byId("run-problem"), "start", Number.isNaN(frames) ? {} : { frames });
+  const onSubmit = (form, act) =>
+    byId(form).addEventListener("submit", (event) => {
+      event.preventDefault();
+      act(event.submitter ?? byId(form).querySelector("button"));
+    });
+  onSubmit("model-form", (button) => ask(button, "model-said", "model", { model: model.value }));
+  onSubmit("network-form", (button) => ask(button, "network-said", "network", { network: network.value }));
+  onSubmit("run-form", () => {
+    const frames = number(byId("frames"));
+    ask(byId("start"), "run-said", "start", frames === null ? {} : { frames });
   });
-  byId("rate-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    const rate = byId("rate").valueAsNumber;
-    const wanted = Number.isNaN(rate) ? null : rate;
-    perform(byId("set-rate"), byId("rate-problem"), "rate", { rate_per_s: wanted });
+  byId("stop").addEventListener("click", ({ target }) => ask(target, "run-said", "stop", {}));
+  onSubmit("rate-form", () =>
+    ask(byId("set-rate"), "rate-said", "rate", { rate_per_s: number(byId("rate")) }),
+  );
+  byId("pause").addEventListener("click", ({ target }) => {
+    const paused = pipeline?.rate_per_s === 0;
+    ask(target, "rate-said", "rate", { rate_per_s: paused ? number(byId("rate")) : 0 });
   });
-  byId("stop").addEventListener("click", ({ target }) => perform(target, byId("run-problem"), "stop", {}));
 
-  const offer = (state) => {
-    strategies.replaceChildren(
-      ...state.strategies.map((name) =>
-        html("button", { type: "button", value: name, "aria-pressed": "false" }, name),
+  onSubmit("scenario-form", (button) => {
+    const said = byId("scenario-said");
+    if (state?.scene) orders.perform(button, said, "/api/scenario/stop", {});
+    else orders.perform(button, said, "/api/scenario", { scenario: scenario.value });
+  });
+  byId("record").addEventListener("click", () => {
+    const said = byId("record-said");
+    if (recordedSinceS === null) {
+      recordedSinceS = nowS;
+      say(said, "◌ recording what everybody changes");
+    } else {
+      const file = new Blob([scenarioOf(state.orders, recordedSinceS, nowS)], { type: "application/toml" });
+      const link = html("a", { href: URL.createObjectURL(file), download: "recorded.toml" });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+      recordedSinceS = null;
+      say(said, "✓ saved as recorded.toml: d3bed scenario play recorded.toml");
+    }
+    say(byId("record"), recordedSinceS === null ? "Record" : "Save recording");
+    set(byId("record"), { "aria-pressed": String(recordedSinceS !== null) });
+  });
+
+  const who = byId("who");
+  who.value = me() === "the page" ? "" : me();
+  who.addEventListener("change", () => callMe(who.value));
+
+  const playing = (scene) => {
+    const button = byId("play");
+    say(button, scene ? "Stop" : "Play");
+    set(scenario, { disabled: Boolean(scene) });
+    const bar = byId("scenario-progress");
+    set(bar, { hidden: !scene });
+    if (!scene) {
+      say(byId("scenario-now"), "");
+      return;
+    }
+    set(bar, { max: scene.duration_s, value: Math.min(scene.duration_s, Math.max(0, nowS - scene.begun_s)) });
+    const next = scene.next_s === null ? "" : `; next in ${duration(Math.max(0, scene.next_s - nowS))}: ${scene.next}`;
+    const over = left(scene.begun_s + scene.duration_s, nowS);
+    say(byId("scenario-now"), `${scene.name}, by ${scene.by}: ${scene.done} of ${scene.events} changes, ${over}${next}`);
+  };
+
+  const offerScenarios = (scenarios) => {
+    if (scenario.dataset.now === String(scenarios.length)) return;
+    scenario.dataset.now = scenarios.length;
+    scenario.replaceChildren(
+      ...scenarios.map(({ name, description, refused }) =>
+        html("option", { value: name, title: refused || description, disabled: Boolean(refused) }, name),
       ),
     );
-    const names = [...new Set([...state.models, ...(pipeline?.model ? [pipeline.model] : [])])];
-    model.replaceChildren(...names.map((name) => html("option", { value: name }, name)));
-    if (pipeline?.model) model.value = pipeline.model;
+    scenario.value = scenarios.find(({ refused }) => !refused)?.name ?? "";
   };
 
-  return (state, now) => {
-    const modelChanged = now?.model !== pipeline?.model;
-    pipeline = now;
-    if (modelChanged || state.strategies !== offered.strategies || state.models !== offered.models) {
-      offered = { strategies: state.strategies, models: state.models };
-      offer(state);
-    }
+  return (newState, now, clockS) => {
+    [state, pipeline, nowS] = [newState, now, clockS];
+    const names = state.strategies;
+    if (names.join() !== [...strategies.children].map((button) => button.value).join())
+      strategies.replaceChildren(
+        ...names.map((name) => html("button", { type: "button", value: name, "aria-pressed": "false" }, name)),
+      );
     for (const button of strategies.children)
       set(button, { "aria-pressed": String(button.value === pipeline?.strategy), disabled: !pipeline });
-    set(byId("load"), { disabled: !pipeline });
-    set(byId("set-rate"), { disabled: !pipeline });
-    set(byId("start"), { disabled: !pipeline || pipeline.counting });
-    set(byId("stop"), { disabled: !pipeline?.counting });
+    offer(model, state.models, pipeline?.model);
+    offer(network, state.networks.map((each) => each.name), pipeline?.network);
+    const chosen = state.networks.find((each) => each.name === network.value);
+    set(network, { title: chosen?.description });
+    set(byId("network-form"), { hidden: !state.networks.length });
+    set(byId("scenario-form"), { hidden: !state.scenarios.length });
+    offerScenarios(state.scenarios);
+    playing(state.scene);
+    for (const id of ["load", "set-network", "set-rate"]) set(byId(id), { disabled: !pipeline });
+    const runs = pipeline?.phase === "running" || pipeline?.counting;
+    set(byId("start"), { disabled: !pipeline || runs });
+    set(byId("stop"), { disabled: !pipeline || !runs });
+    const paused = pipeline?.rate_per_s === 0;
+    set(byId("pause"), { disabled: !pipeline, "aria-pressed": String(paused) });
+    say(byId("pause"), paused ? "Resume" : "Pause");
+    set(byId("guarded"), { hidden: !state.guarded });
   };
 };
+
+// ── one agent, one link ─────────────────────────────────────────────────────────────────────────
+
+const forS = (field) => {
+  const seconds = number(field);
+  return seconds === null ? {} : { for_s: seconds };
+};
+
+// Load, speed, stop and kill of the agent that `open` names.
+export const createAgentDialog = (orders) => {
+  const dialog = byId("agent-dialog");
+  let name = null;
+  const said = byId("agent-said");
+  const ask = (button, what, body) => orders.perform(button, said, `/api/agents/${at(name)}/${what}`, body);
+  const sure = byId("agent-sure");
+
+  byId("agent-load-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    ask(byId("agent-load-set"), "load", { processes: number(byId("agent-load")) ?? 0, ...forS(byId("agent-load-for")) });
+  });
+  byId("agent-speed-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    ask(byId("agent-speed-set"), "speed", { speed: number(byId("agent-speed")), ...forS(byId("agent-speed-for")) });
+  });
+  let wanted = null;
+  for (const [id, what, words] of [
+    ["agent-stop", "stop", "End the process of AGENT in an orderly way?"],
+    ["agent-kill", "kill", "Have AGENT crash, without a goodbye to anyone?"],
+  ])
+    byId(id).addEventListener("click", () => {
+      wanted = what;
+      say(byId("agent-sure-text"), `${words.replace("AGENT", name)} Who started it has to start it again.`);
+      say(byId("agent-sure-yes"), `Yes, ${what} ${name}`);
+      set(sure, { hidden: false });
+      byId("agent-sure-no").focus();
+    });
+  byId("agent-sure-yes").addEventListener("click", ({ target }) => {
+    set(sure, { hidden: true });
+    ask(target, wanted, {});
+    byId(`agent-${wanted}`).focus();
+  });
+  byId("agent-sure-no").addEventListener("click", () => {
+    set(sure, { hidden: true });
+    byId(`agent-${wanted}`).focus();
+  });
+
+  return {
+    open: (agent) => {
+      name = agent.agent;
+      say(byId("agent-title"), `${name}, ${agent.tier}`);
+      say(byId("agent-now"), `speed ${speed(agent.speed)}; load of its board ${agent.board ? `${Math.round(agent.board.load * 100)} %` : text(null)}`);
+      const emulated = typeof agent.speed === "number" && agent.speed < 1;
+      say(
+        byId("agent-load-hint"),
+        emulated
+          ? "Its speed is emulated, so a load lowers that instead."
+          : "So many busy processes on its board; 0 ends them.",
+      );
+      say(said, "");
+      set(sure, { hidden: true });
+      dialog.showModal();
+    },
+  };
+};
+
+export const createLinkDialog = (orders) => {
+  const dialog = byId("link-dialog");
+  let ends = null;
+  const said = byId("link-said");
+  const each = async (button, path, body) => {
+    await orders.perform(button, said, path, { from: ends[0], to: ends[1], ...body });
+    if (byId("link-both").checked)
+      await orders.perform(byId("link-back"), byId("link-back-said"), path, { from: ends[1], to: ends[0], ...body });
+  };
+  byId("link-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (event.submitter?.id === "link-reset") {
+      each(event.submitter, "/api/links/reset", {});
+      return;
+    }
+    const values = {
+      mbit_per_s: number(byId("link-rate")),
+      latency_ms: number(byId("link-delay")),
+      loss_percent: number(byId("link-loss")),
+    };
+    each(byId("link-set"), "/api/links", { ...values, ...forS(byId("link-for")) });
+  });
+  return {
+    open: (link) => {
+      ends = [link.from, link.to];
+      say(byId("link-title"), `${link.from} → ${link.to}`);
+      say(
+        byId("link-now"),
+        `now ${rate(link.estimate_bytes_per_s ?? link.bytes_per_s)}, held to ${rate(link.target_bytes_per_s)}, ${duration(link.latency_s)} one way`,
+      );
+      for (const id of ["link-said", "link-back-said"]) say(byId(id), "");
+      dialog.showModal();
+    },
+  };
+};
+
+// Dialogs close by their button, by Escape, and by a click beside them.
+for (const dialog of document.querySelectorAll("dialog.change")) {
+  dialog.querySelector(".close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close());
+}

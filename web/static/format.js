@@ -67,6 +67,15 @@ export const timeOfDay = (timeS, nowS, nowMs) => {
   return new Date(nowMs - (nowS - timeS) * 1e3).toTimeString().slice(0, 8);
 };
 
+// How long ago, on one clock: "now", "3 s ago", "5 min ago".
+export const age = (nowS, thenS) => {
+  if (!known(thenS) || !known(nowS)) return UNKNOWN;
+  const seconds = nowS - thenS;
+  if (seconds < 1) return "now";
+  if (seconds < 100) return `${Math.floor(seconds)} s ago`;
+  return seconds < 6_000 ? `${Math.floor(seconds / 60)} min ago` : `${Math.floor(seconds / 3600)} h ago`;
+};
+
 // Until when, as time left: "23 s left", "2:05 min left", "until undone".
 export const left = (untilS, nowS) => {
   if (!known(untilS)) return "until undone";

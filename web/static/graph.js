@@ -1,10 +1,14 @@
 // The network as a layered graph: the server gives columns and lanes, this draws them to fit.
 //
-// Shape tells the kind of layer, colour and texture its tier, a bold dashed line a tensor that
-// crosses tiers. One tab stop: the arrow keys walk through the vertices.
+// Shape tells the kind of layer, colour and texture its tier, a bold dashed line a tensor that crosses tiers,
+// with its bytes and what the link takes for them; a dashed frame a block in tiles. One tab stop: the arrow
+// keys walk through the vertices. The whole can be zoomed and dragged, and searched. After a switch of plan
+// only what moved is marked; above `CALM` vertices nothing is animated.
 
 import { say, set, svg, swatch, html, onWidth } from "./dom.js";
 import { bytes, duration, plural, shape, text } from "./format.js";
+import { createWhy } from "./why.js";
+import { createZoom } from "./zoom.js";
 import { TIERS, crossings } from "./store.js";
 
 const MARGIN = 24;
@@ -13,7 +17,11 @@ const LANE = 19;
 const ROW_GAP_LANES = 1.5; // as in server/layout.py
 // A network on a single lane has room for names, above and below in turn.
 const NAMED_PITCH = 38;
-const NAMED_HEIGHT = 104;
+const NAMED_HEIGHT = 112;
+const CALM = 400;
+const LABELS = 8;
+const LABEL_WIDTH = 120;
+const MOVED_NAMED = 8;
 
 const rounded = (number) => Math.round(number * 10) / 10;
 
@@ -88,7 +96,48 @@ const edgePath = (graph, { turns, row, tops }, g, [producer, consumer]) => {
   );
 };
 
-export const createGraph = ({ canvas, details, legend, summary }) => {
+// Each tensor that crosses tiers, once per producer and tier: [{producer, consumer, from, to, bytes}].
+export const cuts = (graph, plan) => {
+  const found = new Map();
+  for (const [producer, consumer] of graph.edges) {
+    const [from, to] = [plan[producer], plan[consumer]];
+    if (from === to) continue;
+    const key = `${producer} ${to}`;
+    if (!found.has(key))
+      found.set(key, { producer, consumer, from, to, bytes: graph.vertices[producer].output_bytes });
+  }
+  return [...found.values()];
+};
+
+// What the links on a route take for so many bytes from one tier to another: over the edge where there is no
+// direct link. Null where one is not measured.
+export const crossingS = (links, route, from, to, size) => {
+  const between = (a, b) => {
+    const link = links.find((each) => each.from === route?.[a] && each.to === route?.[b]);
+    const rate = link?.estimate_bytes_per_s ?? link?.bytes_per_s;
+    return rate ? (link.latency_s ?? 0) + size / rate : null;
+  };
+  const direct = between(from, to);
+  if (from !== "device" || to !== "cloud" || !route?.edge) return direct;
+  const [up, on] = [between("device", "edge"), between("edge", "cloud")];
+  return up === null || on === null ? direct : direct === null ? up + on : Math.min(direct, up + on);
+};
+
+// Vertex numbers of a tiled block, by the names in which it is told: "features.3 … features.5".
+export const tiledVertices = (graph, block) => {
+  const [first, last] = [block.block.split(" … ")[0], block.block.split(" … ").at(-1)].map((name) =>
+    graph.vertices.findIndex((vertex) => vertex.name === name.trim()),
+  );
+  return first < 0 || last < first ? [] : Array.from({ length: last - first + 1 }, (_, n) => first + n);
+};
+
+// [from, to] of each vertex that has another tier than before.
+export const movedBetween = (before, now) =>
+  before && now && before.length === now.length
+    ? now.flatMap((tier, v) => (tier === before[v] ? [] : [{ v, from: before[v], to: tier }]))
+    : [];
+
+export const createGraph = ({ canvas, details, legend, summary, moved, search, zoom, why }) => {
   let graph = null;
   let pipeline = null;
   let vertices = [];
@@ -96,18 +145,30 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
   let focused = 0;
   let shown = null;
   let width = 0;
+  let links = [];
+  let agents = [];
+  let place = null;
+  let labels = null;
+  let frames = null;
+  let kept = { plan: null, route: null, links: null, tiles: null };
+  let movedTimer = null;
+  const zooming = createZoom(canvas, zoom);
+  const reasons = createWhy(why);
 
   const rebuild = () => {
     if (!width) return;
     canvas.replaceChildren();
     [vertices, edges, shown] = [[], [], null];
+    kept = { plan: null, route: null, links: null, tiles: null };
     if (!graph) {
       set(canvas, { width, height: 56, viewBox: null });
       return;
     }
     focused = Math.min(focused, graph.vertices.length - 1);
     const g = geometry(graph, width);
-    set(canvas, { width: g.width, height: g.height, viewBox: `0 0 ${g.width} ${g.height}` });
+    place = g;
+    set(canvas, { width: g.width, height: g.height, class: graph.vertices.length > CALM ? "calm" : null });
+    zooming.of(g.width, g.height);
     const rows = rowsOf(graph);
     edges = graph.edges.map((edge) => svg("path", { class: "edge", d: edgePath(graph, rows, g, edge) }));
     vertices = graph.vertices.map((vertex, v) => {
@@ -130,8 +191,11 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
       }
       return node;
     });
-    canvas.append(svg("g", {}, ...edges), svg("g", {}, ...vertices));
+    [frames, labels] = [svg("g", { class: "frames" }), svg("g", { class: "labels" })];
+    canvas.append(frames, svg("g", {}, ...edges), svg("g", {}, ...vertices), labels);
     paint();
+    annotate();
+    find();
   };
 
   // Colours follow the plan without rebuilding, so that a switch shows only what moved.
@@ -156,8 +220,132 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
     describe(shown);
   };
 
+  // Labels at the cuts and frames around tiles; they follow links that change, too.
+  const annotate = () => {
+    const plan = pipeline?.plan;
+    if (!graph || !labels) return;
+    if (kept.plan === plan && kept.links === links && kept.tiles === pipeline?.tiles && kept.route === pipeline?.route)
+      return;
+    kept = { plan, links, tiles: pipeline?.tiles, route: pipeline?.route };
+    const found = plan ? cuts(graph, plan) : [];
+    let lastX = -Infinity;
+    labels.replaceChildren(
+      ...(found.length > LABELS ? [] : found).map(({ producer, consumer, from, to, bytes: size }) => {
+        const [a, b] = [graph.vertices[producer], graph.vertices[consumer]];
+        const x = rounded((place.x(a.x) + (b.x > a.x ? place.x(b.x) : place.x(a.x) + place.pitch)) / 2);
+        const middle = place.y(b.x > a.x ? (a.y + b.y) / 2 : a.y);
+        // Beside another one it goes below.
+        const below = x - lastX < LABEL_WIDTH && x >= lastX;
+        const y = middle + (below ? place.r + (place.named ? 34 : 13) : -place.r - (place.named ? 24 : 5));
+        lastX = below ? -Infinity : x;
+        const taken = crossingS(links, pipeline.route, from, to, size);
+        const words = `${bytes(size)}${taken === null ? "" : ` · ${duration(taken)}`}`;
+        return say(svg("text", { class: "crossing", x, y, "text-anchor": "middle" }), words);
+      }),
+    );
+    frames.replaceChildren(
+      ...(pipeline?.tiles ?? []).flatMap((block) => {
+        const inside = tiledVertices(graph, block).map((v) => graph.vertices[v]);
+        if (!inside.length) return [];
+        const byRow = new Map();
+        for (const { x, y } of inside) {
+          const row = rowOf(y);
+          const box = byRow.get(row) ?? { left: Infinity, right: -Infinity, top: Infinity, bottom: -Infinity };
+          byRow.set(row, {
+            left: Math.min(box.left, x),
+            right: Math.max(box.right, x),
+            top: Math.min(box.top, y),
+            bottom: Math.max(box.bottom, y),
+          });
+        }
+        const who = [...new Set(block.agents)].join(", ");
+        return [...byRow.values()].map((box, n) => {
+          const pad = place.r + 5;
+          const [x, y] = [place.x(box.left) - pad, place.y(box.top) - pad];
+          const wide = place.x(box.right) - place.x(box.left) + 2 * pad;
+          const group = svg(
+            "g",
+            { class: "tiled" },
+            say(svg("title"), `${block.block}: ${block.grid.join(" × ")} tiles on ${who}`),
+            svg("rect", { x, y, width: wide, height: place.y(box.bottom) - place.y(box.top) + 2 * pad, rx: 6 }),
+          );
+          if (n === 0)
+            group.append(
+              say(
+                svg("text", { x: x + wide / 2, y: place.y(box.bottom) + pad + (place.named ? 34 : 11), "text-anchor": "middle" }),
+                wide > 66 + 6 * who.length ? `${block.grid.join("×")} tiles: ${who}` : `${block.grid.join("×")}${wide > 54 ? " tiles" : ""}`,
+              ),
+            );
+          return group;
+        });
+      }),
+    );
+  };
+
+  // Lanes between rows are free: a row ends where the next entry is more than a lane and a half below.
+  let starts = [];
+  const rowOf = (y) => starts.findLastIndex((start) => y >= start);
+  const findRows = () => {
+    const lanes = [...new Set(graph.vertices.map(({ y }) => y))].sort((a, b) => a - b);
+    starts = lanes.filter((y, n) => n === 0 || y - lanes[n - 1] > ROW_GAP_LANES);
+  };
+
+  // What moved, for as long as it is news: in words below, by a ring around each.
+  const tellMoved = (moves) => {
+    clearTimeout(movedTimer);
+    for (const node of canvas.querySelectorAll(".moved")) node.classList.remove("moved");
+    const ways = new Map();
+    for (const { v, from, to } of moves) {
+      const key = `${from} → ${to}`;
+      ways.set(key, [...(ways.get(key) ?? []), graph.vertices[v].name]);
+      vertices[v]?.classList.add("moved");
+    }
+    const words = [...ways].map(([way, names]) => {
+      const more = names.length - MOVED_NAMED;
+      return `${way}: ${names.slice(0, MOVED_NAMED).join(", ")}${more > 0 ? ` and ${more} more` : ""}`;
+    });
+    say(moved, words.length ? `Epoch ${pipeline.epoch} moved ${plural(moves.length, "vertex", "vertices")}. ${words.join(" · ")}` : "");
+    if (moves.length)
+      movedTimer = setTimeout(() => {
+        for (const node of canvas.querySelectorAll(".moved")) node.classList.remove("moved");
+      }, 6_000);
+  };
+
+  // Vertices whose name or kind has what is searched; the others step back.
+  const find = () => {
+    const wanted = search.value.trim().toLowerCase();
+    const hits = [];
+    graph?.vertices.forEach(({ name, kind }, v) => {
+      const hit = Boolean(wanted) && `${name} ${kind}`.toLowerCase().includes(wanted);
+      if (hit) hits.push(v);
+      vertices[v]?.classList.toggle("hit", hit);
+    });
+    set(canvas, { "data-searched": wanted && hits.length ? true : null });
+    set(search, { "aria-invalid": wanted && !hits.length ? "true" : null });
+    return hits;
+  };
+  search.addEventListener("input", () => {
+    const hits = find();
+    describe(hits[0] ?? null);
+  });
+  search.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    const hits = find();
+    if (hits.length) focusOn(hits.find((v) => v > focused) ?? hits[0]);
+  });
+
+  const focusOn = (v) => {
+    set(vertices[focused], { tabindex: -1 });
+    focused = v;
+    set(vertices[focused], { tabindex: 0 });
+    zooming.show(place.x(graph.vertices[v].x), place.y(graph.vertices[v].y));
+    vertices[focused].focus();
+  };
+
   const describe = (v) => {
     shown = v;
+    reasons.about(v === null ? null : graph?.vertices[v], pipeline);
     const vertex = graph?.vertices[v];
     if (!vertex) {
       details.replaceChildren(
@@ -177,7 +365,7 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
         "span",
         { class: t === tier ? "time chosen" : "time" },
         swatch(t),
-        `${t} ${duration(pipeline.profile_s[t][v])}${pipeline.guessed?.includes(pipeline.route?.[t]) ? " (predicted)" : ""}`,
+        `${t} ${duration(pipeline.profile_s[t][v])}${pipeline.guessed?.includes(pipeline.route?.[t]) ? " (predicted)" : ""}${live(t, v)}`,
       ),
     );
     details.replaceChildren(
@@ -195,6 +383,12 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
       ),
       ...(times.length ? times : [html("span", { class: "muted" }, "times are not measured yet")]),
     );
+  };
+
+  // Beside the profile, what its agent takes now, if that is known and another.
+  const live = (tier, v) => {
+    const factor = agents.find((each) => each.agent === pipeline.route?.[tier])?.factor;
+    return factor && Math.abs(factor - 1) >= 0.02 ? `, now ${duration(pipeline.profile_s[tier][v] * factor)}` : "";
   };
 
   const summarise = () => {
@@ -279,27 +473,34 @@ export const createGraph = ({ canvas, details, legend, summary }) => {
     }[event.key];
     if (next === undefined || last < 0) return;
     event.preventDefault();
-    set(vertices[focused], { tabindex: -1 });
-    focused = Math.min(last, Math.max(0, next));
-    set(vertices[focused], { tabindex: 0 });
-    vertices[focused].focus();
+    focusOn(Math.min(last, Math.max(0, next)));
   });
   onWidth(canvas.parentNode, (w) => {
     width = w;
     rebuild();
   });
 
-  return (now) => {
-    if (now === pipeline) return;
+  return (now, nowLinks, nowAgents) => {
+    [links, agents] = [nowLinks, nowAgents];
+    if (now === pipeline) {
+      annotate();
+      return;
+    }
     const before = pipeline;
     pipeline = now;
     const replaced = (now?.graph ?? null) !== graph;
     if (replaced) {
       graph = now?.graph ?? null;
       focused = 0;
+      if (graph) findRows();
       rebuild();
       describe(null);
-    } else if (now?.plan !== before?.plan) paint();
+      tellMoved([]);
+    } else if (now?.plan !== before?.plan) {
+      paint();
+      tellMoved(movedBetween(before?.plan, now?.plan));
+    }
+    annotate();
     if (replaced || now?.plan !== before?.plan || now?.route !== before?.route) summarise();
   };
 };

@@ -1,14 +1,17 @@
 // Joins the feed to the views. Messages only queue; everything is drawn on animation frames.
 
 import { createChart } from "./chart.js";
-import { createControls } from "./controls.js";
+import { createAgentDialog, createControls, createLinkDialog } from "./controls.js";
+import { createDecisions } from "./decisions.js";
 import { byId, html, say, set } from "./dom.js";
 import { openFeed } from "./feed.js";
 import { count, duration, exactness, speed, text } from "./format.js";
 import { createGantt } from "./gantt.js";
 import { createGraph } from "./graph.js";
+import { createConditions, createOrderList, createOrders } from "./orders.js";
 import { EMPTY, pipelineOf, reduce } from "./store.js";
-import { createAgents, createConditions, createEpochs, createEvents, createLinks } from "./tables.js";
+import { createEpochs, createLinks } from "./tables.js";
+import { createTestbed, createWelcome } from "./testbed.js";
 import { createTiles } from "./tiles.js";
 
 const CONNECTION = {
@@ -27,6 +30,10 @@ const graph = createGraph({
   details: byId("details"),
   legend: byId("legend"),
   summary: byId("cuts"),
+  moved: byId("moved"),
+  search: byId("search"),
+  why: byId("why"),
+  zoom: { near: byId("zoom-in"), far: byId("zoom-out"), fit: byId("zoom-fit") },
 });
 const chart = createChart({
   canvas: byId("chart"),
@@ -40,12 +47,28 @@ const tiles = createTiles({
   caption: byId("tiles-caption"),
   legend: byId("tiles-legend"),
 });
-const links = createLinks(byId("links"));
-const agents = createAgents(byId("agents"));
+const orders = createOrders();
+const controls = createControls(orders);
+const agentDialog = createAgentDialog(orders);
+const linkDialog = createLinkDialog(orders);
+const testbed = createTestbed({
+  tiers: byId("tiers"),
+  caption: byId("testbed-caption"),
+  change: (name) => agentDialog.open(state.agents.find((agent) => agent.agent === name)),
+});
+const welcome = createWelcome({ card: byId("welcome"), list: byId("arrivals"), hint: byId("welcome-hint") });
+const links = createLinks(byId("links"), ([from, to]) =>
+  linkDialog.open(state.links.find((link) => link.from === from && link.to === to)),
+);
 const epochs = createEpochs(byId("epochs"));
-const conditions = createConditions(byId("conditions-part"), byId("conditions"));
-const events = createEvents(byId("events"));
-const controls = createControls();
+const conditions = createConditions(byId("conditions-part"), byId("conditions"), orders);
+const orderList = createOrderList(byId("orders-part"), byId("orders"));
+const decisions = createDecisions({
+  list: byId("events"),
+  filters: byId("filters"),
+  search: byId("event-search"),
+  count: byId("events-caption"),
+});
 
 // A slice of one pipeline that stays the same array while nothing in it changes.
 const ofPipeline = () => {
@@ -65,8 +88,8 @@ const epochsOf = ofPipeline();
 const slowed = (agents) => agents.filter((agent) => typeof agent.speed === "number" && agent.speed !== 1);
 
 const header = (pipeline) => {
-  for (const name of ["model", "strategy", "network", "epoch"])
-    say(byId(`fact-${name}`), text(pipeline?.[name]));
+  for (const name of ["model", "epoch"]) say(byId(`fact-${name}`), text(pipeline?.[name]));
+  set(byId("report-link"), { href: pipeline?.run ? `/report/${encodeURIComponent(pipeline.run)}` : null });
   say(
     byId("phase"),
     pipeline ? [pipeline.phase, pipeline.phase_text].filter(Boolean).join(": ") : "no pipeline yet",
@@ -142,17 +165,21 @@ const draw = () => {
   offerPipelines(pipeline);
   header(pipeline);
   plan(pipeline);
-  controls(state, pipeline);
-  graph(pipeline);
+  const nowS = clock.nowS + (Date.now() - clock.nowMs) / 1e3;
+  orders.see(state.orders);
+  controls(state, pipeline, nowS);
+  welcome(state, pipeline);
+  testbed(state, state.pipelines, nowS);
+  graph(pipeline, state.links, state.agents);
   chart(pipeline, frames, history, slowed(state.agents).length > 0);
   gantt(frames, performance.now());
   tiles(pipeline);
-  links(state.links);
-  agents(state.agents);
+  links(state.links, state.agents);
   epochs(history);
-  conditions(state.conditions, clock.nowS + (Date.now() - clock.nowMs) / 1e3);
+  conditions(state.conditions, nowS);
+  orderList(state.orders, nowS);
   // The offset of the clocks is taken once a snapshot: times of day must not flicker.
-  events(state.notes, state.decisions, clock.nowS, clock.nowMs);
+  decisions(state.notes, state.decisions, state.orders, clock.nowS, clock.nowMs);
 };
 
 const ask = () => {

@@ -16,7 +16,7 @@ const UPSERTS = {
   decision: ["decisions", ["cause_id"]],
   order: ["orders", ["id"]],
 };
-const WHOLES = ["conditions"];
+const WHOLES = ["conditions", "scene"];
 const APPENDS = { frame: "frames", note: "notes" };
 
 export const EMPTY = Object.freeze({
@@ -33,6 +33,10 @@ export const EMPTY = Object.freeze({
   models: [],
   conditions: [],
   orders: [],
+  networks: [],
+  scenarios: [],
+  scene: null,
+  guarded: false,
 });
 
 export const reduce = (state, message) => {

@@ -3,7 +3,7 @@
 import { html, say, set, svg } from "./dom.js";
 import { bytes, duration, text } from "./format.js";
 
-const SIZE = 76;
+const SIZE = 60;
 
 // [0, 28, 56] → [[0, 0.5], [0.5, 0.5]]: start and length of each band, as shares.
 export const bands = (cuts) => {

@@ -1,0 +1,173 @@
+// What users asked for: who, what, and what became of it. The page shows no state of its own making: a button
+// that was pressed waits for the server to say that the order is done, by the word of who it is for.
+
+import { html, say, set } from "./dom.js";
+import { age, left, text } from "./format.js";
+
+const TOKEN_KEY = "d3bed.token";
+const NAME_KEY = "d3bed.name";
+const SHOWN = 6;
+const MARKS = { pending: ["◌", "pending"], done: ["✓", "done"], failed: ["✖", "failed"] };
+
+const askToken = async () => {
+  const dialog = document.getElementById("token-dialog");
+  const field = document.getElementById("token");
+  field.value = "";
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
+  return dialog.returnValue === "use" ? field.value.trim() : "";
+};
+
+// POST as JSON; asks for the token once when the server wants one. Throws an Error with the server's words.
+export const post = async (path, body) => {
+  const send = () => {
+    const token = sessionStorage.getItem(TOKEN_KEY);
+    return fetch(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", ...(token ? { Authorization: `Bearer ${token}` } : {}) },
+      body: JSON.stringify(body),
+    });
+  };
+  let answer = await send().catch(() => {
+    throw new Error("The server cannot be reached.");
+  });
+  if (answer.status === 401) {
+    const token = await askToken();
+    if (!token) throw new Error("This needs the server's token.");
+    sessionStorage.setItem(TOKEN_KEY, token);
+    answer = await send();
+    if (answer.status === 401) sessionStorage.removeItem(TOKEN_KEY);
+  }
+  const told = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(told.error ?? `The server answered ${answer.status}.`);
+  return told;
+};
+
+// Who the changes of this browser are by: a name that others will read.
+export const me = () => localStorage.getItem(NAME_KEY) || "the page";
+export const callMe = (name) => localStorage.setItem(NAME_KEY, name.trim().slice(0, 60));
+
+export const createOrders = () => {
+  let known = new Map();
+  const waiting = new Map();
+
+  // Posts for a button: it is busy until the order has ended, and `said` tells how.
+  const perform = async (button, said, path, body = {}) => {
+    if (button.getAttribute("aria-busy")) return;
+    set(button, { "aria-busy": "true" });
+    set(said, { class: "said" });
+    say(said, "asking …");
+    try {
+      const { order, message } = await post(path, { ...body, by: me() });
+      if (!order) {
+        finish(button, said, "done", message);
+        return;
+      }
+      waiting.set(order, [button, said]);
+      settle();
+    } catch (error) {
+      finish(button, said, "failed", error.message);
+    }
+  };
+
+  const finish = (button, said, state, words) => {
+    set(button, { "aria-busy": null });
+    set(said, { class: `said ${state}` });
+    say(said, `${MARKS[state][0]} ${words}`);
+  };
+
+  const settle = () => {
+    for (const [order, [button, said]] of waiting) {
+      const found = known.get(order);
+      if (!found) continue;
+      if (found.state === "pending") {
+        say(said, `◌ ${found.what}: waiting for it to be confirmed`);
+        continue;
+      }
+      finish(button, said, found.state, `${found.what}: ${found.answer}`);
+      waiting.delete(order);
+    }
+  };
+
+  const see = (orders) => {
+    known = new Map(orders.map((order) => [order.id, order]));
+    settle();
+  };
+  return { perform, see };
+};
+
+// The list of the last ones, newest first; rows are kept, as ages change every second.
+export const createOrderList = (part, list) => (orders, nowS) => {
+  const shown = orders.slice(-SHOWN).reverse();
+  set(part, { hidden: !shown.length });
+  while (list.children.length > shown.length) list.lastElementChild.remove();
+  shown.forEach((order, n) => {
+    const item =
+      list.children[n] ??
+      list.appendChild(
+        html("li", {}, html("span", { role: "img" }), html("span", { class: "what" }), html("span", { class: "muted" })),
+      );
+    const [mark, word] = MARKS[order.state];
+    const [sign, what, by] = item.children;
+    set(item, { "data-state": order.state, title: order.answer || null });
+    set(sign, { "aria-label": word });
+    say(sign, mark);
+    say(what, order.what);
+    const ended = order.state === "failed" ? `: ${text(order.answer)}` : "";
+    say(by, `by ${order.by}, ${age(nowS, order.at_s)}${ended}`);
+  });
+};
+
+// What is changed at present, each with its time left and a way back.
+export const createConditions = (part, list, orders) => (conditions, nowS) => {
+  set(part, { hidden: !conditions.length });
+  while (list.children.length > conditions.length) list.lastElementChild.remove();
+  conditions.forEach((condition, n) => {
+    let item = list.children[n];
+    if (!item) {
+      const undo = html("button", { type: "button", class: "small" }, "Undo");
+      const said = html("p", { class: "said", role: "status" });
+      item = list.appendChild(
+        html("li", {}, html("span", { class: "what" }), html("span", { class: "muted" }), undo, said),
+      );
+      undo.addEventListener("click", () => {
+        const [path, body] = undoing(item.condition);
+        orders.perform(undo, said, path, body);
+      });
+    }
+    if (item.condition?.since_s !== condition.since_s) say(item.lastElementChild, "");
+    item.condition = condition;
+    const [what, by, undo] = item.children;
+    say(what, `${condition.subject}: ${condition.what}${condition.emulated ? ", emulated" : ""}`);
+    say(by, `${left(condition.until_s, nowS)}, by ${condition.by}`);
+    set(undo, { "aria-label": `Undo ${condition.subject}: ${condition.what}` });
+  });
+};
+
+const undoing = ({ agents, values }) => {
+  if (agents.length === 2) return ["/api/links/reset", { from: agents[0], to: agents[1] }];
+  const agent = `/api/agents/${encodeURIComponent(agents[0])}`;
+  return "load" in values ? [`${agent}/load`, { processes: 0 }] : [`${agent}/speed`, { speed: null }];
+};
+
+// ── a scenario out of what users did ────────────────────────────────────────────────────────────
+
+const toml = (value) => JSON.stringify(value);
+
+// `d3bed.scenario/1` of the orders from `sinceS` on that were done, but for what is no part of scenarios.
+export const scenarioOf = (orders, sinceS, untilS) => {
+  const done = orders.filter(
+    (order) => order.at_s >= sinceS && order.state === "done" && order.action.action && !order.by.startsWith("scenario "),
+  );
+  const lines = [
+    'format = "d3bed.scenario/1"',
+    `description = "recorded on the page: ${done.length} events"`,
+    `duration_s = ${Math.max(1, Math.ceil(untilS - sinceS))}`,
+  ];
+  for (const { action, at_s: atS } of done) {
+    const at = Math.max(0, Math.round((atS - sinceS) * 100) / 100);
+    lines.push("", "[[events]]", `at_s = ${at}`, ...Object.entries(action).map(([k, v]) => `${k} = ${toml(v)}`));
+  }
+  return `${lines.join("\n")}\n`;
+};

@@ -1,0 +1,266 @@
+// The boards: a card per agent, by tier, with its health from heartbeats and from work that came through,
+// what board it is and how that does; and, until all have joined, what to type to start each.
+
+import { html, say, set, swatch } from "./dom.js";
+import { age, bytes, speed, text } from "./format.js";
+import { TIERS } from "./store.js";
+
+// The server counts an agent as lost after 2 s of silence; while it loads or measures it may be silent longer.
+const SILENT_S = 2.5;
+const WORKED_S = 3;
+const SLOWER = 1.25;
+
+const HEALTH = {
+  off: ["○", "off", "its connection is gone; frames go on without it"],
+  silent: ["◌", "silent", "connected, but nothing was heard for a while"],
+  stalled: ["▲", "no work done", "it is in the plan and frames flow, but it has told of no finished work lately"],
+  working: ["●", "working", "it answers, and its work comes through"],
+  idle: ["●", "idle", "it answers; no work of the present plan is for it, or no frames flow"],
+};
+
+// Agents that compute in the plan in force: those of the route that have vertices, and those with tiles.
+export const workers = (pipeline) => {
+  const tiers = new Set(pipeline?.plan ?? []);
+  const route = TIERS.filter((tier) => tiers.has(tier)).map((tier) => pipeline.route?.[tier]);
+  return new Set([...route, ...(pipeline?.tiles ?? []).flatMap((block) => block.agents)]);
+};
+
+// `off`, `silent`, `stalled`, `working` or `idle`; `flows`: frames are being answered.
+export const health = (agent, nowS, works, flows) => {
+  if (agent.state !== "connected") return "off";
+  if (agent.heard_s !== null && nowS - agent.heard_s > SILENT_S) return "silent";
+  if (!works || !flows) return "idle";
+  return agent.worked_s !== null && nowS - agent.worked_s < WORKED_S ? "working" : "stalled";
+};
+
+const boardOf = ({ facts, host }) => {
+  if (!facts) return text(host);
+  const known = facts.name && facts.name !== host ? `${facts.name} · ` : "";
+  return `${known}${facts.cores} ${facts.cores === 1 ? "core" : "cores"} · ${bytes(facts.memory_bytes)}`;
+};
+
+const boardTitle = ({ facts, host, pid, engine, version, threads, fingerprint, data_address }) =>
+  [
+    `on ${text(host)}, process ${text(pid)}`,
+    facts?.processor,
+    `${text(engine)}, ${text(threads)} thread(s), d3bed ${text(version)}`,
+    `fingerprint ${text(fingerprint)}`,
+    `data at ${text(data_address)}`,
+  ]
+    .filter(Boolean)
+    .join("\n");
+
+// What stands out: emulated, slower than planned, throttled, queued work.
+const marks = (agent) => {
+  const found = [];
+  if (typeof agent.speed === "number" && agent.speed !== 1)
+    found.push(["emulated", speed(agent.speed), "tensors are held back to act as a board of this speed"]);
+  if (agent.cpus != null)
+    found.push(["emulated", `${agent.cpus} cores emulated`, "a control group gives it so much of this machine"]);
+  if (agent.factor > SLOWER)
+    found.push(["slow", `▲ takes ${agent.factor.toFixed(2)}×`, "compute time now, over what its profile says"]);
+  if (agent.board?.throttled) found.push(["slow", "▲ throttled", agent.board.throttled]);
+  if (agent.queued > 0) found.push(["", `${agent.queued} queued`, "steps that wait for its compute thread"]);
+  if (agent.rejected > 0) found.push(["slow", `▲ ${agent.rejected} refused`, "connections of bad peers"]);
+  return found;
+};
+
+const readings = ({ board, rss_bytes }) => [
+  ["load", board ? `${Math.round(board.load * 100)} %` : text(null), "of all cores of its board"],
+  [
+    "temp.",
+    board?.temperature_c == null ? text(null) : `${Math.round(board.temperature_c)} °C`,
+    board?.temperature_c == null ? "its board does not tell" : "the hottest sensor of its board",
+  ],
+  ["mem.", bytes(rss_bytes), "resident memory of the agent"],
+];
+
+const card = (agent, change) => {
+  const parts = {
+    mark: html("span", { "aria-hidden": "true" }),
+    state: html("span"),
+    ages: html("p", { class: "ages muted" }),
+    board: html("p", { class: "board muted" }),
+    readings: html("dl", { class: "readings" }),
+    marks: html("p", { class: "marks" }),
+    change: html("button", { type: "button", class: "small" }, "Change…"),
+  };
+  parts.change.addEventListener("click", () => change(agent.agent));
+  set(parts.change, { "aria-label": `Change ${agent.agent}`, "data-agent": agent.agent });
+  parts.node = html(
+    "article",
+    { class: "agent", "data-agent": agent.agent, "aria-label": `${agent.agent}, ${agent.tier}` },
+    html(
+      "div",
+      { class: "name" },
+      swatch(agent.tier),
+      html("strong", {}, agent.agent),
+      html("span", { class: "state" }, parts.mark, " ", parts.state),
+    ),
+    parts.ages,
+    parts.board,
+    parts.readings,
+    html("div", { class: "foot" }, parts.marks, parts.change),
+  );
+  return parts;
+};
+
+const fill = (parts, agent, nowS, works, flows) => {
+  const kind = health(agent, nowS, works, flows);
+  const [mark, word, title] = HEALTH[kind];
+  set(parts.node, { "data-health": kind });
+  set(parts.state.parentNode, { title });
+  say(parts.mark, mark);
+  say(parts.state, word);
+  say(
+    parts.ages,
+    `heard ${age(nowS, agent.heard_s)} · ${agent.worked_s == null ? "no work yet" : `worked ${age(nowS, agent.worked_s)}`}`,
+  );
+  say(parts.board, boardOf(agent));
+  set(parts.board, { title: boardTitle(agent) });
+  readings(agent).forEach(([name, value, why], n) => {
+    const pair =
+      parts.readings.children[n] ??
+      parts.readings.appendChild(html("div", {}, html("dt", {}, name), html("dd")));
+    set(pair, { title: why });
+    say(pair.lastElementChild, value);
+  });
+  const found = marks(agent);
+  while (parts.marks.children.length > found.length) parts.marks.lastElementChild.remove();
+  found.forEach(([kindOfMark, words, why], n) => {
+    const chip = parts.marks.children[n] ?? parts.marks.appendChild(html("span"));
+    set(chip, { class: `mark ${kindOfMark}`, title: why });
+    say(chip, words);
+  });
+  set(parts.change, { disabled: agent.state !== "connected" });
+};
+
+const TIER_WORDS = { device: "device", edge: "edge", cloud: "cloud" };
+
+export const createTestbed = ({ tiers, caption, change }) => {
+  const cards = new Map();
+  const columns = new Map(
+    TIERS.map((tier) => {
+      const list = html("div", { class: "agents" });
+      tiers.append(
+        html("div", { class: "tier", "data-tier": tier }, html("h3", {}, swatch(tier), TIER_WORDS[tier]), list),
+      );
+      return [tier, list];
+    }),
+  );
+  return (state, pipelines, nowS) => {
+    const works = new Set(pipelines.flatMap((pipeline) => [...workers(pipeline)]));
+    const flows = pipelines.some((pipeline) => pipeline.phase === "running" && pipeline.rate_per_s !== 0);
+    const agents = [...state.agents].sort((a, b) => a.agent.localeCompare(b.agent));
+    for (const [name, parts] of cards)
+      if (!agents.some((agent) => agent.agent === name)) {
+        parts.node.remove();
+        cards.delete(name);
+      }
+    for (const agent of agents) {
+      let parts = cards.get(agent.agent);
+      if (!parts) {
+        cards.set(agent.agent, (parts = card(agent, change)));
+        columns.get(agent.tier)?.append(parts.node);
+      }
+      fill(parts, agent, nowS, works.has(agent.agent), flows);
+    }
+    for (const [tier, list] of columns)
+      set(list.parentNode, { hidden: agents.length > 0 && !agents.some((agent) => agent.tier === tier) });
+    const up = agents.filter((agent) => agent.state === "connected").length;
+    say(caption, agents.length ? `${up} of ${agents.length} agents are here` : "");
+    set(tiers, { hidden: !agents.length });
+  };
+};
+
+// ── until all are here ──────────────────────────────────────────────────────────────────────────
+
+// What to type for one agent, by where it runs. `origin` is this page's, as the agent will reach it.
+export const commands = (name, tier, origin, guarded) => {
+  const url = new URL(origin);
+  const loopback = ["127.0.0.1", "localhost", "[::1]"].includes(url.hostname);
+  const reach = loopback ? `http://SERVER:${url.port || 80}` : url.origin;
+  const token = guarded || loopback ? " --token TOKEN" : "";
+  const here = `d3bed agent --name ${name} --tier ${tier} --server ${url.origin}${guarded ? " --token TOKEN" : ""}`;
+  const board = `d3bed agent --name ${name} --tier ${tier} --host 0.0.0.0 --server ${reach}${token}`;
+  return { here, board, loopback };
+};
+
+const KINDS = {
+  device: "a Raspberry Pi, or any board with a camera or photos",
+  edge: "a box near the device",
+  cloud: "a virtual machine",
+};
+
+const copied = async (button, words) => {
+  try {
+    await navigator.clipboard.writeText(words);
+  } catch {
+    // Without a secure origin there is no clipboard for scripts: select it, so that a key can copy it.
+    const range = document.createRange();
+    range.selectNodeContents(button.previousElementSibling);
+    getSelection().removeAllRanges();
+    getSelection().addRange(range);
+    say(button, "Selected");
+    return;
+  }
+  say(button, "Copied");
+  setTimeout(() => say(button, "Copy"), 2_000);
+};
+
+const copyable = (words) => {
+  const button = html("button", { type: "button", class: "small" }, "Copy");
+  button.addEventListener("click", () => copied(button, words));
+  set(button, { "aria-label": `Copy: ${words}` });
+  return html("p", { class: "command" }, html("code", {}, words), button);
+};
+
+export const createWelcome = ({ card, list, hint }) => {
+  let shown = "";
+  return (state, pipeline) => {
+    const members = Object.entries(pipeline?.members ?? {});
+    const seen = new Set(state.agents.map((agent) => agent.agent));
+    const missing = members.filter(([name]) => !seen.has(name));
+    set(card, { hidden: !missing.length });
+    const key = JSON.stringify([members, [...seen], state.guarded]);
+    if (!missing.length || key === shown) return;
+    shown = key;
+    const arrived = members.length - missing.length;
+    const needsServer = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
+    say(
+      hint,
+      `${arrived} of ${members.length} have arrived. ` +
+        (needsServer
+          ? "This server listens on this machine only: for agents on other boards start it with --host 0.0.0.0; it then prints TOKEN, and SERVER is its address."
+          : "TOKEN was printed when the server first started."),
+    );
+    list.replaceChildren(
+      ...members
+        .sort(([a, s], [b, t]) => TIERS.indexOf(s) - TIERS.indexOf(t) || a.localeCompare(b))
+        .map(([name, tier]) => {
+          const here = seen.has(name);
+          const words = commands(name, tier, location.origin, state.guarded);
+          return html(
+            "li",
+            { "data-here": String(here), "data-agent": name },
+            html(
+              "p",
+              { class: "who" },
+              html("span", { class: here ? "tick fine" : "tick", "aria-hidden": "true" }, here ? "✓" : "○"),
+              swatch(tier),
+              html("strong", {}, name),
+              html("span", { class: "muted" }, here ? "is here" : `${tier}: ${KINDS[tier]}`),
+            ),
+            ...(here
+              ? []
+              : [
+                  html("p", { class: "where muted" }, "on this machine"),
+                  copyable(words.here),
+                  html("p", { class: "where muted" }, "on a board of its own"),
+                  copyable(words.board),
+                ]),
+          );
+        }),
+    );
+  };
+};
