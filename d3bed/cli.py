@@ -29,6 +29,7 @@ from d3bed.lab.commands import steer
 from d3bed.lab.lab_commands import lab
 from d3bed.lab.reporting import reporting
 from d3bed.lab.scenario_commands import scenario
+from d3bed.lab.trust_commands import IDENTITY, IdentityOption, agents, trust
 
 __all__ = ["app", "main"]
 
@@ -46,6 +47,8 @@ app.add_typer(reporting)
 app.add_typer(lab, name="lab")
 app.add_typer(bench, name="bench")
 app.add_typer(compare)
+app.add_typer(trust)
+app.add_typer(agents, name="agents")
 
 console = Console()
 errors = Console(stderr=True)
@@ -271,8 +274,8 @@ def server(
 
 @app.command()
 def agent(
-    name: Annotated[str, typer.Option(help="This agent's name; with --config, one of its agents.")],
-    server: ServerOption = "http://127.0.0.1:8333",
+    name: Annotated[str | None, typer.Option(help="Its name; with --config, one of its agents.")] = None,
+    server: Annotated[str | None, typer.Option(envvar="D3BED_SERVER", help="Address of the server.")] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Take tier, speed … from this file.")
     ] = None,
@@ -293,11 +296,12 @@ def agent(
         float | None, typer.Option(help="The cores that its control group gives it, as 0.2.", min=0.01)
     ] = None,
     token: TokenOption = None,
+    identity: IdentityOption = IDENTITY,
     cache_dir: Annotated[Path, typer.Option(help="Where profiles are kept.")] = Path(".d3bed/cache"),
     parent: ParentOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run one agent: the process on a board that computes its part of a network."""
+    """Run one agent: a board's part of a network. One that joined (d3bed join) needs no options."""
     _begin(parent, verbose)
     from d3bed.config import agent_settings
     from d3bed.net import new_event_loop
@@ -306,6 +310,7 @@ def agent(
         name=name,
         server=server,
         config=config,
+        identity=identity,
         tier=tier,
         host=host,
         port=port,
@@ -493,19 +498,6 @@ def test(
     from d3bed.lab.checks import run_checks
 
     raise typer.Exit(run_checks(arguments or [], errors))
-
-
-@app.command()
-def networks() -> None:
-    """List the network presets."""
-    from rich.table import Table
-
-    from d3bed.config import networks as presets
-
-    table = Table("name", "what it is")
-    for name, text in presets().items():
-        table.add_row(name, text)
-    console.print(table)
 
 
 # ── running ───────────────────────────────────────────────────────────────────────────────────────

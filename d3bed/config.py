@@ -19,9 +19,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from d3bed.agent.identity import find_identity
 from d3bed.agent.settings import AgentSettings
 from d3bed.core.errors import ConfigError, near
 from d3bed.core.ids import AgentId, PipelineId, Tier
+from d3bed.core.joining import AGENT_NAME
 from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import ModelSpec
 from d3bed.core.models import ZOO
@@ -32,6 +34,7 @@ from d3bed.server.settings import TILINGS, PipelineSettings
 __all__ = [
     "AgentConfig",
     "Config",
+    "DEFAULT_SERVER",
     "agent_settings",
     "data_dir",
     "decoded",
@@ -42,6 +45,10 @@ __all__ = [
     "read_network",
     "read_toml",
 ]
+
+
+#: Where a server listens unless it is told otherwise.
+DEFAULT_SERVER = "http://127.0.0.1:8333"
 
 
 def data_dir(name: str) -> Path:
@@ -162,7 +169,7 @@ def read_config(path: Path) -> Config:
         if agent.name in seen:
             raise ConfigError(where, f"{key}.name", f"two agents are named {agent.name!r}", "rename one")
         seen.add(agent.name)
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", agent.name):
+        if not AGENT_NAME.fullmatch(agent.name):
             raise ConfigError(
                 where, f"{key}.name", f"{agent.name!r} is not a name", "use letters, digits, - and _"
             )
@@ -235,9 +242,10 @@ def _pipeline(
 
 def agent_settings(
     *,
-    name: str,
-    server: str,
+    name: str | None,
+    server: str | None,
     config: Path | None,
+    identity: Path,
     tier: str | None,
     host: str | None,
     port: int | None,
@@ -249,14 +257,24 @@ def agent_settings(
     tc: bool = False,
     cpus: float | None = None,
 ) -> AgentSettings:
-    """An agent from its command line, with what is missing there from a config file."""
-    base = AgentConfig(AgentId(name), Tier.DEVICE)
+    """An agent from its command line, with what is missing there from a config file, or from the identity of
+    a board that joined. That counts only for its own server and name, and where no token is given."""
+    joined = find_identity(identity) if token is None else None
+    if joined is not None and server is not None and server.rstrip("/") != joined.server:
+        joined = None
+    if name is None and joined is None:
+        raise ConfigError("--name", "", "is needed", "give it, or join first: d3bed join SERVER --token …")
+    if joined is not None and name not in (None, joined.agent):
+        joined = None  # another agent of this machine
+    name = name or str(joined and joined.agent)
+    base = AgentConfig(AgentId(name), joined.tier if joined is not None else Tier.DEVICE)
+    server = server or (joined.server if joined is not None else DEFAULT_SERVER)
     if config is not None:
         file = read_config(config)
         base, shaped = file.agent(name), shaped or any(pipeline.shapes for pipeline in file.pipelines)
         if base.photos is not None and photos is None:
             photos = config.parent / base.photos
-    elif tier is None:
+    elif tier is None and joined is None:
         raise ConfigError("--tier", "", "is needed without --config", "use device, edge or cloud")
     if tier is not None and tier not in set(Tier):
         raise ConfigError("--tier", "", f"no tier named {tier!r}", "use device, edge or cloud")
@@ -271,12 +289,13 @@ def agent_settings(
         listen_host=base.host if host is None else host,
         listen_port=base.port if port is None else port,
         speed=base.speed if speed is None else speed,
-        token=token,
+        token=joined.credential if joined is not None else token,
         photos=photos,
         cache_dir=cache_dir,
         shaped=shaped,
         tc=tc,
         cpus=cpus,
+        identity=identity if joined is not None else None,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from d3bed.agent.identity import Identity, write_identity
 from d3bed.config import (
     MOST_ENCODED_KB,
     agent_settings,
@@ -19,7 +20,8 @@ from d3bed.config import (
     read_network,
 )
 from d3bed.core.errors import ConfigError
-from d3bed.core.ids import Tier
+from d3bed.core.ids import AgentId, Tier
+from d3bed.core.joining import Machine
 from d3bed.model.images import MAX_ENCODED_BYTES
 
 GOOD = """
@@ -142,6 +144,7 @@ def test_a_pt2_that_is_no_archive_is_refused_before_anything_starts(tmp_path: Pa
 def test_an_agent_takes_from_the_file_what_its_command_line_leaves_out(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     common: dict[str, Any] = {"tier": None, "host": None, "port": None, "photos": None, "token": None}
+    common["identity"] = tmp_path / "none.json"
     settings = agent_settings(
         name="pi-1", server="http://127.0.0.1:1", config=path, speed=0.5, cache_dir=tmp_path, **common
     )
@@ -166,3 +169,21 @@ def test_image_files_have_no_floats(tmp_path: Path) -> None:
     path.write_text(text + "encoded_kb = 44\n")
     with pytest.raises(ConfigError, match="pipelines.main.floats"):
         read_config(path)
+
+
+def test_a_board_that_joined_needs_no_options_and_keeps_its_credential_to_itself(
+    tmp_path: Path,
+) -> None:
+    path, own = tmp_path / "identity.json", "http://192.0.2.1:8333"
+    write_identity(path, Identity("n" * 32, Machine(), AgentId("edge-1"), Tier.EDGE, own, "secret"))
+    rest: dict[str, Any] = {"tier": None, "host": None, "port": None, "photos": None, "speed": None}
+    rest |= {"config": None, "identity": path, "cache_dir": tmp_path}
+    settings = agent_settings(name=None, server=None, token=None, **rest)
+    assert (settings.agent, settings.tier, settings.server) == ("edge-1", Tier.EDGE, own)
+    assert settings.token == "secret" and settings.identity == path
+    rest["tier"] = "edge"
+    for name, server in (("edge-1", "http://127.0.0.1:1"), ("edge-2", None)):
+        other = agent_settings(name=name, server=server, token=None, **rest)
+        assert other.token is None and other.identity is None
+    with pytest.raises(ConfigError, match="--name.*d3bed join"):
+        agent_settings(name=None, server=None, token="given", **rest)

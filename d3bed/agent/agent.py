@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import assert_never
 from urllib.parse import urlsplit
 
@@ -23,8 +24,10 @@ from d3bed.agent.clock import ClockOffset
 from d3bed.agent.compute import ComputeThread
 from d3bed.agent.control import resident_bytes, run_control
 from d3bed.agent.executor import Executor
+from d3bed.agent.identity import change_credential, read_identity
 from d3bed.agent.links import Links
 from d3bed.agent.load import BusyProcesses
+from d3bed.agent.machine import read_machine
 from d3bed.agent.prepare import epoch_work
 from d3bed.agent.profiler import ProfileCache
 from d3bed.agent.reporter import Reporter
@@ -32,6 +35,7 @@ from d3bed.agent.settings import AgentSettings
 from d3bed.agent.source import Active, Photo, Source, prepare_photos
 from d3bed.core.errors import ConfigError, D3Error, LinkBroken, ModelError
 from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
+from d3bed.core.joining import Machine
 from d3bed.core.measurements import FrameReport
 from d3bed.core.messages import (
     CRASHED,
@@ -41,6 +45,8 @@ from d3bed.core.messages import (
     Confirm,
     Confirmed,
     Crash,
+    CredentialKept,
+    CutOff,
     Drained,
     Heartbeat,
     LinkFailed,
@@ -50,6 +56,7 @@ from d3bed.core.messages import (
     ModelFailed,
     ModelLoaded,
     ModelSpec,
+    NewCredential,
     Prepare,
     PrepareFailed,
     Profiled,
@@ -86,6 +93,8 @@ class Agent:
 
     def __init__(self, settings: AgentSettings) -> None:
         self.settings = settings
+        self._token = settings.token
+        self._node, self._machine = _board(settings.identity)
         self._compute = ComputeThread(settings.agent)
         self._clock = ClockOffset()
         self._reporter = Reporter(self._clock)
@@ -129,7 +138,7 @@ class Agent:
         control = asyncio.create_task(
             run_control(
                 settings.server,
-                settings.token,
+                lambda: self._token,
                 self._registration,
                 self._heartbeat,
                 self._clock,
@@ -161,9 +170,13 @@ class Agent:
     async def _handle(self, message: ToAgent) -> None:
         self._heard_s = time.monotonic()
         match message:
-            case Welcome():
+            case Welcome(link_secret, _, cut_off):
                 await self._change_back()  # what is in force is said anew
-                self._links.secret = self._listener.secret = bytes.fromhex(message.link_secret)
+                self._cut_off(bytes.fromhex(link_secret), *cut_off)
+            case CutOff(agent, link_secret):
+                self._cut_off(bytes.fromhex(link_secret), agent)
+            case NewCredential():
+                await self._keep(message)
             case ClockPong():
                 pass  # taken by the connection, too, which knows when it came
             case LoadModel():
@@ -217,6 +230,26 @@ class Agent:
             case SetLoad(processes):
                 self._load_on_board.carry(processes)
 
+    def _cut_off(self, link_secret: bytes, *agents: AgentId) -> None:
+        """Prove and ask for this secret from now on, and have no links with these agents."""
+        self._links.secret = self._listener.secret = link_secret
+        for agent in agents:
+            self._listener.cut_off(agent)
+            self._links.cut_off(agent)
+
+    async def _keep(self, order: NewCredential) -> None:
+        path = self.settings.identity
+        if path is None:
+            _log.warning("the server sent a credential, but this agent has no identity file")
+            return
+        try:
+            await asyncio.to_thread(change_credential, path, order.credential)
+        except ConfigError as error:
+            _log.error("the new credential is not used: %s", error)
+            return
+        self._token = order.credential
+        self._reporter.fact(CredentialKept(order.id))
+
     async def _change_back(self) -> None:
         """Be as configured: no changed links, no other speed, no load."""
         try:
@@ -247,6 +280,8 @@ class Agent:
             facts=self._facts,
             cpus=settings.cpus,
             tc=settings.tc,
+            node=self._node,
+            machine=self._machine,
         )
 
     def _heartbeat(self) -> Heartbeat:
@@ -416,6 +451,14 @@ class Agent:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("an order failed: %s", error, exc_info=error)
+
+
+def _board(identity: Path | None) -> tuple[str, Machine]:
+    """The node id of a board that joined, and the marks of the machine that it is on now."""
+    if identity is None:
+        return "", Machine()
+    node = read_identity(identity).node
+    return node, read_machine(node)
 
 
 def reachable(address: str, server: str) -> str:

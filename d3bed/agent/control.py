@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import psutil
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -46,7 +47,7 @@ _BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 async def run_control(
     server: str,
-    token: str | None,
+    token: Callable[[], str | None],
     register: Callable[[], Register],
     load: Callable[[], Heartbeat],
     clock: ClockOffset,
@@ -55,9 +56,10 @@ async def run_control(
 ) -> None:
     """Keep one control connection alive until cancelled. Raises `ConfigError` when refused."""
     address = server.rstrip("/").replace("http", "ws", 1) + "/ws/agent"
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
     failures = 0
     while True:
+        secret = token()  # the server may have given us another
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         try:
             async with connect(
                 address,
@@ -74,9 +76,8 @@ async def run_control(
         except InvalidStatus as error:
             status = error.response.status_code
             if status in (401, 403):
-                raise ConfigError(
-                    server, "token", f"the server refused it (HTTP {status})", "pass --token"
-                ) from error
+                problem = f"the server refused it (HTTP {status}): {_reason(error)}"
+                raise ConfigError(server, "token", problem, "d3bed join, or pass --token") from error
             _log.warning("server answered HTTP %d", status)
         except ConnectionClosed as error:
             if error.rcvd is not None and error.rcvd.code == REFUSED:
@@ -87,6 +88,15 @@ async def run_control(
         delay_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]
         failures += 1
         await asyncio.sleep(delay_s)
+
+
+def _reason(error: InvalidStatus) -> str:
+    """What the server said, if it was a d3bed server."""
+    try:
+        said = msgspec.json.decode(error.response.body or b"", type=dict[str, str])
+    except (msgspec.DecodeError, UnicodeError):
+        return "no reason given"
+    return said.get("error", "no reason given")[:300]
 
 
 async def _serve(

@@ -92,6 +92,13 @@ class Links:
         for found in unused.values():
             await found.sender.close()
 
+    def cut_off(self, peer: AgentId) -> None:
+        """Close all links to `peer` now, whatever is on its way there."""
+        for key, found in list(self._open.items()):
+            if key[1] == peer:
+                del self._open[key]
+                found.sender.abort(f"{peer} was revoked")
+
     async def close(self) -> None:
         for found in self._open.values():
             await found.sender.close()

@@ -12,7 +12,7 @@ __all__ = ["AgentSettings"]
 
 
 class AgentSettings(msgspec.Struct, frozen=True):
-    """One agent process.
+    """One agent process. A board that joined has an `identity` file, and from it its `token`.
 
     `server` is the control plane's base address (`http://host:port`). `listen_host` is where the data
     listener binds and what peers are told; port 0 takes a free one. `speed` < 1 emulates a board that
@@ -33,6 +33,7 @@ class AgentSettings(msgspec.Struct, frozen=True):
     photos: Path | None = None
     cache_dir: Path = Path(".d3bed/cache")
     shaped: bool = False
+    identity: Path | None = None
     tc: bool = False
     cpus: float | None = None
 

@@ -34,8 +34,7 @@ from d3bed.bench.live import PARTS as LIVE
 from d3bed.bench.live import TARGETS as LIVE_TARGETS
 from d3bed.bench.live import run_live
 from d3bed.bench.plan import made_graph
-from d3bed.config import near
-from d3bed.core.errors import ConfigError, ModelError
+from d3bed.core.errors import ConfigError, ModelError, near
 from d3bed.core.graph import Graph
 from d3bed.core.ids import Tier
 from d3bed.core.measurements import LinkRate

@@ -14,6 +14,7 @@ import msgspec
 from d3bed.core.errors import RemoteProtocolError
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
+from d3bed.core.joining import Machine
 from d3bed.core.measurements import BoardFacts, BoardSample, FrameReport, LinkShape, Span, Transfer
 from d3bed.core.plan import Plan
 
@@ -28,6 +29,8 @@ __all__ = [
     "Confirm",
     "Confirmed",
     "Crash",
+    "CredentialKept",
+    "CutOff",
     "Drained",
     "FrameFailed",
     "FrameRescued",
@@ -42,6 +45,7 @@ __all__ = [
     "ModelFailed",
     "ModelLoaded",
     "ModelSpec",
+    "NewCredential",
     "Peer",
     "Prepare",
     "PrepareFailed",
@@ -122,7 +126,7 @@ class Route(msgspec.Struct, frozen=True):
 class Register(msgspec.Struct, frozen=True, tag=True):
     """First message of a connection. `speed` < 1 is emulated slowness: 0.2 means five times slower. `cpus`: a
     control group gives the process so many cores (None: no such limit); `tc`: the kernel holds its emulated
-    links."""
+    links. A board that joined has a `node` id and marks of its `machine`."""
 
     agent: AgentId
     tier: Tier
@@ -135,6 +139,8 @@ class Register(msgspec.Struct, frozen=True, tag=True):
     facts: BoardFacts | None = None
     cpus: float | None = None
     tc: bool = False
+    node: str = ""
+    machine: Machine = Machine()
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
@@ -155,6 +161,12 @@ class ClockPing(msgspec.Struct, frozen=True, tag=True):
     """`sent_s` is on the agent's own clock; the answer is a `ClockPong`."""
 
     sent_s: float
+
+
+class CredentialKept(msgspec.Struct, frozen=True, tag=True):
+    """The new credential of this id is on my disk."""
+
+    id: str
 
 
 class ModelLoaded(msgspec.Struct, frozen=True, tag=True):
@@ -317,6 +329,7 @@ FromAgent = (
     | Heartbeat
     | BoardSampled
     | ClockPing
+    | CredentialKept
     | ModelLoaded
     | ModelFailed
     | Profiled
@@ -340,10 +353,26 @@ FromAgent = (
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
-    """Answer to `Register`. `link_secret` (hex) proves agents to each other on data links."""
+    """Answer to `Register`. `link_secret` (hex) proves agents to each other on data links; agents that were
+    `cut_off` have none."""
 
     link_secret: str
     heartbeat_s: float
+    cut_off: tuple[AgentId, ...] = ()
+
+
+class CutOff(msgspec.Struct, frozen=True, tag=True):
+    """Close all links with `agent`, and have others prove that they know the new `link_secret` (hex)."""
+
+    agent: AgentId
+    link_secret: str
+
+
+class NewCredential(msgspec.Struct, frozen=True, tag=True):
+    """Keep this one in place of yours, and say so (`CredentialKept`); until then both are good."""
+
+    id: str
+    credential: str
 
 
 class ClockPong(msgspec.Struct, frozen=True, tag=True):
@@ -486,6 +515,8 @@ class Crash(msgspec.Struct, frozen=True, tag=True):
 
 ToAgent = (
     Welcome
+    | CutOff
+    | NewCredential
     | ClockPong
     | LoadModel
     | ProfileModel

@@ -146,6 +146,19 @@ def speed(
 
 
 @steer.command()
+def networks() -> None:
+    """List the network presets."""
+    from rich.table import Table
+
+    from d3bed.config import networks as presets
+
+    table = Table("name", "what it is")
+    for name, text in presets().items():
+        table.add_row(name, text)
+    console.print(table)
+
+
+@steer.command()
 def stop(name: AgentArgument, server: ServerOption = LOCAL, token: TokenOption = None) -> None:
     """End an agent's process in an orderly way."""
     _post(server, f"agents/{name}/stop", {"by": _who()}, token)

@@ -77,6 +77,11 @@ class _Incoming(asyncio.BufferedProtocol):
         """Not through the handshake."""
         return self._hello is None
 
+    @property
+    def peer(self) -> AgentId | None:
+        """Who it is; None before that is proved."""
+        return self._hello.origin[0] if self._hello is not None else None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
@@ -253,6 +258,12 @@ class Listener:
         await server.wait_closed()
         self._set_gone()
         await self._gone.wait()
+
+    def cut_off(self, peer: AgentId) -> None:
+        """Refuse what `peer` sends on the links that it has."""
+        for connection in list(self._connections):
+            if connection.peer == peer:
+                connection.refuse(WireViolation(Breach.PROOF, f"{peer} was revoked"))
 
     # ── for connections ───────────────────────────────────────────────────────────────────────────
 

@@ -300,6 +300,10 @@ class Sender:
                 _log.info("link to %s closed with %d bytes unsent", self.peer, self.unsent_bytes)
             self._fail(self._closed_here())
 
+    def abort(self, reason: str) -> None:
+        """Close at once: what is on its way does not arrive, and whoever waits is told `LinkBroken`."""
+        self._fail(LinkBroken(f"link to {self.peer} was closed: {reason}"))
+
     # ── inside ────────────────────────────────────────────────────────────────────────────────────
 
     def _next_number(self) -> int:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
-from aiohttp import web
 
-from d3bed import __version__
-from d3bed.core.errors import D3Error, PlanInfeasible
+from d3bed.core.errors import PlanInfeasible
 from d3bed.core.ids import AgentId, CauseId, PipelineId
+from d3bed.core.joining import Joined, JoinRequest
 from d3bed.core.messages import ModelSpec
+from d3bed.server.audit import AuditRow
 from d3bed.server.bodies import (
     Changed,
     EndOrder,
@@ -36,6 +34,7 @@ from d3bed.server.bodies import (
     StopOrder,
     StrategyOrder,
 )
+from d3bed.server.door import Caller
 from d3bed.server.events import (
     Change,
     ChangeModel,
@@ -61,9 +60,19 @@ from d3bed.server.history import (
     frame_spans,
     run_history,
 )
+from d3bed.server.routing import ApiError, Route, decode, described
 from d3bed.server.runner import Runner
 from d3bed.server.scenes import Scenes
 from d3bed.server.settings import TILINGS
+from d3bed.server.trust import (
+    CloseOrder,
+    CredentialView,
+    InvitationView,
+    Invited,
+    InviteOrder,
+    Outcome,
+    Trust,
+)
 from d3bed.server.views import (
     AgentView,
     ConditionView,
@@ -79,22 +88,12 @@ from d3bed.server.views import (
 )
 from d3bed.server.why import WhyView, why
 
-__all__ = ["MAX_BODY_BYTES", "ROUTES", "Api", "ApiError", "Route", "json_response", "openapi"]
+__all__ = ["MAX_BODY_BYTES", "ROUTES", "Api", "openapi"]
 
 MAX_BODY_BYTES = 64 * 1024
 _LISTED = 200
 
 _LINK_QUANTITIES: tuple[Quantity, ...] = ("bytes_per_s", "latency_s", "loss")
-
-_T = TypeVar("_T")
-
-
-class ApiError(D3Error):
-    """Answered as `{"error": text}` with `status`."""
-
-    def __init__(self, status: int, text: str) -> None:
-        self.status, self.text = status, text
-        super().__init__(text)
 
 
 # ── answers ────────────────────────────────────────────────────────────────────────────
@@ -126,17 +125,14 @@ class PlanRow(msgspec.Struct, frozen=True):
     tiers: str
 
 
-class Problem(msgspec.Struct, frozen=True):
-    error: str
-
-
 # ── handlers ──────────────────────────────────────────────────────────────────────────────────────
 
 
 class Api:
     """What the routes do. Every method takes the request's path values (and body)."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, trust: Trust) -> None:
+        self.trust = trust
         self._runner = runner
         self._coordinator = runner.coordinator
         self._scenes = Scenes(runner, self._ask)
@@ -297,8 +293,8 @@ class Api:
     async def _ask(self, path: str, body: dict[str, Any]) -> object:
         """A request of a scenario, as if it came over HTTP."""
         for route in ROUTES:
-            if route.changes and (values := route.matches(f"/api/{path}")) is not None:
-                values["body"] = _decode(msgspec.json.encode(body), route.body)
+            if route.changes and not route.guarded and (values := route.matches(f"/api/{path}")) is not None:
+                values["body"] = decode(msgspec.json.encode(body), route.body)
                 return await route.call(self, **values)
         raise ApiError(404, f"nothing at {path}")
 
@@ -339,6 +335,35 @@ class Api:
 
     async def kill_agent(self, id: str, body: EndOrder) -> Changed:
         return self._tell(EndAgent(self._agent(id), crash=True, by=body.by))
+
+    # ── who is let in ─────────────────────────────────────────────────────────────────────────────
+
+    async def credentials(self) -> list[CredentialView]:
+        return await self.trust.agents()
+
+    async def invitations(self) -> list[InvitationView]:
+        return await self.trust.invitations()
+
+    async def audit(self) -> list[AuditRow]:
+        with _store_errors():
+            return await self.trust.log()
+
+    async def join(self, body: JoinRequest, caller: Caller) -> Joined:
+        return await self.trust.join(body, caller)
+
+    async def invite(self, body: InviteOrder, caller: Caller, base: str) -> Invited:
+        return await self.trust.invite(body, caller, base)
+
+    async def close_invitation(self, id: str, body: CloseOrder) -> Outcome:
+        return await self.trust.close_invitation(id)
+
+    async def revoke(self, id: str, body: CloseOrder, caller: Caller) -> Outcome:
+        return await self.trust.revoke(id, caller)
+
+    async def rotate(self, id: str, body: CloseOrder, caller: Caller) -> Outcome:
+        return await self.trust.rotate(id, caller)
+
+    # ── inside ────────────────────────────────────────────────────────────────────────────────────
 
     def _change(
         self, subject: Subject, values: dict[Quantity, float], for_s: float | None, by: str
@@ -413,45 +438,9 @@ def _store_errors() -> Iterator[None]:
 # ── the table ─────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True)
-class Route:
-    """`call` gets the path values by name, and `body` decoded as its type where there is one."""
-
-    method: str
-    path: str
-    summary: str
-    call: Callable[..., Awaitable[Any]]
-    answer: Any
-    body: Any = None
-
-    @property
-    def changes(self) -> bool:
-        """Whether it changes something, and thus needs the token."""
-        return self.method != "GET"
-
-    @property
-    def status(self) -> int:
-        return 202 if self.changes else 200
-
-    def matches(self, path: str) -> dict[str, Any] | None:
-        """The values of its parts, by name, if `path` is one of its."""
-        parts, given = self.path.split("/"), path.split("/")
-        if len(parts) != len(given):
-            return None
-        pairs = list(zip(parts, given, strict=True))
-        if any(part != value for part, value in pairs if not part.startswith("{")):
-            return None
-        return {part[1:-1]: value for part, value in pairs if part.startswith("{")}
-
-    async def respond(self, api: Api, request: web.Request) -> web.Response:
-        values: dict[str, Any] = dict(request.match_info)
-        if self.body is not None:
-            values["body"] = _decode(await request.read(), self.body)
-        return json_response(await self.call(api, **values), self.status)
-
-
 _PIPELINE = "/api/pipelines/{id}"
 _AGENT = "/api/agents/{id}"
+_CREDENTIAL = "/api/credentials/{id}"
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/state", "Everything that the dashboard shows", Api.state, StateView),
     Route("GET", "/api/agents", "All agents seen since the start", Api.agents, list[AgentView]),
@@ -471,6 +460,16 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/runs/{id}/spans", "Its latest frames' spans", Api.spans, list[FrameSpans]),
     Route("GET", "/api/runs/{id}/history", "All of it: d3bed.history/1", Api.history, RunHistory),
     Route("GET", "/api/openapi.json", "This document", Api.openapi, dict[str, Any]),
+    Route("GET", "/api/credentials", "Agents that joined", Api.credentials, list[CredentialView], None, True),
+    Route("GET", "/api/invitations", "Open join tokens", Api.invitations, list[InvitationView], None, True),
+    Route("GET", "/api/audit", "Who changed what, newest first", Api.audit, list[AuditRow], None, True),
+    Route("POST", "/api/join", "Join as an agent, by a join token", Api.join, Joined, JoinRequest, True),
+    Route("POST", "/api/invitations", "Make a join token", Api.invite, Invited, InviteOrder, True),
+    Route("POST", "/api/invitations/{id}/revoke", "End one", Api.close_invitation, Outcome, CloseOrder, True),
+    Route("POST", f"{_CREDENTIAL}/revoke", "Cut an agent off", Api.revoke, Outcome, CloseOrder, True),
+    Route(
+        "POST", f"{_CREDENTIAL}/rotate", "Give it another credential", Api.rotate, Outcome, CloseOrder, True
+    ),
     Route("POST", f"{_PIPELINE}/strategy", "Plan by a strategy", Api.strategy, Accepted, StrategyOrder),
     Route("POST", f"{_PIPELINE}/model", "Switch to a model", Api.model, Accepted, ModelOrder),
     Route("POST", f"{_PIPELINE}/network", "Other link rates, by preset", Api.network, Accepted, NetworkOrder),
@@ -488,51 +487,6 @@ ROUTES: tuple[Route, ...] = (
 )
 
 
-def _decode(body: bytes, kind: type[_T]) -> _T:
-    """An empty body counts as `{}`."""
-    try:
-        return msgspec.json.decode(body or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise ApiError(400, f"body: {error}") from None
-
-
-def json_response(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
-
-
 def openapi() -> dict[str, Any]:
     """The OpenAPI 3.1 document of `ROUTES`."""
-    kinds = [kind for route in ROUTES for kind in (route.answer, route.body) if kind is not None] + [Problem]
-    schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-    schema_of = dict(zip((repr(kind) for kind in kinds), schemas, strict=True))
-
-    def content(kind: Any) -> dict[str, Any]:
-        return {"content": {"application/json": {"schema": schema_of[repr(kind)]}}}
-
-    paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
-        operation: dict[str, Any] = {
-            "summary": route.summary,
-            "responses": {
-                str(route.status): {"description": "done", **content(route.answer)},
-                "default": {"description": "it failed; says why", **content(Problem)},
-            },
-        }
-        if names := re.findall(r"{(\w+)}", route.path):
-            operation["parameters"] = [
-                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
-            ]
-        if route.body is not None:
-            operation["requestBody"] = content(route.body)
-        if route.changes:
-            operation["security"] = [{"token": []}]
-        paths.setdefault(route.path, {})[route.method.lower()] = operation
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "d3bed", "version": __version__},
-        "paths": paths,
-        "components": {
-            "schemas": components,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-        },
-    }
+    return described(ROUTES)

@@ -11,20 +11,24 @@ import time
 from collections.abc import Callable
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
 from d3bed.core.errors import ConfigError
 from d3bed.plan import STRATEGIES
 from d3bed.server.about import about
-from d3bed.server.api import MAX_BODY_BYTES, ROUTES, Api, ApiError, Problem, Route, json_response
-from d3bed.server.auth import has_token, is_foreign_host, is_foreign_origin, is_loopback, kept_secret
+from d3bed.server.api import MAX_BODY_BYTES, ROUTES, Api
+from d3bed.server.auth import is_loopback, kept_secret
 from d3bed.server.coordinator import Coordinator
+from d3bed.server.credentials import Denied
+from d3bed.server.guard import CONTROL, add_login, guard
 from d3bed.server.metrics import CONTENT_TYPE, exposition
 from d3bed.server.pages import AsPage, StaticFiles, page, report, web_files
+from d3bed.server.routing import ApiError, Problem, Route, json_response
 from d3bed.server.runner import Runner, make_clock
 from d3bed.server.settings import ServerSettings
 from d3bed.server.sockets import Sockets
 from d3bed.server.store import Store
+from d3bed.server.trust import Trust
 from d3bed.server.views import ServerReport
 
 __all__ = ["make_app", "serve"]
@@ -75,16 +79,19 @@ async def _serve(
     this = await asyncio.to_thread(about)
     store.put("servers", {"boot": store.boot, "at_s": time.time(), "data": this})
     link_secret, _ = kept_secret(settings.data_dir / "link-secret")
+    trust = Trust(settings.data_dir, token)
     coordinator = Coordinator(
         settings,
         link_secret=link_secret,
+        cut_off=trust.credentials.revoked,
         strategies=tuple(STRATEGIES),
         boot=store.boot,
         last_epoch=store.last_epoch,
     )
     coordinator.guarded = token is not None
     runner = Runner(coordinator, store, make_clock())
-    app = make_app(runner, this, token=token, loopback=is_loopback(settings.host), as_page=as_page)
+    trust.attach(runner)
+    app = make_app(runner, this, trust, loopback=is_loopback(settings.host), as_page=as_page)
     web_runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await web_runner.setup()
     try:
@@ -120,17 +127,18 @@ def _address(host: str, listener: socket.socket) -> str:
 
 
 def make_app(
-    runner: Runner, this: ServerReport, *, token: str | None, loopback: bool, as_page: AsPage | None
+    runner: Runner, this: ServerReport, trust: Trust, *, loopback: bool, as_page: AsPage | None
 ) -> web.Application:
     """`loopback`: only requests that name this machine as their host are answered."""
-    api, sockets = Api(runner), Sockets(runner)
+    api, sockets = Api(runner, trust), Sockets(runner, trust)
     app = web.Application(
-        middlewares=[_errors_as_json, _guard(token, loopback=loopback)], client_max_size=MAX_BODY_BYTES
+        middlewares=[_errors_as_json, guard(trust, loopback=loopback)], client_max_size=MAX_BODY_BYTES
     )
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _handler(api, route))
     app.router.add_get("/metrics", _metrics(runner, this))
-    app.router.add_get("/ws/agent", sockets.agent)
+    app.router.add_get(CONTROL, sockets.agent)
+    add_login(app, trust)
     app.router.add_get("/ws/events", sockets.events)
     place = web_files()
     files = StaticFiles(place / "static")
@@ -162,28 +170,11 @@ def _handler(api: Api, route: Route) -> Handler:
     return handle
 
 
-def _guard(token: str | None, *, loopback: bool) -> Middleware:
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        host, is_socket = request.headers.get("Host"), request.path.startswith("/ws/")
-        if loopback and is_foreign_host(host):
-            raise ApiError(403, f"host: {host!r} is not this machine; use 127.0.0.1 or localhost")
-        changes = request.method not in ("GET", "HEAD")
-        if (changes or is_socket) and is_foreign_origin(request.headers.get("Origin"), host):
-            raise ApiError(403, "origin: another site's page may not do this")
-        guarded = changes or request.path == "/ws/agent"
-        if guarded and token is not None and not has_token(request.headers.get("Authorization"), token):
-            raise ApiError(401, "authorization: this needs the header 'Authorization: Bearer <token>'")
-        return await handler(request)
-
-    return guard
-
-
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except ApiError as error:
+    except (ApiError, Denied) as error:
         return json_response(Problem(error.text), error.status)
     except web.HTTPException as error:
         if error.status < 400:

@@ -1,4 +1,4 @@
-"""Who may do what: the token, secrets on disk, and requests that a foreign web page made.
+"""Secrets on disk, and requests that a foreign web page made.
 
 A token is required of agents and of requests that change something, whenever the server has one; it
 always has one where it listens beyond loopback. On loopback the danger is a web page in the user's
@@ -8,7 +8,6 @@ Pure but for `kept_secret`.
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import os
 import secrets
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 from d3bed.core.errors import ConfigError
 
-__all__ = ["has_token", "is_foreign_host", "is_foreign_origin", "is_loopback", "kept_secret"]
+__all__ = ["is_foreign_host", "is_foreign_origin", "is_loopback", "kept_secret"]
 
 
 def is_loopback(host: str) -> bool:
@@ -47,12 +46,6 @@ def kept_secret(path: Path) -> tuple[str, bool]:
     if len(found) < 16:
         raise ConfigError(str(path), "", "the secret is too short", "delete it: a new one is made")
     return found, False
-
-
-def has_token(authorization: str | None, token: str) -> bool:
-    """Whether the `Authorization` header says `Bearer <token>`; compares in constant time."""
-    scheme, _, given = (authorization or "").partition(" ")
-    return hmac.compare_digest(given.strip().encode(), token.encode()) and scheme.lower() == "bearer"
 
 
 def is_foreign_origin(origin: str | None, host: str | None) -> bool:

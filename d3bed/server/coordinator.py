@@ -9,18 +9,20 @@ follows dask/distributed's worker state machine in form.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import assert_never
 
 import msgspec
 
 from d3bed.core.graph import Graph
-from d3bed.core.ids import CauseId, Epoch, PipelineId
+from d3bed.core.ids import AgentId, CauseId, Epoch, PipelineId
 from d3bed.core.messages import (
     BoardSampled,
     ClockPing,
     ClockPong,
     Confirmed,
     Crash,
+    CutOff,
     Drained,
     FrameFailed,
     FrameRescued,
@@ -46,6 +48,7 @@ from d3bed.server.conditions import Conditions
 from d3bed.server.events import (
     AgentJoined,
     AgentLost,
+    AgentRevoked,
     AgentSaid,
     Change,
     ChangeModel,
@@ -56,6 +59,8 @@ from d3bed.server.events import (
     Command,
     EndAgent,
     Event,
+    Noted,
+    OrderAgent,
     PlanComputed,
     PlanFailed,
     SendTo,
@@ -91,13 +96,15 @@ REFUSED, SILENT, SUPERSEDED = 4003, 4008, 4009
 
 
 class Coordinator:
-    """State of the whole server. `link_secret` is what agents prove themselves to each other with."""
+    """State of the whole server. `link_secret` is what agents prove themselves to each other with;
+    `cut_off` are those who were revoked."""
 
     def __init__(
         self,
         settings: ServerSettings,
         *,
         link_secret: str,
+        cut_off: Iterable[AgentId] = (),
         strategies: tuple[str, ...],
         boot: int = 1,
         last_epoch: Epoch = Epoch(0),  # noqa: B008
@@ -114,6 +121,7 @@ class Coordinator:
         self.guarded = False
         self._tiers = {agent: tier for p in settings.pipelines for agent, tier in p.tiers.items()}
         self._link_secret = link_secret
+        self._cut_off = set(cut_off)
         self._connections: dict[int, AgentRecord] = {}
         self._graphs: dict[str, Graph] = {}
         self._shown: dict[PipelineId, PipelineView] = {}
@@ -136,6 +144,12 @@ class Coordinator:
                 self._joined(connection, register)
             case AgentLost(connection, reason):
                 self._lost(connection, reason)
+            case AgentRevoked(agent, link_secret, by):
+                self._revoked(agent, link_secret, by)
+            case OrderAgent(agent, message):
+                self.world.send(agent, message)
+            case Noted(text, level):
+                self.world.note(text, level)
             case Ticked():
                 self._tick(now)
             case PlanComputed(pipeline, request, choice):
@@ -228,7 +242,8 @@ class Coordinator:
             return
         record = AgentRecord(register, connection, heard_s=world.now)
         world.agents[agent] = self._connections[connection] = record
-        world.send(agent, Welcome(self._link_secret, HEARTBEAT_S))
+        world.send(agent, Welcome(self._link_secret, HEARTBEAT_S, tuple(sorted(self._cut_off))))
+        self._cut_off.discard(agent)
         self.conditions.agent_joined(agent)
         world.publish("agent", record.view(world.now))
         world.note(f"{agent} ({register.tier}) joined from {register.host}")
@@ -249,6 +264,18 @@ class Coordinator:
         for pipe in self.pipelines.values():
             if agent in pipe.settings.tiers:
                 pipe.agent_lost(agent)
+
+    def _revoked(self, agent: AgentId, link_secret: str, by: str) -> None:
+        """Close its connection, and have the others close their links with it."""
+        world, record = self.world, self.world.agents.get(agent)
+        self._link_secret = link_secret
+        self._cut_off.add(agent)
+        world.note(f"{agent} was revoked by {by}", "warn")
+        if record is not None and record.connected:
+            world.command(CloseAgent(record.connection, REFUSED, f"the credential of {agent} was revoked"))
+            self._lost(record.connection, "it was revoked")
+        for other in world.agents:
+            world.send(other, CutOff(agent, link_secret))
 
     def _tick(self, now: float) -> None:
         gap = now - self._ticked_s if self._ticked_s is not None else 0.0

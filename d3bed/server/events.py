@@ -20,6 +20,7 @@ from d3bed.plan import Choice, Pin
 __all__ = [
     "AgentJoined",
     "AgentLost",
+    "AgentRevoked",
     "AgentSaid",
     "Change",
     "ChangeModel",
@@ -31,6 +32,8 @@ __all__ = [
     "ComputePlan",
     "EndAgent",
     "Event",
+    "Noted",
+    "OrderAgent",
     "PlanComputed",
     "PlanFailed",
     "Publish",
@@ -71,6 +74,28 @@ class AgentLost(msgspec.Struct, frozen=True):
 
     connection: int
     reason: str
+
+
+class AgentRevoked(msgspec.Struct, frozen=True):
+    """It is let in no more. From now on agents prove themselves to each other with `link_secret`."""
+
+    agent: AgentId
+    link_secret: str
+    by: str
+
+
+class OrderAgent(msgspec.Struct, frozen=True):
+    """Pass an order on to an agent that is connected."""
+
+    agent: AgentId
+    message: ToAgent
+
+
+class Noted(msgspec.Struct, frozen=True):
+    """Something that the user should know."""
+
+    text: str
+    level: Literal["info", "warn", "error"] = "info"
 
 
 class Ticked(msgspec.Struct, frozen=True):
@@ -190,6 +215,9 @@ Event = (
     AgentJoined
     | AgentSaid
     | AgentLost
+    | AgentRevoked
+    | OrderAgent
+    | Noted
     | Ticked
     | PlanComputed
     | PlanFailed

@@ -2,8 +2,8 @@
 
 Rows come in the order of time, so that the oldest are those with the least rowid. Three limits hold,
 whichever is met first: rows per table, age, and bytes of the whole database (pages that are free again
-do not count: they are reused, so that the file grows no more). Of the limits on age and bytes, runs and
-epochs are spared: they are small, and without them the rest means nothing.
+do not count: they are reused, so that the file grows no more). Of the limits on age and bytes, runs,
+epochs and the audit log are spared: they are small, and without them the rest means nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ KEPT = {
     "boards": 100_000,
     "frames": 500_000,
     "spans": 3_000,
+    "audit": 20_000,
+    "knocks": 5_000,
 }
 #: What goes when the database is too old or too large, and the column that says when.
 _BULK = {
@@ -72,6 +74,10 @@ CREATE TABLE IF NOT EXISTS boards (
     sending_bytes INTEGER, temperature_c REAL, frequency_hz REAL, throttled TEXT);
 CREATE TABLE IF NOT EXISTS spans (
     id INTEGER PRIMARY KEY, run TEXT, frame INTEGER, epoch INTEGER, at_s REAL, data BLOB);
+CREATE TABLE IF NOT EXISTS audit (
+    id INTEGER PRIMARY KEY, at_s REAL, who TEXT, host TEXT, what TEXT, detail TEXT, status INTEGER);
+CREATE TABLE IF NOT EXISTS knocks (
+    id INTEGER PRIMARY KEY, at_s REAL, who TEXT, host TEXT, what TEXT, detail TEXT, status INTEGER);
 """
 
 

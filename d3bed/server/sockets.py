@@ -9,9 +9,13 @@ import logging
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from d3bed.core.errors import RemoteProtocolError
-from d3bed.core.messages import MAX_CONTROL_BYTES, Register, decode_from_agent
+from d3bed.core.messages import MAX_CONTROL_BYTES, CredentialKept, Register, decode_from_agent
+from d3bed.server.coordinator import REFUSED
+from d3bed.server.credentials import Denied
+from d3bed.server.door import CALLER, Caller
 from d3bed.server.events import AgentJoined, AgentLost, AgentSaid
 from d3bed.server.runner import Runner
+from d3bed.server.trust import Trust
 
 __all__ = ["Sockets"]
 
@@ -63,8 +67,8 @@ class _AgentSocket:
 class Sockets:
     """Handlers for `/ws/agent` and `/ws/events`; `close` says goodbye to all."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    def __init__(self, runner: Runner, trust: Trust) -> None:
+        self._runner, self._trust = runner, trust
         self._open: set[web.WebSocketResponse] = set()
 
     async def close(self) -> None:
@@ -75,15 +79,19 @@ class Sockets:
     # ── agents ────────────────────────────────────────────────────────────────────────────────────
 
     async def agent(self, request: web.Request) -> web.WebSocketResponse:
+        caller = request[CALLER]
         socket = web.WebSocketResponse(timeout=_CLOSE_S, max_msg_size=MAX_CONTROL_BYTES)
         await socket.prepare(request)
         self._open.add(socket)
         try:
             async with asyncio.timeout(REGISTER_S):
                 register = await self._receive_register(socket)
-            await self._converse(socket, register)
+            await self._trust.admit(caller, register)
+            await self._converse(socket, register, caller)
         except TimeoutError:
             await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"did not register in time")
+        except Denied as denied:
+            await socket.close(code=REFUSED, message=denied.text.encode()[:123])
         except RemoteProtocolError as error:
             logger.warning("control connection from %s: %s", request.remote, error.reason)
             await socket.close(code=WSCloseCode.PROTOCOL_ERROR, message=error.reason.encode()[:123])
@@ -102,7 +110,7 @@ class Sockets:
             raise RemoteProtocolError(f"an agent's name has 1 to {MAX_NAME} printable characters")
         return register
 
-    async def _converse(self, socket: web.WebSocketResponse, register: Register) -> None:
+    async def _converse(self, socket: web.WebSocketResponse, register: Register, caller: Caller) -> None:
         connection = _AgentSocket(socket)
         number = self._runner.add_connection(connection)
         sender = asyncio.create_task(connection.pump())
@@ -117,6 +125,9 @@ class Sockets:
                 said = decode_from_agent(message.data)
                 if isinstance(said, Register):
                     raise RemoteProtocolError("registered already")
+                if isinstance(said, CredentialKept):
+                    await self._trust.credential_kept(caller, said)
+                    continue
                 self._runner.submit(AgentSaid(number, said, len(message.data)))
         except RemoteProtocolError as error:
             reason = error.reason

@@ -85,7 +85,7 @@ class Client:
         self.task = asyncio.create_task(
             run_control(
                 f"http://127.0.0.1:{port}",
-                None,
+                lambda: None,
                 lambda: HELLO,
                 Heartbeat,
                 self.clock,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from d3bed.core.errors import ConfigError
-from d3bed.server.auth import has_token, is_foreign_host, is_foreign_origin, is_loopback, kept_secret
+from d3bed.server.auth import is_foreign_host, is_foreign_origin, is_loopback, kept_secret
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1", "[::1]"])
@@ -30,23 +30,6 @@ def test_emptied_secret_is_refused(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("\n")
     with pytest.raises(ConfigError, match="too short"):
         kept_secret(tmp_path / "token")
-
-
-@pytest.mark.parametrize(
-    ("header", "right"),
-    [
-        ("Bearer sesame", True),
-        ("bearer sesame", True),
-        ("Bearer Sesame", False),
-        ("Bearer ", False),
-        ("Basic sesame", False),
-        ("sesame", False),
-        ("Bearer sésame", False),
-        (None, False),
-    ],
-)
-def test_only_the_bearer_of_the_token_has_it(header: str | None, right: bool) -> None:
-    assert has_token(header, "sesame") is right
 
 
 def test_pages_of_other_origins_are_foreign() -> None:

@@ -4,7 +4,6 @@
 import { html, say, set } from "./dom.js";
 import { age, left, text } from "./format.js";
 
-const TOKEN_KEY = "d3bed.token";
 const NAME_KEY = "d3bed.name";
 const SHOWN = 6;
 const MARKS = { pending: ["◌", "pending"], done: ["✓", "done"], failed: ["✖", "failed"] };
@@ -19,29 +18,30 @@ const askToken = async () => {
   return dialog.returnValue === "use" ? field.value.trim() : "";
 };
 
-// POST as JSON; asks for the token once when the server wants one. Throws an Error with the server's words.
-export const post = async (path, body) => {
-  const send = () => {
-    const token = sessionStorage.getItem(TOKEN_KEY);
-    return fetch(path, {
-      method: "POST",
-      headers: { "Content-Type": "application/json", ...(token ? { Authorization: `Bearer ${token}` } : {}) },
-      body: JSON.stringify(body),
-    });
-  };
-  let answer = await send().catch(() => {
+const send = (path, body) =>
+  fetch(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+  }).catch(() => {
     throw new Error("The server cannot be reached.");
   });
-  if (answer.status === 401) {
-    const token = await askToken();
-    if (!token) throw new Error("This needs the server's token.");
-    sessionStorage.setItem(TOKEN_KEY, token);
-    answer = await send();
-    if (answer.status === 401) sessionStorage.removeItem(TOKEN_KEY);
-  }
+
+const toldBy = async (answer) => {
   const told = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(told.error ?? `The server answered ${answer.status}.`);
   return told;
+};
+
+// POST as JSON; where the server wants its token, asks for it once and logs in: the session is a cookie that
+// no script can read. Throws an Error with the server's words.
+export const post = async (path, body) => {
+  const answer = await send(path, body);
+  if (answer.status !== 401) return toldBy(answer);
+  const token = await askToken();
+  if (!token) throw new Error("This needs the server's token.");
+  await toldBy(await send("/api/login", { token }));
+  return toldBy(await send(path, body));
 };
 
 // Who the changes of this browser are by: a name that others will read.

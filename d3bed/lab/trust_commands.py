@@ -1,0 +1,177 @@
+"""The commands about who is let in: `join` on a board, `agents` and `audit` for who runs the server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from d3bed.core.errors import ConfigError
+from d3bed.core.ids import Tier
+from d3bed.lab.commands import LOCAL, ServerOption, TokenOption
+
+__all__ = ["IDENTITY", "IdentityOption", "agents", "trust"]
+
+trust = typer.Typer()
+agents = typer.Typer(no_args_is_help=True, help="Who may come as which agent: invite, list, rotate, revoke.")
+console = Console()
+
+IDENTITY = Path(".d3bed/identity.json")
+IdentityOption = Annotated[
+    Path, typer.Option(envvar="D3BED_IDENTITY", help="The board's own file, made by d3bed join.")
+]
+_NameArgument = Annotated[str, typer.Argument(metavar="AGENT", help="Which agent.")]
+
+
+@trust.command()
+def join(
+    server: Annotated[str, typer.Argument(help="The server's address, as http://192.168.0.2:8333.")],
+    token: Annotated[
+        str, typer.Option(envvar="D3BED_TOKEN", help="Join token: d3bed agents invite makes one.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Be called so; else as the token says, or as this host.")
+    ] = None,
+    tier: Annotated[
+        str | None, typer.Option(help="device, edge or cloud, where the server's config does not say.")
+    ] = None,
+    identity: IdentityOption = IDENTITY,
+) -> None:
+    """Make this board an agent of a server: a join token becomes a credential of its own.
+
+    The credential is kept in the identity file (mode 0600), bound to this machine: a copy of it on another
+    one is refused. Then start the agent: d3bed agent.
+    """
+    from d3bed.agent.join import join as ask
+
+    if not server.startswith(("http://", "https://")):
+        raise ConfigError("SERVER", "", f"{server!r} is not an address", "write it as http://host:port")
+    if tier is not None and tier not in set(Tier):
+        raise ConfigError("--tier", "", f"no tier named {tier!r}", "use device, edge or cloud")
+    made, told = ask(server, token, identity, name=name, tier=None if tier is None else Tier(tier))
+    if told:
+        console.print(told, style="yellow", highlight=False, soft_wrap=True)
+    where = "" if identity == IDENTITY else f" --identity {identity}"
+    text = (
+        f"joined as {made.agent} ({made.tier}); its credential is in {identity}. Start it: d3bed agent{where}"
+    )
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+@agents.command()
+def invite(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[AGENT]", help="Only for a board of this name.")
+    ] = None,
+    uses: Annotated[int, typer.Option(help="So many boards may join by it; 0: any number.", min=0)] = 1,
+    lasting: Annotated[
+        str, typer.Option("--for", metavar="TIME", help="30m, 24h …; 'ever': until revoked.")
+    ] = "1h",
+    server: ServerOption = LOCAL,
+    token: TokenOption = None,
+) -> None:
+    """Make a join token, and print the line to run on the board. It is told this once."""
+    from d3bed.lab.units import seconds
+
+    body: dict[str, Any] = {"agent": name, "uses": uses or None}
+    body["for_s"] = None if lasting == "ever" else seconds(lasting, "--for")
+    made = _post(server, "invitations", body, token)
+    left = "until it is revoked" if made["expires_s"] is None else f"for {lasting}"
+    console.print(f"join token {made['id']}, good {left}. On the board:", highlight=False)
+    line = f"d3bed join {server.rstrip('/')} --token {made['token']}"
+    console.print(line, style="bold", highlight=False, soft_wrap=True)
+
+
+@agents.command("list")
+def list_agents(server: ServerOption = LOCAL, token: TokenOption = None) -> None:
+    """Show the agents that joined, and join tokens that are still good."""
+    from rich.table import Table
+
+    table = Table("agent", "tier", "credential", "state", "joined", "from", "by", "last came")
+    for row in _get(server, "credentials", token):
+        cells = row["agent"], row["tier"], row["id"], row["state"], _when(row["made_s"]), row["host"]
+        table.add_row(*cells, row["by"], _when(row["used_s"]))
+    console.print(table)
+    tokens = Table("join token", "for", "uses left", "until", "by")
+    for row in _get(server, "invitations", token):
+        uses = "any" if row["uses"] is None else str(row["uses"])
+        until = "revoked" if row["expires_s"] is None else _when(row["expires_s"])
+        tokens.add_row(row["id"], row["agent"] or "any", uses, until, row["by"])
+    if tokens.row_count:
+        console.print(tokens)
+
+
+@agents.command()
+def revoke(name: _NameArgument, server: ServerOption = LOCAL, token: TokenOption = None) -> None:
+    """Cut an agent off at once: its connections are closed, its credential is good no more.
+
+    An open join token is revoked by its id.
+    """
+    if any(row["id"] == name for row in _get(server, "invitations", token)):
+        _say(_post(server, f"invitations/{name}/revoke", {}, token))
+    else:
+        _say(_post(server, f"credentials/{name}/revoke", {}, token))
+
+
+@agents.command()
+def rotate(name: _NameArgument, server: ServerOption = LOCAL, token: TokenOption = None) -> None:
+    """Give a connected agent another credential; the old one ends when it has kept the new one."""
+    _say(_post(server, f"credentials/{name}/rotate", {}, token))
+
+
+@trust.command()
+def audit(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Read a server's data folder instead of asking it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    server: ServerOption = LOCAL,
+    token: TokenOption = None,
+) -> None:
+    """Print the audit log: who changed what and when, and who was refused, newest last."""
+    import json
+    import sys
+
+    from rich.text import Text
+
+    if data_dir is not None:
+        from d3bed.server.audit import AUDIT
+        from d3bed.server.store import read_rows
+
+        rows = read_rows(data_dir / "d3bed.sqlite3", AUDIT, 1_000_000)
+    else:
+        rows = _get(server, "audit", token)
+    rows.reverse()
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+        return
+    for row in rows:
+        refused = row["status"] >= 400
+        line = Text(f"{_when(row['at_s'])}  {row['who']} ({row['host']})  {row['what']}")
+        line.append(f"  {row['detail']}" if row["detail"] else "")
+        line.append(f"  {row['status']}" if refused else "", style="red")
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _when(at_s: float | None) -> str:
+    return "–" if at_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+
+
+def _say(answer: Any) -> None:
+    console.print(answer["message"], highlight=False, soft_wrap=True)
+
+
+def _get(server: str, path: str, token: str | None) -> Any:
+    from d3bed.lab import client
+
+    return asyncio.run(client.get(server, f"/api/{path}", token))
+
+
+def _post(server: str, path: str, body: dict[str, Any], token: str | None) -> Any:
+    from d3bed.lab import client
+
+    return asyncio.run(client.post(server, f"/api/{path}", body, token))

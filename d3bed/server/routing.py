@@ -1,0 +1,127 @@
+"""What a route of the JSON API is, and how a table of them is described as an OpenAPI document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from d3bed import __version__
+from d3bed.core.errors import D3Error
+from d3bed.server.door import CALLER
+
+__all__ = ["ApiError", "Problem", "Route", "decode", "described", "json_response"]
+
+_T = TypeVar("_T")
+
+
+class ApiError(D3Error):
+    """Answered as `{"error": text}` with `status`."""
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status, self.text = status, text
+        super().__init__(text)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    error: str
+
+
+@dataclass(frozen=True)
+class Route:
+    """`call` gets the path values by name, and `body` decoded as its type where there is one; and who asks
+    (`caller`), and by which address (`base`), where it has such parameters. `guarded`: about who is let in;
+    reading, too, needs the token."""
+
+    method: str
+    path: str
+    summary: str
+    call: Callable[..., Awaitable[Any]]
+    answer: Any
+    body: Any = None
+    guarded: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes something, and thus needs the token."""
+        return self.method != "GET" or self.guarded
+
+    @property
+    def status(self) -> int:
+        return 200 if self.method == "GET" else 202
+
+    def matches(self, path: str) -> dict[str, Any] | None:
+        """The values of its parts, by name, if `path` is one of its."""
+        parts, given = self.path.split("/"), path.split("/")
+        if len(parts) != len(given):
+            return None
+        pairs = list(zip(parts, given, strict=True))
+        if any(part != value for part, value in pairs if not part.startswith("{")):
+            return None
+        return {part[1:-1]: value for part, value in pairs if part.startswith("{")}
+
+    async def respond(self, api: object, request: web.Request) -> web.Response:
+        values: dict[str, Any] = dict(request.match_info)
+        if self.body is not None:
+            values["body"] = decode(await request.read(), self.body)
+        wanted = signature(self.call).parameters
+        if "caller" in wanted:
+            values["caller"] = request[CALLER]
+        if "base" in wanted:
+            values["base"] = str(request.url.origin())
+        return json_response(await self.call(api, **values), self.status)
+
+
+def decode(body: bytes, kind: type[_T]) -> _T:
+    """An empty body counts as `{}`."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise ApiError(400, f"body: {error}") from None
+
+
+def json_response(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+def described(routes: Sequence[Route]) -> dict[str, Any]:
+    """Their OpenAPI 3.1 document."""
+    kinds = [kind for route in routes for kind in (route.answer, route.body) if kind is not None] + [Problem]
+    schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    schema_of = dict(zip((repr(kind) for kind in kinds), schemas, strict=True))
+
+    def content(kind: Any) -> dict[str, Any]:
+        return {"content": {"application/json": {"schema": schema_of[repr(kind)]}}}
+
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        operation: dict[str, Any] = {
+            "summary": route.summary,
+            "responses": {
+                str(route.status): {"description": "done", **content(route.answer)},
+                "default": {"description": "it failed; says why", **content(Problem)},
+            },
+        }
+        if names := re.findall(r"{(\w+)}", route.path):
+            operation["parameters"] = [
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+            ]
+        if route.body is not None:
+            operation["requestBody"] = content(route.body)
+        if route.changes:
+            operation["security"] = [{"token": []}]
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "d3bed", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }

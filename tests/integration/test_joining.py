@@ -1,0 +1,179 @@
+"""Boards join, are copied, rotated and revoked while frames flow, as real processes on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import aiohttp
+import pytest
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
+
+TOKEN = "sesame-open-sesame"
+ADMIN = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def _losses() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("losses", Path(__file__).with_name("test_losses.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+losses = _losses()
+AGENTS = ("pi-1", "edge-1", "edge-2", "cloud-1")
+
+
+class Joiners(losses.Bed):  # type: ignore[misc, name-defined]
+    """A server with a token, and boards each with a folder of its own."""
+
+    @property
+    def server(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def run(self, *arguments: str, within: tuple[str, ...] = ()) -> tuple[int, str]:
+        """A `d3bed` command to its end; exit code and all that it printed."""
+        process = await asyncio.create_subprocess_exec(
+            *within, sys.executable, "-m", "d3bed", *arguments,
+            cwd=self.folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        out, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode()
+
+    async def join(self, name: str) -> str:
+        """What `d3bed join` says, with the line that `d3bed agents invite` prints."""
+        to = ("--server", self.server, "--token", TOKEN)
+        code, printed = await self.run("agents", "invite", name, *to)
+        assert code == 0, printed
+        line = printed.strip().splitlines()[-1].split()
+        code, told = await self.run(*line[1:], "--identity", f"{name}/identity.json")
+        assert code == 0, told
+        return told
+
+    async def start_server(self) -> None:
+        with (self.folder / "server.log").open("ab") as log:
+            self._running["server"] = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "d3bed", "server", "--config", str(self.config), "--token", TOKEN,
+                "--data-dir", str(self.folder / "data"), "--port", str(self.port),
+                cwd=self.folder, stdout=log, stderr=log,
+            )  # fmt: skip
+
+        async def up() -> Any:
+            try:
+                return await losses.tools.fetch(self.port, "/api/pipelines")
+            except (aiohttp.ClientError, OSError):
+                return None
+
+        await losses.tools.until(up, "the server")
+
+    async def start_board(self, name: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._running[name] = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "d3bed", "agent", "--identity", f"{name}/identity.json",
+                "--config", str(self.config), "--cache-dir", str(self.profiles),
+                cwd=self.folder, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    async def ended(self, name: str) -> int:
+        return int(await self._running.pop(name).wait())
+
+    async def ask(self, method: str, path: str) -> Any:
+        async with aiohttp.ClientSession() as http:
+            body: dict[str, Any] | None = {} if method == "POST" else None
+            async with http.request(method, self.server + path, headers=ADMIN, json=body) as answer:
+                assert answer.status in (200, 202), await answer.text()
+                return await answer.json()
+
+
+@pytest.fixture
+async def bed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Joiners]:
+    made = Joiners(tmp_path, tmp_path_factory.mktemp("profiles"))
+    try:
+        await made.start_server()
+        yield made
+    finally:
+        await made.close()
+
+
+def _clone_of(machine_id: Path) -> tuple[str, ...]:
+    """A command in front of others: they see this machine-id, and no cards, as on another machine."""
+    return ("unshare", "--mount", "sh", "-c", f'mount --bind {machine_id} /etc/machine-id && exec "$@"', "sh")
+
+
+def _may_unshare(tmp_path: Path) -> bool:
+    (tmp_path / "id").write_text("0" * 32 + "\n")
+    if shutil.which("unshare") is None or not Path("/etc/machine-id").exists():
+        return False
+    tried = subprocess.run(
+        [*_clone_of(tmp_path / "id"), "cat", "/etc/machine-id"], capture_output=True, check=False
+    )
+    return tried.stdout.strip() == b"0" * 32
+
+
+async def test_boards_join_are_copied_rotated_and_revoked_while_frames_flow(bed: Joiners) -> None:
+    for name in AGENTS:
+        assert f"joined as {name}" in await bed.join(name)
+        await bed.start_board(name)
+    await bed.more(edge="edge-1", cloud="cloud-1")
+
+    if _may_unshare(bed.folder):
+        within = _clone_of(bed.folder / "id")
+        began_s = time.monotonic()
+        code, told = await bed.run("agent", "--identity", "edge-1/identity.json", within=within)
+        assert code == 2 and "a copy of edge-1 on another machine" in told
+        assert time.monotonic() - began_s < 30
+        await bed.more(edge="edge-1")  # the board itself goes on
+
+    identity = bed.folder / "edge-1" / "identity.json"
+    before = json.loads(identity.read_text())["credential"]
+    await bed.ask("POST", "/api/credentials/edge-1/rotate")
+
+    async def replaced() -> bool:
+        states = [
+            row["state"] for row in await bed.ask("GET", "/api/credentials") if row["agent"] == "edge-1"
+        ]
+        return sorted(states) == ["good", "replaced"]
+
+    await losses.tools.until(replaced, "the new credential")
+    assert json.loads(identity.read_text())["credential"] != before
+    await bed.kill("edge-1")
+    await bed.start_board("edge-1")  # with the new one
+    await bed.more(edge="edge-1")
+
+    began_s = time.monotonic()
+    await bed.ask("POST", "/api/credentials/edge-1/revoke")
+    (state,) = [a["state"] for a in await bed.ask("GET", "/api/agents") if a["agent"] == "edge-1"]
+    assert state == "lost" and time.monotonic() - began_s < 1.0
+    assert await bed.ended("edge-1") == 2
+    await bed.more(edge="edge-2", cloud="cloud-1")
+    code, told = await bed.run("agent", "--identity", "edge-1/identity.json")
+    assert code == 2 and "edge-1 was revoked" in told
+
+    async with aiohttp.ClientSession() as http:
+        stop = f"{bed.server}/api/pipelines/main/stop"
+        async with http.post(stop, json={}, headers=ADMIN) as answer:
+            assert answer.status == 202
+    view = await bed.until(lambda view: view["phase"] == "idle", "the end of the run")
+    assert view["frames"]["sent"] == view["frames"]["answered"] and view["frames"]["lost"] == 0
+    await bed.end("server")
+    losses.check(bed.frames())
+    code, log = await bed.run("audit", "--data-dir", "data")
+    for words in ("joined", "rotated", "/api/credentials/edge-1/revoke", "edge-1 was revoked"):
+        assert words in log
+    secrets = [json.loads((bed.folder / name / "identity.json").read_text())["credential"] for name in AGENTS]
+    for file in [*bed.folder.glob("*.log"), *(bed.folder / "data").glob("d3bed.sqlite3*")]:
+        content = file.read_bytes()
+        for secret in (*secrets, before, TOKEN):
+            assert secret.rpartition("_")[2].encode() not in content, f"a secret is in {file.name}"
