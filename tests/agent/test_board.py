@@ -23,13 +23,14 @@ CPU = "sys/devices/system/cpu/cpu0"
 
 
 def test_this_machine_tells_its_load_and_what_the_agent_takes_of_it() -> None:
-    board = Board()
+    board, started_s = Board(), time.monotonic()
     until_s = time.process_time() + 0.2
     while time.process_time() < until_s:
         math.sqrt(2.0)
     sample = board.sample(report_s=0.0, sending_bytes=7)
     assert 0.0 < sample.load <= 1.0 and 0.0 < sample.memory < 1.0
-    assert 0.2 < sample.own_cores <= (psutil.cpu_count() or 1) + 0.5
+    least = 0.2 / (time.monotonic() - started_s)  # of a core, however busy the others keep it
+    assert 0.9 * least < sample.own_cores <= (psutil.cpu_count() or 1) + 0.5
     assert sample.sending_bytes == 7
     assert sample.temperature_c is None or 0 < sample.temperature_c < 150
 
