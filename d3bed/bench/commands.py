@@ -136,3 +136,15 @@ def bench_predictor(
     from d3bed.bench.predictor import run
 
     run(json_file, console, models=models.split(","))
+
+
+@bench.command("labels")
+def bench_labels(
+    json_file: JsonOption = None,
+    images: Annotated[int | None, typer.Option(help="Only the first so many.", min=1)] = None,
+) -> None:
+    """1,797 handwritten digits through every strategy and way of tiling: the predictions of the whole."""
+    from d3bed.bench.labels import run
+
+    if not run(json_file, console, images)["lossless"]:
+        raise typer.Exit(1)
