@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import msgspec
 
-from d3bed.core.checks import LinkCheck
 from d3bed.core.errors import RemoteProtocolError
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
@@ -25,7 +24,6 @@ __all__ = [
     "Abandon",
     "Activate",
     "BoardSampled",
-    "CheckLinks",
     "ClockPing",
     "ClockPong",
     "Confirm",
@@ -42,7 +40,6 @@ __all__ = [
     "LinkFailed",
     "LinkLost",
     "LinkMeasured",
-    "LinksChecked",
     "LoadModel",
     "MeasureLinks",
     "ModelFailed",
@@ -222,15 +219,6 @@ class LinkFailed(msgspec.Struct, frozen=True, tag=True):
     problem: str
 
 
-class LinksChecked(msgspec.Struct, frozen=True, tag=True):
-    """Answer to `CheckLinks`. `clock_s`: this board's time of day, in seconds since 1970, when the question
-    came and when it was answered."""
-
-    number: int
-    checks: tuple[LinkCheck, ...]
-    clock_s: tuple[float, float]
-
-
 class LinkLost(msgspec.Struct, frozen=True, tag=True):
     """A link that an active epoch needs broke; the server decides what follows."""
 
@@ -348,7 +336,6 @@ FromAgent = (
     | LinkMeasured
     | LinkFailed
     | LinkLost
-    | LinksChecked
     | FrameFailed
     | FrameRescued
     | Ready
@@ -415,13 +402,6 @@ class MeasureLinks(msgspec.Struct, frozen=True, tag=True):
 
     peers: tuple[Peer, ...]
     quick: bool = False
-
-
-class CheckLinks(msgspec.Struct, frozen=True, tag=True):
-    """Find out how far you get to each peer, one after the other, and say so by this number."""
-
-    number: int
-    peers: tuple[Peer, ...]
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
@@ -541,7 +521,6 @@ ToAgent = (
     | LoadModel
     | ProfileModel
     | MeasureLinks
-    | CheckLinks
     | Prepare
     | Activate
     | Abandon

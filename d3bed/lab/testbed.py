@@ -32,6 +32,8 @@ __all__ = [
 _T = TypeVar("_T")
 
 _POLL_S = 0.1
+#: The server has stored a run's last frames by then.
+_STORED_POLLS = 50
 
 
 class SwitchFailed(D3Error):
@@ -139,6 +141,17 @@ class Testbed:
         view = await self._until(lambda view: view["run"] != before and not view["counting"])
         return await self.watched(client.get(self.base, f"/api/runs/{view['run']}/report"))
 
+    async def frames(self) -> dict[str, Any]:
+        """All frames of the latest run, which has ended, by columns: `FrameSeries`."""
+        view = await self._view()
+        answered, run = view["frames"]["answered"], view["run"]
+        for _ in range(_STORED_POLLS):
+            series = await self.watched(client.get(self.base, f"/api/runs/{run}/frames"))
+            if len(series["frame"]) >= answered:
+                break
+            await asyncio.sleep(_POLL_S)
+        return dict(series)
+
     async def ready(self) -> dict[str, Any]:
         """Wait for the first plan."""
         return await self._settled()
@@ -186,8 +199,14 @@ class Testbed:
 
 
 @contextlib.asynccontextmanager
-async def open_testbed(config: Config, overrides: Sequence[str]) -> AsyncIterator[Testbed]:
-    """Start a testbed without frames, wait for its first plan, and end all of it afterwards."""
+async def open_testbed(
+    config: Config, overrides: Sequence[str], token: str | None = None
+) -> AsyncIterator[Testbed]:
+    """Start a testbed without frames, wait for its first plan, and end all of it afterwards.
+
+    The config's agents are started; others that its pipeline names, on other machines, are waited for. The
+    `token` is what the server wants of us, if it wants one.
+    """
     check_cores(config)
     with tempfile.TemporaryDirectory(prefix="d3bed-testbed-", ignore_cleanup_errors=True) as folder:
         async with Children(Path(folder)) as children:
@@ -201,6 +220,6 @@ async def open_testbed(config: Config, overrides: Sequence[str]) -> AsyncIterato
                 await died
             died.cancel()
             await asyncio.gather(died, return_exceptions=True)
-            bed = Testbed(await starting, config.pipelines[0].id, children)
+            bed = Testbed(await starting, config.pipelines[0].id, children, token)
             await bed.ready()
             yield bed

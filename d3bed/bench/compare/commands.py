@@ -21,6 +21,10 @@ _NETWORKS = "wifi,4g,5g,optical,rural"
 _STRATEGIES = "device,edge,cloud,neurosurgeon,dads,layers,hpa,optimal,hpa+vsm,optimal+vsm"
 
 
+#: What `--quick` compares: models, networks, strategies.
+_QUICK = ("alexnet,resnet18", "wifi,optical", "edge,cloud,dads,optimal,optimal+vsm")
+
+
 @compare.command("compare")
 def run_compare(
     out: Annotated[Path, typer.Option(help="Folder for results; a real run there is continued.")],
@@ -41,6 +45,9 @@ def run_compare(
     rate: Annotated[
         float | None, typer.Option("--rate", "-r", help="Only streams, at so many frames a second.")
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two networks, two links, few frames: within 3 minutes.")
+    ] = False,
     predict: Annotated[
         bool, typer.Option("--predict", help="From profiles alone: nothing is run; takes seconds.")
     ] = False,
@@ -54,6 +61,8 @@ def run_compare(
 
     The whole grid as predicted, in seconds: d3bed compare --predict --out grid
 
+    Really run, on emulated boards; cut short, the same command goes on: d3bed compare --out real
+
     Rivals are compared twice: with our uint8 photo as their input, and as published (*), with the float32
     tensor of their papers. Without --frames or --rate both are compared: frames one at a time, and the
     highest rate that a stream sustains.
@@ -62,11 +71,14 @@ def run_compare(
     ours: copy, change, and give yours as --testbed and --networks FILE.toml.
     """
     from d3bed.bench.compare.grid import Asked, ways
-    from d3bed.bench.compare.run import Request
+    from d3bed.bench.compare.run import Request, measure
     from d3bed.bench.compare.run import predict as predict_grid
     from d3bed.bench.compare.setting import AS_THEY_ARE, read_setting
     from d3bed.config import check_model, check_rate, data_dir, read_network
 
+    if quick:
+        models, networks, strategies = _QUICK
+        edges, frames = 2, frames or 3
     if frames is not None and rate is not None:
         raise ConfigError("--rate", f"{rate:g}", "frames come one at a time, or at a rate", "leave one out")
     check_rate(rate, "--rate", "")
@@ -89,7 +101,10 @@ def run_compare(
     ways(asked.strategies)
     _folder(out)
     request = Request(asked, read_setting(file, edges), out, cache_dir, dask)
-    predict_grid(request, console, _hint)
+    if predict:
+        predict_grid(request, console, _hint)
+    else:
+        measure(request, console, _hint)
 
 
 def _listed(text: str, option: str) -> tuple[str, ...]:

@@ -113,11 +113,13 @@ class Single(msgspec.Struct, frozen=True, kw_only=True):
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """Frames that come at `rate_per_s`, or (null) faster than anything keeps up with: then `per_s` is the
     highest rate that is sustained. `predicted_per_s` is what the plan's busiest stage, or the mix, allows; no
-    more than what comes. `plans`: how many take turns. Latency is the median, `low_s` and `high_s` quartiles.
+    more than what comes. `alone_s` is what a frame is predicted to take under it, on its own, and `plans` how
+    many take turns. Latency is the median, `low_s` and `high_s` quartiles.
     """
 
     rate_per_s: float | None
     predicted_per_s: float
+    alone_s: float | None = None
     per_s: float | None = None
     seconds: float = 0.0
     frames: int = 0

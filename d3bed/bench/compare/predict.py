@@ -121,6 +121,7 @@ def _stream(case: Case, choice: Choice) -> Stream:
     return Stream(
         rate_per_s=case.rate_per_s,
         predicted_per_s=min(choice.frames_per_s, case.rate_per_s or OVERRUN_PER_S),
+        alone_s=choice.latency_s,
         plans=len(plans),
         link_bytes=_link_bytes(choice),
         plan="\n\n".join(plan.describe() for plan in plans),

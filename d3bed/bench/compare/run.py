@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -17,15 +19,17 @@ import msgspec
 from rich.console import Console
 
 from d3bed.bench.compare import report
-from d3bed.bench.compare.grid import Asked, Results, Row
+from d3bed.bench.compare.grid import Asked, Results, Row, ways
+from d3bed.bench.compare.measure import Guess, measured, remaining
 from d3bed.bench.compare.predict import predicted_json
 from d3bed.bench.compare.setting import Setting
-from d3bed.bench.compare.show import summary
+from d3bed.bench.compare.show import Progress, summary
 from d3bed.bench.compare.spread import spread
+from d3bed.core.errors import ConfigError
 from d3bed.lab.planning import Say
 from d3bed.server.about import about
 
-__all__ = ["Request", "machine", "predict", "stamp"]
+__all__ = ["Request", "machine", "measure", "predict", "stamp"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,70 @@ def predict(request: Request, console: Console, say: Say) -> Results:
     )
     finish(request, results, console)
     return results
+
+
+def measure(request: Request, console: Console, say: Say) -> Results:
+    """The grid really run, or the rest of it; writes the files after every cell. Raises `ConfigError`,
+    `ChildDied`."""
+    asked, setting = request.asked, request.setting
+    before = report.read(request.out)
+    if before is not None and (before.how, before.asked, before.emulated) != (
+        "measured",
+        asked,
+        setting.emulated(asked.networks),
+    ):
+        raise ConfigError("--out", str(request.out), "holds another comparison", "choose another folder")
+    results = before or Results(
+        how="measured",
+        asked=asked,
+        machine=machine(),
+        emulated=setting.emulated(asked.networks),
+        rows=(),
+        complete=False,
+    )
+    cases = setting.cases(asked, request.cache_dir, say)
+    if setting.remote:
+        names, port = ", ".join(setting.remote), setting.config.port
+        say(f"waiting for {names}: d3bed agent --name NAME --server http://THIS-MACHINE:{port} on each")
+    say("planning what will be run …")
+    guesses = _rows([msgspec.json.encode(case) for case in cases], request.cluster)
+    guess = {(row.model, row.network, row.way.name): row for row in guesses}
+
+    try:
+        asyncio.run(_measure(request, results, guess, console))
+    finally:  # whatever was measured before a Ctrl-C is shown too
+        found = report.read(request.out)
+        if found is not None:
+            finish(request, found, console)
+    return found or results
+
+
+async def _measure(request: Request, results: Results, guess: Guess, console: Console) -> None:
+    """`results.json` grows with every cell."""
+    asked, commit = request.asked, about().commit
+    wanted, done = ways(asked.strategies), dict(results.table)
+    began_s, before_s = time.monotonic(), results.taken_s
+
+    def stamped(row: Row) -> Row:
+        load = round(os.getloadavg()[0], 2)
+        return msgspec.structs.replace(row, commit=commit, at=stamp(), load=load)
+
+    def left_s() -> float:
+        return remaining(asked, wanted, guess, done)
+
+    with Progress(console, len(guess), left_s(), len(done)) as progress:
+        cells = measured(request.setting, asked, wanted, guess, done, stamped)
+        async with contextlib.aclosing(cells):
+            async for rows in cells:
+                done |= {(row.model, row.network, row.way.name): row for row in rows}
+                results = msgspec.structs.replace(
+                    results,
+                    rows=tuple(done[key] for key in guess if key in done),
+                    complete=len(done) == len(guess),
+                    taken_s=before_s + time.monotonic() - began_s,
+                )
+                report.save(request.out, results)
+                progress.cell(rows, len(done), left_s())
 
 
 def _rows(pieces: Sequence[bytes], cluster: str | None) -> list[Row]:

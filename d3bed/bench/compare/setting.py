@@ -7,6 +7,7 @@ with the edge agents that take part; where agents are on other machines they are
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,18 @@ class Setting:
                     )
                 )
         return found
+
+    def started(self, config: Config) -> tuple[Config, list[str], str | None]:
+        """What `open_testbed` is to start of a file written by `write`. Raises `ConfigError`."""
+        if not self.remote:
+            return config, ["--port", "0", "--fixed"], None
+        token = os.environ.get("D3BED_TOKEN")
+        if not token:
+            remedy = "set it to one of your own, and start the boards' agents with the same"
+            raise ConfigError("D3BED_TOKEN", "", "agents on other machines need a token", remedy)
+        local = tuple(agent for agent in config.agents if agent.name not in self.remote)
+        options = ["--host", "0.0.0.0", "--port", str(self.config.port), "--fixed"]
+        return msgspec.structs.replace(config, agents=local), options, token
 
     def write(self, folder: Path, network: str, model: str, way: Way) -> Config:
         """The config file of a testbed for this network, and for the input that the way ships."""

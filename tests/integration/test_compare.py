@@ -1,0 +1,83 @@
+"""A comparison really run: a testbed per input, rows that were there are kept, files at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from d3bed.bench.compare import report
+from d3bed.bench.compare.grid import Asked, Results, Row, Way
+from d3bed.bench.compare.run import Request, machine, measure
+from d3bed.bench.compare.setting import read_setting
+from d3bed.config import data_dir
+from d3bed.core.errors import ConfigError
+from tests.bench.compare.made import single, stream
+
+pytestmark = [pytest.mark.sockets, pytest.mark.processes, pytest.mark.timeout(400)]
+
+
+def test_what_is_missing_is_measured_and_what_is_there_is_kept(tmp_path: Path) -> None:
+    setting = read_setting(data_dir("configs") / "compare.toml", 2)
+    asked = Asked(
+        models=("alexnet",),
+        networks=("5g",),
+        strategies=("edge", "dads", "optimal"),
+        edges=2,
+        frames=3,
+        streams=True,
+        testbed="compare.toml",
+    )
+    there = Row(
+        model="alexnet",
+        network="5g",
+        way=Way("edge"),
+        single=single(0.2, 0.0, "edge"),
+        stream=stream(5.0),
+        commit="before",
+    )
+    begun = Results(
+        how="measured",
+        asked=asked,
+        machine=machine(),
+        emulated=setting.emulated(asked.networks),
+        rows=(there,),
+        complete=False,
+    )
+    report.write(tmp_path, begun)
+    request = Request(asked, setting, tmp_path, tmp_path / "cache")
+    with (tmp_path / "said.txt").open("w") as said:
+        found = measure(request, Console(file=said, width=200), lambda text: None)
+
+    assert found.complete and found == report.read(tmp_path)
+    rows = {row.way.name: row for row in found.rows}
+    assert list(rows) == ["edge", "dads", "dads*", "optimal"]
+    assert rows["edge"] == there
+    assert rows["dads"].commit != "before" and rows["dads"].at
+    ours, theirs = rows["dads"].single, rows["dads*"].single
+    assert ours is not None and theirs is not None
+    assert ours.alone == "cloud", "with a good backbone the cloud is best"
+    for one in (ours, theirs):
+        assert one.median_s and one.low_s and one.high_s and one.low_s <= one.median_s <= one.high_s
+        assert one.frames == 3 and one.identical is True
+    # The float32 tensor is four times the photo; what else crosses is the result.
+    photo = 3 * 224 * 224
+    assert ours.backbone_bytes == ours.link_bytes["device-edge"] == pytest.approx(photo + 4000)
+    assert theirs.link_bytes["device-edge"] == pytest.approx(4 * photo + 4000)
+    assert theirs.latency_s > ours.latency_s
+    # The optimal plan of a frame is that of DADS: measured once. In a stream it is a mix of plans.
+    assert rows["optimal"].single == msgspec.structs.replace(ours, same_as="dads")
+    fast, slow = rows["optimal"].stream, rows["dads"].stream
+    assert fast is not None and slow is not None and fast.per_s and slow.per_s
+    assert fast.plans > 1 == slow.plans and fast.frames > 5 and slow.identical is True
+    assert fast.predicted_per_s > slow.predicted_per_s
+    page = (tmp_path / "report.html").read_text()
+    assert "Not complete" not in page and "every answer checked" in page
+    shown = (tmp_path / "said.txt").read_text()
+    assert "min left" in shown and "alexnet over 5g, optimal:" in shown
+
+    with pytest.raises(ConfigError, match="another comparison"):
+        others = msgspec.structs.replace(asked, edges=1)
+        measure(Request(others, setting, tmp_path, tmp_path), Console(file=None), lambda text: None)
