@@ -18,7 +18,7 @@ from d3bed.lab.plots import ticks
 __all__ = ["Axis", "Chart", "log_ticks", "symbol"]
 
 WIDTH = 960.0
-_LEFT, _RIGHT, _TOP = 62.0, 14.0, 20.0
+_LEFT, _RIGHT, _TOP = 62.0, 24.0, 20.0
 
 Point = tuple[float, float]
 

@@ -17,6 +17,8 @@ console = Console()
 errors = Console(stderr=True)
 
 _MODELS = "alexnet,vgg16,resnet18,darknet53,inception_v4"
+#: What `--scale` plans, unless told otherwise.
+_SCALED = "resnet18,vgg16"
 _NETWORKS = "wifi,4g,5g,optical,rural"
 _STRATEGIES = "device,edge,cloud,neurosurgeon,dads,layers,hpa,optimal,hpa+vsm,optimal+vsm"
 
@@ -28,7 +30,9 @@ _QUICK = ("alexnet,resnet18", "wifi,optical", "edge,cloud,dads,optimal,optimal+v
 @compare.command("compare")
 def run_compare(
     out: Annotated[Path, typer.Option(help="Folder for results; a real run there is continued.")],
-    models: Annotated[str, typer.Option(help="Comma-separated.")] = _MODELS,
+    models: Annotated[
+        str | None, typer.Option(help="Comma-separated; default: all five, with --scale two.")
+    ] = None,
     networks: Annotated[
         str, typer.Option(help="Presets, comma-separated; unshaped: links as they are.")
     ] = _NETWORKS,
@@ -51,6 +55,10 @@ def run_compare(
     predict: Annotated[
         bool, typer.Option("--predict", help="From profiles alone: nothing is run; takes seconds.")
     ] = False,
+    scale: Annotated[
+        bool,
+        typer.Option("--scale", help="How it grows: edges, rates, devices, backbone, graph size; predicted."),
+    ] = False,
     dask: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Plan on this Dask cluster; default: on this machine's cores."),
@@ -63,6 +71,8 @@ def run_compare(
 
     Really run, on emulated boards; cut short, the same command goes on: d3bed compare --out real
 
+    How it grows, with plots: d3bed compare --scale --out grows
+
     Rivals are compared twice: with our uint8 photo as their input, and as published (*), with the float32
     tensor of their papers. Without --frames or --rate both are compared: frames one at a time, and the
     highest rate that a stream sustains.
@@ -73,9 +83,13 @@ def run_compare(
     from d3bed.bench.compare.grid import Asked, ways
     from d3bed.bench.compare.run import Request, measure
     from d3bed.bench.compare.run import predict as predict_grid
+    from d3bed.bench.compare.run import scale as scale_up
     from d3bed.bench.compare.setting import AS_THEY_ARE, read_setting
-    from d3bed.config import check_model, check_rate, data_dir, read_network
+    from d3bed.config import check_model, check_rate, data_dir, read_config, read_network
 
+    if sum((quick, predict, scale)) > 1:
+        raise ConfigError("--quick", "", "goes without --predict and --scale", "give one of the three")
+    models = models or (_SCALED if scale else _MODELS)
     if quick:
         models, networks, strategies = _QUICK
         edges, frames = 2, frames or 3
@@ -101,7 +115,10 @@ def run_compare(
     ways(asked.strategies)
     _folder(out)
     request = Request(asked, read_setting(file, edges), out, cache_dir, dask)
-    if predict:
+    if scale:
+        everyone = len(read_config(file).pipelines[0].edges)
+        scale_up(request, read_setting(file, max(1, everyone)), console, _hint)
+    elif predict:
         predict_grid(request, console, _hint)
     else:
         measure(request, console, _hint)

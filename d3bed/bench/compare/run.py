@@ -18,10 +18,11 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from d3bed.bench.compare import report
+from d3bed.bench.compare import report, scale_report
 from d3bed.bench.compare.grid import Asked, Results, Row, ways
 from d3bed.bench.compare.measure import Guess, measured, remaining
 from d3bed.bench.compare.predict import predicted_json
+from d3bed.bench.compare.scale import Point, Scale, Timing, crossings, done_json, pieces, read_done
 from d3bed.bench.compare.setting import Setting
 from d3bed.bench.compare.show import Progress, summary
 from d3bed.bench.compare.spread import spread
@@ -29,7 +30,7 @@ from d3bed.core.errors import ConfigError
 from d3bed.lab.planning import Say
 from d3bed.server.about import about
 
-__all__ = ["Request", "machine", "measure", "predict", "stamp"]
+__all__ = ["Request", "machine", "measure", "predict", "scale", "stamp"]
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,44 @@ async def _measure(request: Request, results: Results, guess: Guess, console: Co
 def _rows(pieces: Sequence[bytes], cluster: str | None) -> list[Row]:
     made = spread(predicted_json, pieces, cluster, workers=_cores())
     return [row for rows in made for row in msgspec.json.decode(rows, type=list[Row])]
+
+
+def scale(request: Request, full: Setting, console: Console, say: Say) -> Scale:
+    """How it grows; `full` has all edge agents of the testbed. Writes the files. Raises `ConfigError`."""
+    started_s, on = time.monotonic(), machine()
+    first = msgspec.structs.replace(request.asked, networks=request.asked.networks[:1])
+    cases = request.setting.cases(first, request.cache_dir, say)
+    by_model = {case.model: case for case in cases}
+    widest = [
+        msgspec.structs.replace(by_model[model], agents=full.pipeline.tiers, speeds=full.speeds)
+        for model in first.models
+    ]
+    work = pieces(cases, widest)
+    say(f"planning {len(work)} points …")
+    points, timings = list[Point](), list[Timing]()
+    encoded = [msgspec.json.encode(piece) for piece in work]
+    for done in spread(done_json, encoded, request.cluster, workers=_cores()):
+        some_points, some_timings = read_done(done)
+        points += some_points
+        timings += some_timings
+    found = Scale(
+        network=first.networks[0],
+        edges=len(request.setting.pipeline.edges),
+        machine=on,
+        points=tuple(points),
+        timings=tuple(timings),
+        crossings=tuple(crossings(points)),
+        taken_s=time.monotonic() - started_s,
+    )
+    scale_report.write(request.out, found)
+    changes = sum(crossing.way == "optimal+vsm" for crossing in found.crossings)
+    console.print(
+        f"{len(points):,} plans at {len(work)} points, {changes} crossings of optimal+vsm;"
+        f" {found.taken_s:.0f} s; in {request.out}: {', '.join(scale_report.FILES)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return found
 
 
 def finish(request: Request, results: Results, console: Console) -> None:
