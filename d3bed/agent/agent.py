@@ -31,6 +31,7 @@ from d3bed.agent.machine import read_machine
 from d3bed.agent.prepare import epoch_work
 from d3bed.agent.profiler import ProfileCache
 from d3bed.agent.reporter import Reporter
+from d3bed.agent.sampling import Sampler
 from d3bed.agent.settings import AgentSettings
 from d3bed.agent.source import Active, Photo, Source, prepare_photos
 from d3bed.core.errors import ConfigError, D3Error, LinkBroken, ModelError
@@ -64,11 +65,13 @@ from d3bed.core.messages import (
     Ready,
     Register,
     Retire,
+    SampleSpeed,
     SetLoad,
     SetRate,
     SetSpeed,
     ShapeLink,
     SourceEnded,
+    SpeedSampled,
     StartSource,
     Stop,
     StopSource,
@@ -99,6 +102,7 @@ class Agent:
         self._clock = ClockOffset()
         self._reporter = Reporter(self._clock)
         self._executor = Executor(self._compute, settings.speed, self._reporter)
+        self._sampler = Sampler(self._executor)
         self._links = Links(settings.agent, TrafficControl() if settings.tc else None)
         self._profiles = ProfileCache(settings.cache_dir)
         self._threads = 1
@@ -183,6 +187,8 @@ class Agent:
                 self._spawn(self._load(message))
             case ProfileModel():
                 self._spawn(self._profile(message))
+            case SampleSpeed(model):
+                self._spawn(self._sample(model))
             case MeasureLinks():
                 self._spawn(self._measure(message))
             case Prepare():
@@ -345,8 +351,18 @@ class Agent:
                 lambda: self._profiles.profile(model, print_, self._threads, fresh=order.fresh)
             )
         self._nominal_s[order.model.key] = profile.times_s
+        self._sampler.forget(order.model.key)
         times_s, fixed_s = (tuple(t / self.settings.pace for t in numbers) for numbers in profile)
         self._reporter.fact(Profiled(order.model, times_s, cached, time.monotonic() - started_s, fixed_s))
+
+    async def _sample(self, spec: ModelSpec) -> None:
+        """Without an answer where frames are under way: then spans tell."""
+        model, nominal_s = self._models.get(spec.key), self._nominal_s.get(spec.key)
+        if model is None or nominal_s is None or self._compute.queued or self._executor.is_busy:
+            return
+        found = await self._sampler.sample(model, nominal_s)
+        if found is not None:
+            self._reporter.fact(SpeedSampled(spec, *found))
 
     async def _measure(self, order: MeasureLinks) -> None:
         for peer in order.peers:

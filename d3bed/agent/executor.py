@@ -110,6 +110,13 @@ class Executor:
         """What is emulated now; 1 is as fast as this machine."""
         return self._hold.speed
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a frame is under way here; on the device one that others work on does not count."""
+        return any(
+            work.frames and any(s.vertices for s in work.program.steps) for work in self._epochs.values()
+        )
+
     def set_speed(self, speed: float) -> None:
         """Emulate another speed from the next step on; out of (0, 1] it is brought inside."""
         self._hold.speed = min(max(speed, 1e-3), 1.0)
@@ -183,6 +190,15 @@ class Executor:
         finally:
             self._hold.forget(name)
         return done.outputs
+
+    async def time(self, call: Callable[[], tuple[torch.Tensor, ...]], nominal_s: float) -> float:
+        """Seconds that something takes here now, as slow as is emulated."""
+        name, ready_s = ("timed", time.monotonic()), time.monotonic()
+        try:
+            done = await self._compute.run(lambda: run_held(call, self._hold, name, ready_s, nominal_s))
+        finally:
+            self._hold.forget(name)
+        return done.end_s - done.start_s
 
     def receive(self, peer: AgentId, pipeline: PipelineId, message: TensorMessage) -> None:
         """A tensor came over a link. Raises `RemoteProtocolError` if it does not fit the plan."""

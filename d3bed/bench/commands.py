@@ -148,3 +148,15 @@ def bench_labels(
 
     if not run(json_file, console, images)["lossless"]:
         raise typer.Exit(1)
+
+
+@bench.command("server")
+def bench_server(
+    json_file: JsonOption = None,
+    agents: Annotated[str, typer.Option(help="Numbers of agents, comma-separated.")] = "50,500",
+    seconds: Annotated[float, typer.Option(help="Of each; memory wants ten minutes.", min=10)] = 60.0,
+) -> None:
+    """What the server takes for many agents that each tell ten spans a second, and how soon it answers."""
+    from d3bed.bench.server import run
+
+    run(json_file, console, agents=[int(count) for count in agents.split(",")], seconds=seconds)

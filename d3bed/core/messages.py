@@ -201,6 +201,14 @@ class Profiled(msgspec.Struct, frozen=True, tag=True):
     fixed_s: tuple[float, ...] = ()
 
 
+class SpeedSampled(msgspec.Struct, frozen=True, tag=True):
+    """Answer to `SampleSpeed`: how long one vertex takes now, its emulated speed included."""
+
+    model: ModelSpec
+    vertex: int
+    taken_s: float
+
+
 class LinkMeasured(msgspec.Struct, frozen=True, tag=True):
     """The directed link from the sender of this message to `peer`; `quick` as it was asked for."""
 
@@ -333,6 +341,7 @@ FromAgent = (
     | ModelLoaded
     | ModelFailed
     | Profiled
+    | SpeedSampled
     | LinkMeasured
     | LinkFailed
     | LinkLost
@@ -394,6 +403,12 @@ class ProfileModel(msgspec.Struct, frozen=True, tag=True):
 
     model: ModelSpec
     fresh: bool = False
+
+
+class SampleSpeed(msgspec.Struct, frozen=True, tag=True):
+    """Time one layer, some milliseconds long; not while frames are under way."""
+
+    model: ModelSpec
 
 
 class MeasureLinks(msgspec.Struct, frozen=True, tag=True):
@@ -520,6 +535,7 @@ ToAgent = (
     | ClockPong
     | LoadModel
     | ProfileModel
+    | SampleSpeed
     | MeasureLinks
     | Prepare
     | Activate

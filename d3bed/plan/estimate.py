@@ -8,7 +8,8 @@ number jumps (see `detect`) the samples from before are dropped, so that the est
 drifts shows after `WINDOW // 2 + 1` samples. The spread is the median absolute deviation, relative.
 
 Profiles. A segment's factor is measured over profiled time; an agent's is that of all its segments,
-weighted by their profiled time, so it is what the agent as a whole is slower by. Where one segment
+weighted by their profiled time, so it is what the agent as a whole is slower by. An agent that frames have
+left is asked for a sample now and then. Where one segment
 differs clearly from the agent, its vertices take its own factor: in-situ profiles are some per cent off,
 unevenly. Segments that no longer run are left out as soon as others are known.
 
@@ -64,6 +65,8 @@ LEAST_TRANSFERS, TELLING_S = 5, 0.010
 IDLE_S, LOOK_AFTER_S, PROBE_AFTER_S = 1.0, 2.0, 60.0
 #: Looks take at most this share of a link's time. One takes so many round trips, and at least so many bytes.
 LOOK_SHARE, LOOK_ROUND_TRIPS, LOOK_BYTES = 0.025, 4, 16 * 1024
+#: A sample of an idle agent that is off by less confirms what was known: it is one layer, once.
+NEAR = 1.25
 #: A look that is off what was known by more than this is doubted; so is another latency, beyond `SAME_S`.
 SAME, SAME_S = 1.15, 0.003
 
@@ -139,6 +142,10 @@ class ProfileCorrection:
     def __init__(self) -> None:
         self._ratios: dict[Segment, _Window] = {}
         self._profiled_s: dict[Segment, float] = {}
+        #: What samples told since segments ran: the graph, and how much longer than profiled it takes.
+        self._sampled: tuple[str, float] | None = None
+        self._doubtful: float | None = None
+        self._heard_s = float("-inf")
 
     def observe(self, segment: Segment, measured_s: float, profiled_s: float, now: float) -> bool:
         """One frame's run of a segment, and what its profile says. Without a profile it tells nothing.
@@ -147,28 +154,59 @@ class ProfileCorrection:
         """
         if not (measured_s > 0 and profiled_s > 0):
             return False
+        self._heard_s, self._doubtful = now, None
         jumped = self._ratios.setdefault(segment, _Window(FORGET_S)).add(measured_s / profiled_s, now)
         self._profiled_s[segment] = profiled_s
         counted = set(self._counted())
         if counted:  # what is not counted any more would never be again: the plan changed
+            self._sampled = None
             since_s = min(self._ratios[other].first_s for other in counted)
             for old in [s for s, ratios in self._ratios.items() if ratios.last_s < since_s]:
                 del self._ratios[old], self._profiled_s[old]
         return jumped
 
+    def sampled(self, graph: str, ratio: float, now: float) -> None:
+        """One layer of an idle agent took so many times what its profile says. What is near what was known
+        confirms that; else it is doubted, and the median of both and of a second sample counts."""
+        known = self.factor(now)
+        believed = known.value if known is not None else 1.0
+        doubted, self._doubtful, self._heard_s = self._doubtful, None, now
+        if ratio <= 0 or _is_near(ratio, believed):
+            return
+        if doubted is None:
+            self._doubtful = ratio
+        elif not _is_near(counts := statistics.median((believed, doubted, ratio)), believed):
+            self._ratios.clear()
+            self._profiled_s.clear()
+            self._sampled = graph, counts
+
+    @property
+    def is_doubtful(self) -> bool:
+        return self._doubtful is not None
+
+    def is_known_since(self, since_s: float) -> bool:
+        """Whether spans or samples from then or later tell how fast the agent is."""
+        return self._heard_s >= since_s and not self.is_doubtful
+
+    def sample_due(self, now: float) -> bool:
+        """Whether the agent is idle, and little is known of it."""
+        return self.is_doubtful or now - self._heard_s >= LOOK_AFTER_S
+
     def forget(self, graph: str) -> None:
         """The profile of the graph with this digest is another one now."""
+        if self._sampled is not None and self._sampled[0] == graph:
+            self._sampled = None
         for segment in [s for s in self._ratios if s.graph == graph]:
             del self._ratios[segment], self._profiled_s[segment]
 
     def factor(self, now: float) -> Factor | None:
         """Of the agent as a whole; None where nothing is known, or nothing recent."""
-        counted = self._counted()
+        counted, age_s = self._counted(), now - self._heard_s
+        if age_s > FORGET_S or not (counted or self._sampled):
+            return None
         if not counted:
-            return None
-        age_s = now - max(self._ratios[segment].last_s for segment in counted)
-        if age_s > FORGET_S:
-            return None
+            assert self._sampled is not None
+            return Factor(self._sampled[1], 0.0, age_s)
         weights = [self._profiled_s[segment] for segment in counted]
 
         def weighted(numbers: Iterable[float]) -> float:
@@ -191,6 +229,7 @@ class ProfileCorrection:
             return tuple(times_s)
         counted = self._counted()
         seen = any(segment.graph == graph for segment in counted)
+        seen |= not counted and self._sampled is not None and self._sampled[0] == graph
         scale = overall.value if seen else max(1.0, overall.value)
         found = [time_s * scale for time_s in times_s]
         for segment in counted:
@@ -319,6 +358,11 @@ class LinkEstimator:
 
     def _is_idle(self, now: float) -> bool:
         return self._used_s is None or now - self._used_s >= IDLE_S
+
+
+def _is_near(one: float, other: float) -> bool:
+    low, high = sorted((one, other))
+    return high <= NEAR * low
 
 
 def _is_same(one: LinkRate, other: LinkRate) -> bool:

@@ -139,10 +139,10 @@ class Api:
         self._explaining = asyncio.Lock()
 
     async def agents(self) -> tuple[AgentView, ...]:
-        return self._coordinator.snapshot().agents
+        return self._coordinator.agents()
 
     async def links(self) -> tuple[LinkView, ...]:
-        return self._coordinator.snapshot().links
+        return self._coordinator.links()
 
     async def pipelines(self) -> list[PipelineView]:
         return [self._coordinator.view(name) for name in self._coordinator.pipelines]

@@ -39,6 +39,7 @@ from d3bed.core.messages import (
     Register,
     SourceEnded,
     SpansRecorded,
+    SpeedSampled,
     Stop,
     Transferred,
     Welcome,
@@ -77,7 +78,16 @@ from d3bed.server.runs import Run, Start
 from d3bed.server.settings import ServerSettings
 from d3bed.server.statistics import Totals
 from d3bed.server.traffic import Traffic
-from d3bed.server.views import DecisionView, FrameView, OfferView, PipelineView, RunReport, StateView
+from d3bed.server.views import (
+    AgentView,
+    DecisionView,
+    FrameView,
+    LinkView,
+    OfferView,
+    PipelineView,
+    RunReport,
+    StateView,
+)
 from d3bed.server.world import AgentRecord, LinkRecord, World
 
 __all__ = ["HEARTBEAT_S", "SILENCE_S", "Coordinator"]
@@ -90,6 +100,12 @@ BUSY_SILENCE_S = 30.0
 #: Statistics are published this often, and runs stored.
 STATISTICS_S, SAVE_S = 0.5, 1.0
 FRAMES_KEPT = 100
+
+#: What agents say all the time; of that, what is about no pipeline.
+_OFTEN = (Heartbeat, BoardSampled, ClockPing, SpansRecorded, Transferred, FramesAnswered)
+_PRIVATE = (Heartbeat, BoardSampled, ClockPing)
+#: After these others may profile or measure links.
+_FREEING = (Profiled, LinkMeasured, LinkFailed, ModelFailed)
 
 #: WebSocket close codes for agents. After `REFUSED`, trying again would not help.
 REFUSED, SILENT, SUPERSEDED = 4003, 4008, 4009
@@ -120,11 +136,16 @@ class Coordinator:
         #: Whether changes need a token.
         self.guarded = False
         self._tiers = {agent: tier for p in settings.pipelines for agent, tier in p.tiers.items()}
+        self._of_agent = {
+            agent: [pipe for pipe in self.pipelines.values() if agent in pipe.settings.tiers]
+            for agent in self._tiers
+        }
         self._link_secret = link_secret
         self._cut_off = set(cut_off)
         self._connections: dict[int, AgentRecord] = {}
         self._graphs: dict[str, Graph] = {}
         self._shown: dict[PipelineId, PipelineView] = {}
+        self._outlines: dict[PipelineId, object] = {}
         self._ticked_s: float | None = None
         self._counted_s = self._saved_s = 0.0
 
@@ -179,10 +200,40 @@ class Coordinator:
                     self.world.send(agent, Stop(reason))
             case _:
                 assert_never(event)
-        for pipe in self.pipelines.values():
+        concerned, often = self._concerned(event)
+        for pipe in concerned:
             pipe.advance()
-        self._publish_changes(with_numbers=False)
+        if isinstance(event, AgentSaid) and isinstance(event.message, _FREEING):
+            self._let_others_measure()
+        self._publish_changes([pipe for pipe in concerned if not often or self._has_changed(pipe)])
         return self.world.take()
+
+    def _let_others_measure(self) -> None:
+        """Those that waited until nobody profiles or measures links; all others have the next tick."""
+        for pipe in self.pipelines.values():
+            if self.world.is_measuring:
+                return
+            pipe.advance()
+
+    def _concerned(self, event: Event) -> tuple[Iterable[Pipeline], bool]:
+        """Whose view an event may have changed, and whether it is of a kind that comes all the time, mostly
+        to no such effect: with many agents one cannot look at everything after each of these."""
+        match event:
+            case Ticked():
+                return self.pipelines.values(), True
+            case AgentSaid(connection, message):
+                record, often = self._connections.get(connection), isinstance(message, _OFTEN)
+                named = self.pipelines.get(getattr(message, "pipeline", PipelineId("")))
+                if record is None or isinstance(message, _PRIVATE):
+                    return (), often
+                return (self._pipelines_of(record) if named is None else (named,)), often
+            case _:
+                return self.pipelines.values(), False
+
+    def _has_changed(self, pipe: Pipeline) -> bool:
+        before, now = self._outlines.get(pipe.settings.id), pipe.outline
+        self._outlines[pipe.settings.id] = now
+        return before != now
 
     def _ordered(self, order: ChangeStrategy | ChangeModel | ChangeRate | StartRun | StopRun) -> None:
         """A user's wish for a pipeline; what becomes of it is for `world.orders` to tell."""
@@ -291,7 +342,7 @@ class Coordinator:
         self.world.orders.end_due()
         for connection, failure in self.world.expired():
             self._said(self._connections[connection], failure)
-        self.world.demands = {name: pipe.demand for name, pipe in self.pipelines.items()}
+        self.world.demand({name: pipe.demand for name, pipe in self.pipelines.items()})
         for pipe in self.pipelines.values():
             pipe.check_time()
             pipe.watch()
@@ -302,7 +353,7 @@ class Coordinator:
                 self.world.publish("frame", frame)
         if now - self._counted_s >= STATISTICS_S:
             self._counted_s = now
-            self._publish_changes(with_numbers=True)
+            self._publish_changes(self.pipelines.values(), with_numbers=True)
             for traffic in self._traffic.values():
                 traffic.publish_numbers()
         if now - self._saved_s >= SAVE_S:
@@ -343,6 +394,11 @@ class Coordinator:
             case Profiled(model=model):
                 record.due.pop(("profile", model), None)
                 self._profiled(record, message)
+            case SpeedSampled(model, vertex, taken_s):
+                record.asked_s = float("-inf")
+                times_s, loaded = record.times_s(model), record.loaded.get(model)
+                if times_s is not None and loaded is not None and 0 < vertex < len(times_s):
+                    record.correction.sampled(loaded.graph.digest, taken_s / times_s[vertex], world.now)
             case LinkMeasured(peer=peer):
                 record.due.pop(("link", peer), None)
                 link = world.links.setdefault((agent, peer), LinkRecord())
@@ -389,7 +445,7 @@ class Coordinator:
                 traffic.source_ended(sent, answered, dropped)
 
     def _pipelines_of(self, record: AgentRecord) -> list[Pipeline]:
-        return [p for p in self.pipelines.values() if record.register.agent in p.settings.tiers]
+        return self._of_agent.get(record.register.agent, [])
 
     def _profiled(self, record: AgentRecord, message: Profiled) -> None:
         agent, model = record.register.agent, message.model
@@ -453,12 +509,18 @@ class Coordinator:
                 return self._traffic[pipe.settings.id].report(pipe.stream.run)
         return None
 
+    def agents(self) -> tuple[AgentView, ...]:
+        return tuple(record.view(self.world.now) for record in self.world.agents.values())
+
+    def links(self) -> tuple[LinkView, ...]:
+        return tuple(link.view(*ends, self.world.now) for ends, link in self.world.links.items())
+
     def snapshot(self) -> StateView:
         """Everything, as it is now; the feed numbers it."""
         epochs = [e.view for p in self.pipelines.values() for e in p.epochs.values()]
         return StateView(
-            agents=tuple(record.view(self.world.now) for record in self.world.agents.values()),
-            links=tuple(link.view(*ends, self.world.now) for ends, link in self.world.links.items()),
+            agents=self.agents(),
+            links=self.links(),
             pipelines=tuple(self.view(name) for name in self.pipelines),
             epochs=tuple(sorted(epochs, key=lambda e: e.epoch)),
             frames=tuple(self.frames),
@@ -474,10 +536,10 @@ class Coordinator:
             guarded=self.guarded,
         )
 
-    def _publish_changes(self, *, with_numbers: bool) -> None:
-        """Publish the fields of each pipeline that differ from what was published last."""
-        for name, traffic in self._traffic.items():
-            before = self._shown.get(name)
+    def _publish_changes(self, pipelines: Iterable[Pipeline], *, with_numbers: bool = False) -> None:
+        """Publish the fields of these pipelines that differ from what was published last."""
+        for name in [pipe.settings.id for pipe in pipelines]:
+            before, traffic = self._shown.get(name), self._traffic[name]
             after = traffic.view(None if with_numbers else before)
             if before is None:
                 changed = msgspec.structs.asdict(after)

@@ -16,6 +16,7 @@ from d3bed.core.messages import ModelSpec, TileReady
 from d3bed.core.plan import Plan
 from d3bed.core.program import Program, Rescue, Step, programs_for
 from d3bed.plan import Basis, Change, Choice
+from d3bed.server.events import Subject
 from d3bed.server.statistics import Recent
 from d3bed.server.views import EpochReport, EpochView
 
@@ -31,8 +32,8 @@ class Wish(msgspec.Struct, frozen=True):
 
     `forced`: even an equal plan becomes a new epoch. `reconsider`: the present plan may go on, conditions
     have changed; it goes on unless the new one is enough better. `seen` is what changed.
-    Links that the new one is about to use must have been heard of `since_s`; those in `verify` are looked at
-    for that.
+    Agents and links that the new one is about to use must have been heard of `since_s`; those in `verify` are
+    looked at for that.
     """
 
     cause: str
@@ -44,7 +45,7 @@ class Wish(msgspec.Struct, frozen=True):
     reconsider: bool = False
     seen: tuple[Change, ...] = ()
     since_s: float = 0.0
-    verify: tuple[tuple[AgentId, AgentId], ...] = ()
+    verify: tuple[Subject, ...] = ()
 
     @property
     def subjects(self) -> tuple[str, ...]:

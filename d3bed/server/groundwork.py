@@ -7,19 +7,23 @@ not know what is wanted, or what the plan will be.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 from d3bed.core.ids import AgentId, Tier
 from d3bed.core.messages import ModelSpec, Peer
 from d3bed.plan import Choice
+from d3bed.server.events import Subject
 from d3bed.server.settings import PipelineSettings
 from d3bed.server.views import Phase
 from d3bed.server.world import LinkRecord, World
 
 __all__ = ["Groundwork", "Stage"]
 
-#: A link that a frame keeps busy for less than this share of its latency hardly matters.
+#: A link or an agent that a frame keeps busy for less than this share of its latency hardly matters.
 _MATTERS = 0.02
+#: From the change on; what does not answer by then is planned with as it is known.
+VERIFY_S = 3.0
 
 #: What a pipeline is at, and of whom or what it waits.
 Stage = tuple[Phase, str]
@@ -72,36 +76,47 @@ class Groundwork:
                 self._world.order_links(agent, tuple(peers))
         return ("measuring", f"{', '.join(waiting)} measure links") if waiting else None
 
-    def measure_out_of_sight(self, members: dict[AgentId, Tier]) -> None:
-        """While frames flow: links that nothing has crossed, and nobody has measured, for long."""
+    def measure_out_of_sight(self, model: ModelSpec, members: dict[AgentId, Tier]) -> None:
+        """While frames flow: links that nothing has crossed, and nobody has measured, for a while; agents
+        that had nothing to do for a while."""
         for agent in members:
+            if self._world.agents[agent].correction.sample_due(self._world.now):
+                self._world.order_sample(agent, model)
             peers = [p for p in self._peers(agent, members) if self._is_out_of_sight(agent, p.agent)]
             if peers:
                 self._world.order_links(agent, tuple(peers), quick=True)
 
-    def unheard(self, choice: Choice, since_s: float) -> tuple[tuple[AgentId, AgentId], ...]:
-        """Links that matter to a plan, and that nobody has heard of since then: what happened to one link may
-        have happened to the next one, too."""
-        now, least_s = self._world.now, _MATTERS * choice.latency_s
-        return tuple(
-            ends
-            for ends, link in self._world.links.items()
-            if choice.busy_s.get("→".join(ends), 0.0) >= least_s and not link.is_known_since(since_s, now)
-        )
+    def unheard(self, choice: Choice, since_s: float) -> tuple[Subject, ...]:
+        """Links and agents that matter to a plan, and that nobody has heard of since then: what happened to
+        one may have happened to the next one, too."""
+        least_s = _MATTERS * choice.latency_s
+        agents = sorted(choice.participants)
+        subjects = (*((agent,) for agent in agents), *itertools.permutations(agents, 2))
+        busy = (subject for subject in subjects if choice.busy_s.get("→".join(subject), 0.0) >= least_s)
+        return tuple(subject for subject in busy if self._is_unheard(subject, since_s))
 
     def verify(
-        self, links: Iterable[tuple[AgentId, AgentId]], members: dict[AgentId, Tier], since_s: float
+        self, subjects: Iterable[Subject], model: ModelSpec, members: dict[AgentId, Tier], since_s: float
     ) -> Stage | None:
-        """Those of these links that nobody has heard of since then are looked at."""
+        """Those of these that nobody has heard of since then are looked at, for `VERIFY_S` at most."""
         waiting = []
-        for source, target in links:
-            link = self._world.links.get((source, target))
-            if link is None or link.is_known_since(since_s, self._world.now) or target not in members:
+        for subject in subjects if self._world.now < since_s + VERIFY_S else ():
+            if not set(subject) <= members.keys() or not self._is_unheard(subject, since_s):
                 continue
-            peer = self.peer(source, members[source], target, members[target])
-            self._world.order_links(source, (peer,), quick=True)
-            waiting.append(f"{source}→{target}")
-        return ("measuring", f"{', '.join(waiting)} looked at before it is used") if waiting else None
+            match subject:
+                case (agent,):
+                    self._world.order_sample(agent, model)
+                case (source, target):
+                    peer = self.peer(source, members[source], target, members[target])
+                    self._world.order_links(source, (peer,), quick=True)
+            waiting.append("→".join(subject))
+        return ("measuring", f"{', '.join(waiting)} looked at before they are used") if waiting else None
+
+    def _is_unheard(self, subject: Subject, since_s: float) -> bool:
+        if len(subject) == 1:
+            return not self._world.agents[subject[0]].correction.is_known_since(since_s)
+        link = self._world.links.get((subject[0], subject[1]))
+        return link is not None and not link.is_known_since(since_s, self._world.now)
 
     def _is_out_of_sight(self, source: AgentId, target: AgentId) -> bool:
         link = self._world.links.get((source, target))

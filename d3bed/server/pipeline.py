@@ -118,6 +118,12 @@ class Pipeline:
         return ("failed", self._problem) if self._problem else ("waiting", "for a device")
 
     @property
+    def outline(self) -> object:
+        """Another one when what is shown of it may have changed, apart from numbers and from its agents."""
+        stream = self.stream
+        return self.wish, self.active, self._stage, self._problem, stream.run, stream.is_counting
+
+    @property
     def switches(self) -> int:
         """How many epochs came into force."""
         return self._line.switches
@@ -196,7 +202,8 @@ class Pipeline:
             return
         stage = stage or self._ground.profile(self.wish.model, members)
         stage = stage or self._ground.measure(members, busy=self.stream.is_running)
-        stage = stage or self._ground.verify(self.wish.verify, members, self.wish.since_s)
+        wish = self.wish
+        stage = stage or self._ground.verify(wish.verify, wish.model, members, wish.since_s)
         if stage is not None:
             self._stage = stage
         else:
@@ -210,7 +217,7 @@ class Pipeline:
         current = self.active if self.active is not None and self.active.wish.model == wish.model else None
         members = self._distrust.trusted(members, self.world.now)
         self._basis = self.world.conditions(members, self.settings.id)
-        self._shared, now = self.world.slowdowns(self.settings.id), self.world.now
+        self._shared, now = self.world.slowdowns(self.settings.id, members), self.world.now
 
         def slowed(agent: AgentId, times_s: Sequence[float]) -> tuple[float, ...]:
             return tuple(time_s * self._shared.get(agent, 1.0) for time_s in times_s)
@@ -515,7 +522,7 @@ class Pipeline:
                 verify=(),
             )
             return
-        self._ground.measure_out_of_sight(members)
+        self._ground.measure_out_of_sight(self.active.wish.model, members)
 
     def check_time(self) -> None:
         epoch = self._line.preparing

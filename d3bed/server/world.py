@@ -7,7 +7,9 @@ cache), and links are measured by one agent at a time while nobody profiles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,6 +28,7 @@ from d3bed.core.messages import (
     Peer,
     ProfileModel,
     Register,
+    SampleSpeed,
     ToAgent,
 )
 from d3bed.plan import Basis, LinkEstimator, Predictor, ProfileCorrection, samples_of, slowdowns
@@ -39,6 +42,8 @@ __all__ = ["AgentRecord", "LinkRecord", "World"]
 #: How long an order may take before it counts as failed.
 LOAD_S, PROFILE_S, LINK_S, QUICK_LINK_S = 300.0, 600.0, 60.0, 5.0
 NOTES_KEPT = 200
+#: An agent that does not answer is not asked again for so long.
+SAMPLE_S = 0.3
 #: A link that could not be measured is tried again after so long.
 RETRY_LINK_S = 5.0
 #: A prediction is used if operators that were never profiled take at most this share of it.
@@ -75,6 +80,8 @@ class AgentRecord:
     predicted: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
     correction: ProfileCorrection = field(default_factory=ProfileCorrection)
     due: dict[Order, float] = field(default_factory=dict)
+    #: When it was asked for a sample of its speed last.
+    asked_s: float = float("-inf")
     speed: float | None = None
     processes: int = 0
     last_loaded: ModelLoaded | None = None
@@ -228,8 +235,8 @@ class World:
         self.now = 0.0
         self.agents: dict[AgentId, AgentRecord] = {}
         self.links: dict[tuple[AgentId, AgentId], LinkRecord] = {}
-        #: The share of time that each pipeline keeps agents and links busy.
-        self.demands: dict[PipelineId, dict[str, float]] = {}
+        #: By agent and link (as `pi-1→edge-1`): the share of time that each pipeline keeps it busy.
+        self._users: dict[str, dict[PipelineId, float]] = {}
         self.notes: list[NoteView] = []
         self.orders = Orders(self)
         #: The scenario that is being played.
@@ -329,9 +336,21 @@ class World:
             self._order(agent, ("profile", model), PROFILE_S, ProfileModel(model, fresh))
         return not busy
 
+    def order_sample(self, agent: AgentId, model: ModelSpec) -> None:
+        """Does nothing where that was asked lately, or the model has no measured profile there."""
+        record = self.agents[agent]
+        if self.now - record.asked_s >= SAMPLE_S and model in record.profiles:
+            record.asked_s = self.now
+            self.send(agent, SampleSpeed(model))
+
+    @property
+    def is_measuring(self) -> bool:
+        """Whether any agent profiles or measures links."""
+        return any(record.has_open("link", "profile") for record in self.agents.values())
+
     def order_links(self, agent: AgentId, peers: tuple[Peer, ...], *, quick: bool = False) -> None:
         """Waits (does nothing) while any agent profiles or measures links."""
-        if any(other.has_open("link", "profile") for other in self.agents.values()):
+        if self.is_measuring:
             return
         for peer in peers:
             limit_s = QUICK_LINK_S if quick else LINK_S
@@ -356,23 +375,37 @@ class World:
                         found.append((record.connection, ModelFailed(model, f"did not {kind} in time")))
         return found
 
-    def slowdowns(self, pipeline: PipelineId) -> dict[str, float]:
-        """How many times longer agents and links take for this one, because others use them, too."""
-        return slowdowns(demand for other, demand in self.demands.items() if other != pipeline)
+    def demand(self, demands: Mapping[PipelineId, Mapping[str, float]]) -> None:
+        """The share of time that each pipeline now keeps agents and links busy."""
+        self._users = {}
+        for pipeline, shares in demands.items():
+            for stage, share in shares.items():
+                self._users.setdefault(stage, {})[pipeline] = share
 
-    def conditions(self, members: Mapping[AgentId, object], pipeline: PipelineId) -> Basis:
+    def slowdowns(self, pipeline: PipelineId, members: Collection[AgentId]) -> dict[str, float]:
+        """How many times longer these agents and the links among them take for this one, because others use
+        them, too."""
+        found = defaultdict[PipelineId, dict[str, float]](dict)
+        for stage in (*members, *map("→".join, itertools.permutations(members, 2))):
+            for other, share in self._users.get(stage, {}).items():
+                if other != pipeline:
+                    found[other][stage] = share
+        return slowdowns(found.values()) if found else {}
+
+    def conditions(self, members: Collection[AgentId], pipeline: PipelineId) -> Basis:
         """How much longer than profiled each member takes now, 1 where nothing recent says otherwise; and
         the measured links among them, as fast as they are now. Both with the use of other pipelines."""
-        shared = self.slowdowns(pipeline)
+        shared = self.slowdowns(pipeline, members)
         factors, rates, spreads = {}, {}, {}
         for agent in members:
             factor = self.agents[agent].correction.factor(self.now)
             factors[agent] = (factor.value if factor is not None else 1.0) * shared.get(agent, 1.0)
             if factor is not None:
                 spreads[str(agent)] = factor.spread
-        for ends, link in self.links.items():
-            estimate = link.estimator.estimate(self.now)
-            if link.measured is None or estimate is None or not set(ends) <= members.keys():
+        for ends in itertools.permutations(members, 2):
+            link = self.links.get(ends)
+            estimate = link.estimator.estimate(self.now) if link and link.measured else None
+            if estimate is None:
                 continue
             name = "→".join(ends)
             bytes_per_s = estimate.rate.bytes_per_s / shared.get(name, 1.0)

@@ -229,6 +229,34 @@ def test_one_slow_frame_moves_nothing_beyond_real_scatter(sequence: int, slow: i
         assert min(around) <= value <= max(around)
 
 
+def test_samples_tell_of_an_agent_that_frames_have_left() -> None:
+    agent = Agent(HEAD)
+    agent.run(*[4.0] * 5)
+    left_s, of_it = agent.now, agent.correction
+    of_it.sampled("alexnet", 3.8, left_s + 3)
+    known = of_it.factor(left_s + 3)
+    assert known is not None and known.value == pytest.approx(4.0), "that is near enough to what was known"
+    assert known.age_s == 0 and not of_it.sample_due(left_s + 4) and of_it.sample_due(left_s + 5)
+    of_it.sampled("alexnet", 1.1, left_s + 5)
+    known = of_it.factor(left_s + 5)
+    assert known is not None and known.value == pytest.approx(4.0), "one sample may be odd"
+    assert of_it.sample_due(left_s + 5.1) and not of_it.is_known_since(left_s + 5)
+    of_it.sampled("alexnet", 1.0, left_s + 5.2)
+    known = of_it.factor(left_s + 5.2)
+    assert known is not None and known.value == pytest.approx(1.1) and of_it.is_known_since(left_s + 5.2)
+    assert of_it.corrected("alexnet", TIMES_S, left_s + 6) == pytest.approx([1.1 * t for t in TIMES_S])
+    agent.now = left_s + 7
+    agent.run(*[2.0] * 3)
+    assert agent.value == pytest.approx(2.0), "spans tell more"
+
+
+def test_one_odd_sample_changes_nothing() -> None:
+    of_it = ProfileCorrection()
+    of_it.sampled("alexnet", 5.0, 10.0)
+    of_it.sampled("alexnet", 1.05, 10.1)
+    assert of_it.factor(10.1) is None and of_it.is_known_since(10.1)
+
+
 # ── links ─────────────────────────────────────────────────────────────────────────────────────────────
 
 

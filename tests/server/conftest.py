@@ -33,8 +33,10 @@ from d3bed.core.messages import (
     ProfileModel,
     Ready,
     Register,
+    SampleSpeed,
     SourceEnded,
     SpansRecorded,
+    SpeedSampled,
     StartSource,
     ToAgent,
     Transferred,
@@ -101,6 +103,7 @@ class Script:
         self.kind, self.size = kind, size
         self.decoder = ""
         self.speed = 1.0
+        self.slower = 1.0
         self.links: dict[AgentId, float] = {}  # bytes/s, where they are not 1e7
         self.silent: set[type] = set()
         self.heard: list[ToAgent] = []
@@ -137,6 +140,8 @@ class Script:
                     LinkMeasured(p.agent, self.links.get(p.agent, 1e7), 0.001, 0.002, quick=quick)
                     for p in peers
                 ]
+            case SampleSpeed(model):
+                return [SpeedSampled(model, 1, TIME_S[self.agent] * self.slower)]
             case Prepare(pipeline=pipeline, epoch=epoch):
                 return [Ready(pipeline, epoch, 0.1)]
             case Confirm(order):

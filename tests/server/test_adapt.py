@@ -109,6 +109,28 @@ def test_links_that_carry_nothing_are_looked_at_again_while_frames_flow(on_edge:
     assert on_edge.active == 1
 
 
+def test_an_idle_agent_whose_load_is_over_is_seen_and_used_again(on_edge: Stage) -> None:
+    on_edge.scripts[EDGE_1].slower = 3.0
+    slow(on_edge, 3.0)
+    on_edge.tick(0.2)
+    assert route(on_edge)[Tier.EDGE] == EDGE_2
+    slow(on_edge, 1.7, 40, agent=EDGE_2)
+    assert route(on_edge)[Tier.EDGE] == EDGE_2, "samples say that edge-1 is still loaded"
+    on_edge.scripts[EDGE_1].slower = 1.0
+    slow(on_edge, 1.7, 40, agent=EDGE_2)
+    assert route(on_edge)[Tier.EDGE] == EDGE_1
+    assert any(text.startswith("edge-1 became 3.0× faster → epoch 3") for text in on_edge.notes("info"))
+
+
+def test_a_plan_moves_to_no_agent_that_nobody_heard_of_since(on_edge: Stage) -> None:
+    on_edge.tick(1.5)
+    on_edge.scripts[EDGE_2].slower = 4.0  # what slows the one in use slows the other one even more
+    slow(on_edge, 2.0)
+    on_edge.tick(0.5)
+    assert route(on_edge)[Tier.EDGE] == EDGE_1 and on_edge.active == 1
+    assert any("kept" in text for text in on_edge.notes("info"))
+
+
 def two_links_fall(stage: Stage) -> list[tuple[str, str]]:
     """Both of the device's links to the edge; the plan uses the first. Which moves were made then."""
     slow_s = 400_000 / 5e4

@@ -55,7 +55,7 @@ def test_what_is_not_used_any_more_is_free_again(both: Stage) -> None:
 def test_a_slow_stream_leaves_room_for_others(both: Stage) -> None:
     both.submit(ChangeRate(DEMO, 0.1))
     both.tick(0.2)
-    (demand,) = [d for name, d in both.coordinator.world.demands.items() if name == DEMO]
+    demand = both.coordinator.pipelines[DEMO].demand
     assert demand[EDGE_1] == pytest.approx(0.1 * 0.06)
     both.submit(ChangeRate(OTHER, 5.0))
     assert edge(both, OTHER) == EDGE_1

@@ -1,0 +1,41 @@
+"""An idle agent's sample: a real layer, timed as slow as the board that is emulated."""
+
+from __future__ import annotations
+
+import pytest
+
+from d3bed.agent.compute import ComputeThread
+from d3bed.agent.executor import Executor, Observer
+from d3bed.agent.profiler import measure
+from d3bed.agent.sampling import Sampler
+from d3bed.core.messages import ModelSpec
+from d3bed.model import load
+
+
+@pytest.mark.parametrize("speed", [0.1, 0.02])
+async def test_a_sample_is_what_the_profile_says_times_what_is_emulated(speed: float) -> None:
+    compute = ComputeThread("test")
+    try:
+        model = load(ModelSpec("alexnet", input=(3, 96, 96)))
+        profile = await compute.run(lambda: measure(model, 3))
+        executor = Executor(compute, 0.1, Observer())
+        sampler = Sampler(executor)
+        executor.set_speed(speed)  # as under a load, after the layer was chosen for the usual speed or before
+        found = await sampler.sample(model, profile.times_s)
+        assert found is not None
+        vertex, taken_s = found
+        assert 0 < vertex < len(profile.times_s)
+        assert taken_s >= 0.9 * profile.times_s[vertex] / speed
+        assert not executor.is_busy
+    finally:
+        compute.close()
+
+
+async def test_where_every_layer_takes_too_long_there_is_no_sample() -> None:
+    compute = ComputeThread("test")
+    try:
+        model = load(ModelSpec("alexnet", input=(3, 96, 96)))
+        sampler = Sampler(Executor(compute, 1.0, Observer()))
+        assert await sampler.sample(model, (0.0, *[1.0] * (len(model.graph.vertices) - 1))) is None
+    finally:
+        compute.close()
