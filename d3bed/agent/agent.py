@@ -20,6 +20,7 @@ import torch
 
 from d3bed import __version__
 from d3bed.agent.board import SAMPLE_S, Board, facts
+from d3bed.agent.checks import check_link
 from d3bed.agent.clock import ClockOffset
 from d3bed.agent.compute import ComputeThread
 from d3bed.agent.control import resident_bytes, run_control
@@ -42,6 +43,7 @@ from d3bed.core.messages import (
     CRASHED,
     Abandon,
     Activate,
+    CheckLinks,
     ClockPong,
     Confirm,
     Confirmed,
@@ -52,6 +54,7 @@ from d3bed.core.messages import (
     Heartbeat,
     LinkFailed,
     LinkMeasured,
+    LinksChecked,
     LoadModel,
     MeasureLinks,
     ModelFailed,
@@ -191,6 +194,8 @@ class Agent:
                 self._spawn(self._sample(model))
             case MeasureLinks():
                 self._spawn(self._measure(message))
+            case CheckLinks():
+                self._spawn(self._check(message))
             case Prepare():
                 self._spawn(self._prepare(message))
             case Activate():
@@ -376,6 +381,11 @@ class Agent:
             self._reporter.fact(
                 LinkMeasured(peer.agent, found.bytes_per_s, found.latency_s, found.rtt_s, target, order.quick)
             )
+
+    async def _check(self, order: CheckLinks) -> None:
+        asked_s = time.time()
+        checks = tuple([await check_link(peer, self._links.measure) for peer in order.peers])
+        self._reporter.fact(LinksChecked(order.number, checks, (asked_s, time.time())))
 
     async def _prepare(self, order: Prepare) -> None:
         started_s = time.monotonic()

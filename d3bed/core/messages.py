@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from d3bed.core.checks import LinkCheck
 from d3bed.core.errors import RemoteProtocolError
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
@@ -24,6 +25,7 @@ __all__ = [
     "Abandon",
     "Activate",
     "BoardSampled",
+    "CheckLinks",
     "ClockPing",
     "ClockPong",
     "Confirm",
@@ -40,6 +42,7 @@ __all__ = [
     "LinkFailed",
     "LinkLost",
     "LinkMeasured",
+    "LinksChecked",
     "LoadModel",
     "MeasureLinks",
     "ModelFailed",
@@ -227,6 +230,15 @@ class LinkFailed(msgspec.Struct, frozen=True, tag=True):
     problem: str
 
 
+class LinksChecked(msgspec.Struct, frozen=True, tag=True):
+    """Answer to `CheckLinks`. `clock_s`: this board's time of day, in seconds since 1970, when the question
+    came and when it was answered."""
+
+    number: int
+    checks: tuple[LinkCheck, ...]
+    clock_s: tuple[float, float]
+
+
 class LinkLost(msgspec.Struct, frozen=True, tag=True):
     """A link that an active epoch needs broke; the server decides what follows."""
 
@@ -345,6 +357,7 @@ FromAgent = (
     | LinkMeasured
     | LinkFailed
     | LinkLost
+    | LinksChecked
     | FrameFailed
     | FrameRescued
     | Ready
@@ -417,6 +430,13 @@ class MeasureLinks(msgspec.Struct, frozen=True, tag=True):
 
     peers: tuple[Peer, ...]
     quick: bool = False
+
+
+class CheckLinks(msgspec.Struct, frozen=True, tag=True):
+    """Find out how far you get to each peer, one after the other, and say so by this number."""
+
+    number: int
+    peers: tuple[Peer, ...]
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
@@ -537,6 +557,7 @@ ToAgent = (
     | ProfileModel
     | SampleSpeed
     | MeasureLinks
+    | CheckLinks
     | Prepare
     | Activate
     | Abandon

@@ -10,7 +10,7 @@ from d3bed.core.errors import ConfigError, D3Error
 
 __all__ = ["RequestFailed", "get", "post"]
 
-_TIMEOUT = aiohttp.ClientTimeout(total=30)
+_TIMEOUT_S = 30.0
 
 
 class RequestFailed(D3Error):
@@ -26,16 +26,25 @@ async def get(server: str, path: str, token: str | None = None) -> Any:
     return await _ask("GET", server, path, None, token)
 
 
-async def post(server: str, path: str, body: dict[str, Any], token: str | None = None) -> Any:
+async def post(
+    server: str, path: str, body: dict[str, Any], token: str | None = None, *, timeout_s: float = _TIMEOUT_S
+) -> Any:
     """POST a JSON body, decoded answer. Raises `RequestFailed` or, if nobody answers, `ConfigError`."""
-    return await _ask("POST", server, path, body, token)
+    return await _ask("POST", server, path, body, token, timeout_s)
 
 
-async def _ask(method: str, server: str, path: str, body: dict[str, Any] | None, token: str | None) -> Any:
+async def _ask(
+    method: str,
+    server: str,
+    path: str,
+    body: dict[str, Any] | None,
+    token: str | None,
+    timeout_s: float = _TIMEOUT_S,
+) -> Any:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         async with (
-            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s)) as session,
             session.request(method, server.rstrip("/") + path, json=body, headers=headers) as response,
         ):
             answer = await response.json()

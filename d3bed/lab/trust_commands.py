@@ -157,6 +157,43 @@ def audit(
         console.print(line, highlight=False, soft_wrap=True)
 
 
+@trust.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print all that was found out, as JSON.")] = False,
+    server: ServerOption = LOCAL,
+    token: TokenOption = None,
+) -> None:
+    """Examine a running testbed: every agent, and every link that a plan may use, both ways.
+
+    Connection, firewall, packet size, rate and round trip of links; version, clock, model and time of agents.
+    What is wrong is named with the thing to change. Exit code 1 if something does not work.
+
+    Links are measured: for half a second each they are busy.
+    """
+    import json
+    import sys
+
+    from rich.text import Text
+
+    from d3bed.lab import client
+
+    found = asyncio.run(client.post(server, "/api/doctor", {}, token, timeout_s=600.0))
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    else:
+        for finding in found["findings"]:
+            mark, style = _MARKS[finding["level"]]
+            line = Text(f"{mark} ", style=style)
+            line.append(finding["subject"], style="bold").append(f"  {finding['text']}", style="default")
+            console.print(line, highlight=False, soft_wrap=True)
+            if finding["remedy"]:
+                console.print(Text(f"    → {finding['remedy']}", style=style), soft_wrap=True)
+    raise typer.Exit(any(finding["level"] == "error" for finding in found["findings"]))
+
+
+_MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "error": ("✗", "red")}
+
+
 def _when(at_s: float | None) -> str:
     return "–" if at_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
 

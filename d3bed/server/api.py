@@ -34,6 +34,7 @@ from d3bed.server.bodies import (
     StopOrder,
     StrategyOrder,
 )
+from d3bed.server.doctor import Doctor, Examination
 from d3bed.server.door import Caller
 from d3bed.server.events import (
     Change,
@@ -131,8 +132,8 @@ class PlanRow(msgspec.Struct, frozen=True):
 class Api:
     """What the routes do. Every method takes the request's path values (and body)."""
 
-    def __init__(self, runner: Runner, trust: Trust) -> None:
-        self.trust = trust
+    def __init__(self, runner: Runner, trust: Trust, doctor: Doctor) -> None:
+        self.trust, self._doctor = trust, doctor
         self._runner = runner
         self._coordinator = runner.coordinator
         self._scenes = Scenes(runner, self._ask)
@@ -336,6 +337,12 @@ class Api:
     async def kill_agent(self, id: str, body: EndOrder) -> Changed:
         return self._tell(EndAgent(self._agent(id), crash=True, by=body.by))
 
+    async def examine(self, body: CloseOrder) -> Examination:
+        return await self._doctor.examine()
+
+    async def examination(self) -> Examination | None:
+        return self._doctor.last
+
     # ── who is let in ─────────────────────────────────────────────────────────────────────────────
 
     async def credentials(self) -> list[CredentialView]:
@@ -460,6 +467,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/runs/{id}/spans", "Its latest frames' spans", Api.spans, list[FrameSpans]),
     Route("GET", "/api/runs/{id}/history", "All of it: d3bed.history/1", Api.history, RunHistory),
     Route("GET", "/api/openapi.json", "This document", Api.openapi, dict[str, Any]),
+    Route("GET", "/api/doctor", "The last examination, or null", Api.examination, Examination | None),
+    Route("POST", "/api/doctor", "Examine agents and links", Api.examine, Examination, CloseOrder, True),
     Route("GET", "/api/credentials", "Agents that joined", Api.credentials, list[CredentialView], None, True),
     Route("GET", "/api/invitations", "Open join tokens", Api.invitations, list[InvitationView], None, True),
     Route("GET", "/api/audit", "Who changed what, newest first", Api.audit, list[AuditRow], None, True),

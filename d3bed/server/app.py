@@ -20,6 +20,7 @@ from d3bed.server.api import MAX_BODY_BYTES, ROUTES, Api
 from d3bed.server.auth import is_loopback, kept_secret
 from d3bed.server.coordinator import Coordinator
 from d3bed.server.credentials import Denied
+from d3bed.server.doctor import Doctor
 from d3bed.server.guard import CONTROL, add_login, guard
 from d3bed.server.metrics import CONTENT_TYPE, exposition
 from d3bed.server.pages import AsPage, StaticFiles, page, report, web_files
@@ -130,7 +131,8 @@ def make_app(
     runner: Runner, this: ServerReport, trust: Trust, *, loopback: bool, as_page: AsPage | None
 ) -> web.Application:
     """`loopback`: only requests that name this machine as their host are answered."""
-    api, sockets = Api(runner, trust), Sockets(runner, trust)
+    doctor = Doctor(runner)
+    api, sockets = Api(runner, trust, doctor), Sockets(runner, trust, doctor)
     app = web.Application(
         middlewares=[_errors_as_json, guard(trust, loopback=loopback)], client_max_size=MAX_BODY_BYTES
     )

@@ -9,9 +9,10 @@ import logging
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from d3bed.core.errors import RemoteProtocolError
-from d3bed.core.messages import MAX_CONTROL_BYTES, CredentialKept, Register, decode_from_agent
+from d3bed.core.messages import MAX_CONTROL_BYTES, CredentialKept, LinksChecked, Register, decode_from_agent
 from d3bed.server.coordinator import REFUSED
 from d3bed.server.credentials import Denied
+from d3bed.server.doctor import Doctor
 from d3bed.server.door import CALLER, Caller
 from d3bed.server.events import AgentJoined, AgentLost, AgentSaid
 from d3bed.server.runner import Runner
@@ -67,8 +68,8 @@ class _AgentSocket:
 class Sockets:
     """Handlers for `/ws/agent` and `/ws/events`; `close` says goodbye to all."""
 
-    def __init__(self, runner: Runner, trust: Trust) -> None:
-        self._runner, self._trust = runner, trust
+    def __init__(self, runner: Runner, trust: Trust, doctor: Doctor) -> None:
+        self._runner, self._trust, self._doctor = runner, trust, doctor
         self._open: set[web.WebSocketResponse] = set()
 
     async def close(self) -> None:
@@ -128,6 +129,8 @@ class Sockets:
                 if isinstance(said, CredentialKept):
                     await self._trust.credential_kept(caller, said)
                     continue
+                if isinstance(said, LinksChecked):
+                    self._doctor.checked(register.agent, said)
                 self._runner.submit(AgentSaid(number, said, len(message.data)))
         except RemoteProtocolError as error:
             reason = error.reason

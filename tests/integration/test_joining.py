@@ -126,40 +126,53 @@ async def test_boards_join_are_copied_rotated_and_revoked_while_frames_flow(bed:
     for name in AGENTS:
         assert f"joined as {name}" in await bed.join(name)
         await bed.start_board(name)
-    await bed.more(edge="edge-1", cloud="cloud-1")
+    await bed.more()
+    edge = (await bed.view())["route"]["edge"]
+    other = "edge-2" if edge == "edge-1" else "edge-1"
+
+    code, told = await bed.run("doctor", "--json", "--server", bed.server, "--token", TOKEN)
+    found = json.loads(told)
+    assert code == 0, told
+    well = {f["subject"] for f in found["findings"] if f["about"] == "link" and f["level"] == "ok"}
+    assert {f"pi-1→{edge}", f"{edge}→pi-1", f"{edge}→cloud-1", f"cloud-1→{edge}", "edge-1→edge-2"} <= well
+    assert {f["about"] for f in found["findings"]} >= {"version", "clock", "model", "link"}
 
     if _may_unshare(bed.folder):
         within = _clone_of(bed.folder / "id")
         began_s = time.monotonic()
-        code, told = await bed.run("agent", "--identity", "edge-1/identity.json", within=within)
-        assert code == 2 and "a copy of edge-1 on another machine" in told
+        code, told = await bed.run("agent", "--identity", f"{edge}/identity.json", within=within)
+        assert code == 2 and f"a copy of {edge} on another machine" in told
         assert time.monotonic() - began_s < 30
-        await bed.more(edge="edge-1")  # the board itself goes on
+        await bed.more()  # the board itself goes on
 
-    identity = bed.folder / "edge-1" / "identity.json"
+    identity = bed.folder / edge / "identity.json"
     before = json.loads(identity.read_text())["credential"]
-    await bed.ask("POST", "/api/credentials/edge-1/rotate")
+    await bed.ask("POST", f"/api/credentials/{edge}/rotate")
 
     async def replaced() -> bool:
-        states = [
-            row["state"] for row in await bed.ask("GET", "/api/credentials") if row["agent"] == "edge-1"
-        ]
+        states = [row["state"] for row in await bed.ask("GET", "/api/credentials") if row["agent"] == edge]
         return sorted(states) == ["good", "replaced"]
 
     await losses.tools.until(replaced, "the new credential")
     assert json.loads(identity.read_text())["credential"] != before
-    await bed.kill("edge-1")
-    await bed.start_board("edge-1")  # with the new one
-    await bed.more(edge="edge-1")
+    await bed.kill(edge)
+    await bed.start_board(edge)  # with the new one
+    await bed.until(lambda view: view["phase"] == "running", "frames")
+
+    async def back() -> bool:
+        states = {a["agent"]: a["state"] for a in await bed.ask("GET", "/api/agents")}
+        return bool(states[edge] == "connected")
+
+    await losses.tools.until(back, "the board again")
 
     began_s = time.monotonic()
-    await bed.ask("POST", "/api/credentials/edge-1/revoke")
-    (state,) = [a["state"] for a in await bed.ask("GET", "/api/agents") if a["agent"] == "edge-1"]
+    await bed.ask("POST", f"/api/credentials/{edge}/revoke")
+    (state,) = [a["state"] for a in await bed.ask("GET", "/api/agents") if a["agent"] == edge]
     assert state == "lost" and time.monotonic() - began_s < 1.0
-    assert await bed.ended("edge-1") == 2
-    await bed.more(edge="edge-2", cloud="cloud-1")
-    code, told = await bed.run("agent", "--identity", "edge-1/identity.json")
-    assert code == 2 and "edge-1 was revoked" in told
+    assert await bed.ended(edge) == 2
+    await bed.more(edge=other)
+    code, told = await bed.run("agent", "--identity", f"{edge}/identity.json")
+    assert code == 2 and f"{edge} was revoked" in told
 
     async with aiohttp.ClientSession() as http:
         stop = f"{bed.server}/api/pipelines/main/stop"
@@ -170,7 +183,7 @@ async def test_boards_join_are_copied_rotated_and_revoked_while_frames_flow(bed:
     await bed.end("server")
     losses.check(bed.frames())
     code, log = await bed.run("audit", "--data-dir", "data")
-    for words in ("joined", "rotated", "/api/credentials/edge-1/revoke", "edge-1 was revoked"):
+    for words in ("joined", "rotated", f"/api/credentials/{edge}/revoke", f"{edge} was revoked"):
         assert words in log
     secrets = [json.loads((bed.folder / name / "identity.json").read_text())["credential"] for name in AGENTS]
     for file in [*bed.folder.glob("*.log"), *(bed.folder / "data").glob("d3bed.sqlite3*")]:
