@@ -20,11 +20,17 @@ __all__ = ["Axis", "Chart", "log_ticks", "symbol"]
 WIDTH = 960.0
 _LEFT, _RIGHT, _TOP = 62.0, 24.0, 20.0
 
+#: Over a smaller range a logarithmic axis has even steps.
+_EVEN = 3.5
+
 Point = tuple[float, float]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten within the range; powers alone over more than three of them."""
+    """1, 2 and 5 times powers of ten within the range; powers alone over more than three of them, even steps
+    over less than half of one."""
+    if high / low < _EVEN:
+        return ticks(low, high, 6)
     steps = (1,) if math.log10(high / low) > 3 else (1, 2, 5)
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     all_ticks = [step * 10.0**exponent for exponent in exponents for step in steps]

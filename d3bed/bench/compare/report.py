@@ -1,6 +1,6 @@
-"""A comparison as files: `results.json`, `results.csv`, `table.md` and a page, `report.html`.
+"""A comparison as files: `results.json`, `results.csv`, `table.md`, a page, `report.html`, and its plots.
 
-The page carries its plots and styles itself and runs no script.
+The page carries its plots and styles itself and runs no script; so does each plot in `plots/`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from d3bed.lab.report import put
 
 __all__ = ["FILES", "as_csv", "as_html", "as_markdown", "environment", "read", "save", "shown", "write"]
 
-RESULTS = "results.json"
+RESULTS, PLOTS = "results.json", "plots"
 FILES = (RESULTS, "results.csv", "table.md", "report.html")
 
 #: What each quantity of a ratio is called.
@@ -47,10 +47,14 @@ def read(folder: Path) -> Results | None:
 
 
 def write(folder: Path, results: Results) -> None:
-    """All four files; the page last. Raises `ConfigError`."""
+    """All files; the page last. Raises `ConfigError`."""
     save(folder, results)
     put(folder / "results.csv", as_csv(results).encode())
     put(folder / "table.md", as_markdown(results).encode())
+    (folder / PLOTS).mkdir(exist_ok=True)
+    for name, plot in _drawn(results).items():
+        if plot:
+            put(folder / PLOTS / f"{name}.svg", standalone(plot).encode())
     put(folder / "report.html", as_html(results).encode())
 
 
@@ -254,15 +258,6 @@ def environment() -> jinja2.Environment:
 def as_html(results: Results) -> str:
     page = environment()
     page.filters |= {"times": _times}
-    singles = any(row.single for row in results.rows)
-    drawn: dict[str, Any] = {
-        "speed_ups": plots.speed_ups if singles else None,
-        "stacks": plots.stacks if singles else None,
-        "backbone": plots.backbone if singles else None,
-        "regret": plots.regret if singles else None,
-        "predictions": plots.predictions if singles and results.how == "measured" else None,
-        "sustained": plots.sustained if any(row.stream for row in results.rows) else None,
-    }
     return page.get_template("compare.html").render(
         results=results,
         title=title(results),
@@ -277,5 +272,29 @@ def as_html(results: Results) -> str:
         names=list(dict.fromkeys(row.way.name for row in results.rows)),
         single_cell=_single_cell,
         stream_cell=_stream_cell,
-        plots={k: markupsafe.Markup(make(results) if make else "") for k, make in drawn.items()},
+        plots={name: markupsafe.Markup(plot) for name, plot in _drawn(results).items()},
     )
+
+
+def _drawn(results: Results) -> dict[str, str]:
+    """The plots by name; empty where the results have nothing for one."""
+    singles, streams = (any(getattr(row, what) for row in results.rows) for what in ("single", "stream"))
+    return {
+        "speed_ups": plots.speed_ups(results) if singles else "",
+        "stacks": plots.stacks(results) if singles else "",
+        "backbone": plots.backbone(results) if singles else "",
+        "regret": plots.regret(results) if singles else "",
+        "predictions": plots.predictions(results) if singles and results.how == "measured" else "",
+        "sustained": plots.sustained(results) if streams else "",
+    }
+
+
+def standalone(plot: str) -> str:
+    """A plot with the page's colours and textures in it, to be shown by itself."""
+    folder = data_dir("web") / "templates"
+    style = (folder / "_style.html").read_text(encoding="utf-8")
+    _, _, paints = (folder / "_paints.html").read_text(encoding="utf-8").partition("<defs>")
+    head, _, body = plot.partition(">")
+    ground = '<rect width="100%" height="100%" style="fill: var(--card)"/>'
+    defs = f"<defs>{paints.partition('</defs>')[0]}</defs>"
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{style.strip()}{defs}{ground}{body}\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,11 @@ from tests.bench.compare.made import results
 def test_all_files_are_written_and_read_again(tmp_path: Path, measured: bool) -> None:
     made = results(measured=measured)
     report.write(tmp_path, made)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(report.FILES)
+    assert {path.name for path in tmp_path.iterdir()} == {*report.FILES, "plots"}
+    drawn = {path.stem: ElementTree.parse(path).getroot() for path in (tmp_path / "plots").iterdir()}
+    assert {"speed_ups", "stacks", "backbone", "regret", "sustained"} <= drawn.keys()
+    assert ("predictions" in drawn) is measured
+    assert all(root.tag == "{http://www.w3.org/2000/svg}svg" for root in drawn.values())
     assert report.read(tmp_path) == made
     lines = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
     assert len(lines) == len(made.rows) == 18
