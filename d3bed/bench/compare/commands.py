@@ -19,7 +19,7 @@ errors = Console(stderr=True)
 _MODELS = "alexnet,vgg16,resnet18,darknet53,inception_v4"
 #: What `--scale` plans, unless told otherwise.
 _SCALED = "resnet18,vgg16"
-_NETWORKS = "wifi,4g,5g,optical,rural"
+_NETWORKS = "wifi,rural,optical,4g,5g"
 _STRATEGIES = "device,edge,cloud,neurosurgeon,dads,layers,hpa,optimal,hpa+vsm,optimal+vsm"
 
 
