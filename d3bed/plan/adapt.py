@@ -88,7 +88,7 @@ def changes(basis: Basis, now: Basis) -> list[Change]:
         was, now_is = before_rate.bytes_per_s, after_rate.bytes_per_s
         if _left(was, now_is, RATE_BAND, spread):
             word = "fell" if now_is < was else "rose"
-            text = f"{name} {word} from {was * 8e-6:.3g} to {now_is * 8e-6:.3g} Mbit/s"
+            text = f"{name} {word} from {_digits(was * 8e-6)} to {_digits(now_is * 8e-6)} Mbit/s"
             found.append(Change(name, "bytes_per_s", was, now_is, spread, text))
         elif abs(after_rate.latency_s - before_rate.latency_s) > max(
             LATENCY_SLACK_S, (RATE_BAND - 1) * before_rate.latency_s
@@ -98,7 +98,7 @@ def changes(basis: Basis, now: Basis) -> list[Change]:
             found.append(Change(name, "latency_s", *delays, None, text))
     for ends in now.rates.keys() - basis.rates.keys():  # those could not be measured then
         name, rate = "→".join(ends), now.rates[ends].bytes_per_s
-        text = f"{name} is there again, with {rate * 8e-6:.3g} Mbit/s"
+        text = f"{name} is there again, with {_digits(rate * 8e-6)} Mbit/s"
         found.append(Change(name, "bytes_per_s", 0.0, rate, None, text))
     return sorted(found, key=lambda change: -_ratio(change.before, change.after))
 
@@ -160,3 +160,8 @@ def _ratio(before: float, after: float) -> float:
 
 def _left(before: float, after: float, band: float, spread: float | None) -> bool:
     return before != after and _ratio(before, after) > max(band, 1 + BAND_SPREADS * (spread or 0.0))
+
+
+def _digits(value: float) -> str:
+    """Three digits, and never an exponent: 11.2, 1010."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -53,6 +53,7 @@ from d3bed.core.plan import Plan
 from d3bed.lab.report import as_html
 from d3bed.plan import Pin
 from d3bed.server import PipelineSettings, ServerSettings, serve
+from d3bed.server.settings import Network, Scene
 
 PIPELINE = PipelineId("demo")
 DEVICE, EDGE, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm-1")
@@ -60,7 +61,16 @@ TIER_OF = {DEVICE: Tier.DEVICE, EDGE: Tier.EDGE, CLOUD: Tier.CLOUD}
 #: Seconds per layer, so far apart that the best plan sends all that it may to the cloud.
 TIME_S = {DEVICE: 0.1, EDGE: 0.02, CLOUD: 0.005}
 GAP_S = 0.01
+NETWORKS = {
+    "wifi": Network("as it is", {"device-edge": LinkShape(1e7, 0.001)}),
+    "lte": Network("slower", {"device-edge": LinkShape(1.5e6, 0.025)}),
+}
 SPEED = {DEVICE: 0.2, EDGE: 0.5, CLOUD: 1.0}
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Where tests write pictures of the page.
+SCREENS = Path(os.environ.get("D3BED_SCREENS", ROOT / "build" / "screens"))
+AXE = ROOT / "web" / "dev" / "axe.js"
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
@@ -237,6 +247,18 @@ class Testbed:
             )
 
 
+async def violations(page: Page) -> list[str]:
+    """What axe-core finds fault with, each with the first element that it is about."""
+    if not AXE.is_file():
+        missing = "axe-core is missing: python web/vendor.py --dev"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    await page.evaluate(AXE.read_text())
+    found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [f"{each['id']}: {each['help']}: {each['nodes'][0]['html'][:200]}" for each in found["violations"]]
+
+
 MakeTestbed = Callable[..., Awaitable[Testbed]]
 
 
@@ -246,7 +268,7 @@ async def make_testbed(tmp_path: Path) -> AsyncIterator[MakeTestbed]:
     async with contextlib.AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
 
-        async def make(*, token: str | None = None) -> Testbed:
+        async def make(*, token: str | None = None, scenes: tuple[Scene, ...] = ()) -> Testbed:
             pipeline = PipelineSettings(
                 id=PIPELINE,
                 device=DEVICE,
@@ -257,7 +279,10 @@ async def make_testbed(tmp_path: Path) -> AsyncIterator[MakeTestbed]:
                 shapes={"device-edge": LinkShape(1e7, 0.001)},
                 pins={model: (Pin("layer1", (Tier.DEVICE,)),) for model in ("alexnet", "resnet18")},
             )
-            testbed = Testbed(ServerSettings(tmp_path / "data", (pipeline,), port=0, token=token), http)
+            settings = ServerSettings(
+                tmp_path / "data", (pipeline,), port=0, token=token, scenes=scenes, networks=NETWORKS
+            )
+            testbed = Testbed(settings, http)
             stack.push_async_callback(testbed.stop)
             await testbed.start()
             return testbed

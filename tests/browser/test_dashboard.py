@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
 from d3bed.core.ids import AgentId
-from d3bed.core.messages import Crash
+from d3bed.core.measurements import LinkShape
+from d3bed.core.messages import Crash, ShapeLink
+from d3bed.lab.scenario import Link, Strategy, read_scenario
+from d3bed.server.settings import Scene, SceneEvent
+from tests.browser.conftest import violations
 
 DEVICE, EDGE, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm-1")
 
@@ -393,3 +398,73 @@ async def test_report_of_the_run_is_one_click_away(page: Page, testbed: Testbed)
     await link.click()
     await expect(page.locator("h1")).to_contain_text("Run demo-")
     assert await page.locator("svg.plot").count() >= 3
+
+
+async def test_scenario_is_played_shown_and_stopped_from_the_page(
+    page: Page, make_testbed: MakeTestbed
+) -> None:
+    slow = SceneEvent(0.0, "links", {"from": "pi-1", "to": "edge-1", "mbit_per_s": 5}, "link slower")
+    load = SceneEvent(500.0, "agents/edge-1/load", {"processes": 1}, "load edge-1")
+    scenes = (
+        Scene("starts", "needs who started the agents", 9, (), "it has agents started"),
+        Scene("fades", "the link fades", 600, (slow, load)),
+    )
+    testbed = await make_testbed(scenes=scenes)
+    await open_page(page, testbed)
+    await testbed.join()
+    await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
+    assert await page.locator("#scenario option[value=starts]").is_disabled()
+    await page.get_by_role("button", name="Play", exact=True).click()
+    await expect(page.locator("#scenario-now")).to_contain_text("fades, by the page: 1 of 2 changes")
+    await expect(page.locator("#scenario-now")).to_contain_text("load edge-1")
+    await expect(page.locator("#conditions")).to_contain_text("by scenario fades")
+    await page.locator("#play").click()
+    await expect(page.locator("#conditions-part")).to_be_hidden()
+    await expect(page.locator("#play")).to_have_text("Play")
+
+
+async def test_what_users_do_is_recorded_as_a_scenario(page: Page, testbed: Testbed, tmp_path: Path) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
+    await testbed.post("agents/edge-1/load", {"processes": 1})
+    await expect(page.locator("#orders li")).to_have_count(1)
+    await page.get_by_role("button", name="Record").click()
+    await testbed.post("links", {"from": "pi-1", "to": "edge-1", "mbit_per_s": 5})
+    await page.get_by_role("button", name="edge", exact=True).click()
+    await expect(page.locator("#strategy-said")).to_contain_text("is in force")
+    async with page.expect_download() as download:
+        await page.get_by_role("button", name="Save recording").click()
+    path = tmp_path / "recorded.toml"
+    await (await download.value).save_as(path)
+    assert [type(event) for event in read_scenario(path).events] == [Link, Strategy]
+
+
+async def test_network_is_switched_from_the_page(page: Page, testbed: Testbed) -> None:
+    await open_page(page, testbed)
+    await testbed.join()
+    await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
+    await page.select_option("#network", "lte")
+    await page.get_by_role("button", name="Switch").click()
+    await expect(page.locator("#network-said")).to_have_text("✓ network lte: all 3 agents confirm")
+    assert ShapeLink(EDGE, LinkShape(1.5e6, 0.025)) in testbed.actors[DEVICE].heard
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_empty_and_full_page_have_no_fault_that_axe_finds(
+    browser: Browser, testbed: Testbed, scheme: Any
+) -> None:
+    page = await browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    await open_page(page, testbed)
+    await expect(page.locator("#arrivals li")).to_have_count(3)
+    assert await violations(page) == []
+    await testbed.join()
+    await testbed.answer(10)
+    await testbed.post("links", {"from": "pi-1", "to": "edge-1", "mbit_per_s": 5})
+    await page.get_by_role("button", name="edge", exact=True).click()
+    await expect(page.locator("#strategy-said")).to_contain_text("is in force")
+    await page.locator("#events summary").first.click()
+    assert await violations(page) == []
+    await page.get_by_role("button", name="Change pi-1 to edge-1").click()
+    assert await violations(page) == []
+    await page.close()

@@ -250,18 +250,17 @@ async def test_health_is_judged_by_heartbeats_and_by_work(modules: Page) -> None
     ]
 
 
-async def test_command_for_a_board_names_what_it_has_to_reach(modules: Page) -> None:
+async def test_command_names_the_server_and_a_token_where_one_is_needed(modules: Page) -> None:
     found = await run(
         modules,
         "testbed",
-        "return value.map(args => m.commands(...args))",
+        "return value.map(args => m.startHere(...args))",
         [["pi-1", "device", "http://127.0.0.1:8333", False], ["vm-1", "cloud", "http://10.0.0.2:8333", True]],
     )
-    assert found[0]["here"] == "d3bed agent --name pi-1 --tier device --server http://127.0.0.1:8333"
-    assert found[0]["board"].endswith("--host 0.0.0.0 --server http://SERVER:8333 --token TOKEN")
-    assert found[1]["board"] == (
-        "d3bed agent --name vm-1 --tier cloud --host 0.0.0.0 --server http://10.0.0.2:8333 --token TOKEN"
-    )
+    assert found == [
+        "d3bed agent --name pi-1 --tier device --server http://127.0.0.1:8333",
+        "d3bed agent --name vm-1 --tier cloud --server http://10.0.0.2:8333 --token TOKEN",
+    ]
 
 
 async def test_recording_is_a_scenario_file_that_can_be_played(modules: Page, tmp_path: Path) -> None:

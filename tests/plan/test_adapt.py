@@ -37,6 +37,12 @@ def test_a_fallen_link_and_a_loaded_agent_are_said_in_words_worst_first() -> Non
     assert [(change.quantity, change.spread) for change in found] == [("bytes_per_s", None), ("factor", 0.1)]
 
 
+def test_fast_links_are_told_without_exponents() -> None:
+    basis = Basis({}, {(PI, EDGE): LinkRate(126.25e6, 0.002)})
+    (change,) = changes(basis, Basis({}, {(PI, EDGE): LinkRate(1.4e6, 0.002)}))
+    assert change.text == "pi-1→edge-1 fell from 1010 to 11.2 Mbit/s"
+
+
 def test_a_link_that_could_not_be_measured_before_is_a_change() -> None:
     (change,) = changes(Basis({}, {}), Basis({}, {(PI, EDGE): LinkRate(1e7, 0.002)}))
     assert change.text == "pi-1→edge-1 is there again, with 80 Mbit/s" and change.before == 0

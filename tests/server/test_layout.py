@@ -213,3 +213,15 @@ def test_195_vertices_take_no_noticeable_time() -> None:
     taken_s = time.perf_counter() - started
     # Measured at 5 ms; the bound only catches a change of the order of growth on a busy machine.
     assert taken_s < 0.5
+
+
+@pytest.mark.parametrize("graph", [inception_graph(70), residual_graph(330)], ids=["wide", "deep"])
+def test_a_thousand_vertices_are_laid_out_within_300_ms(graph: Graph) -> None:
+    assert len(graph.vertices) > 990
+
+    def taken_s() -> float:
+        started = time.perf_counter()
+        layout(graph)
+        return time.perf_counter() - started
+
+    assert min(taken_s() for _ in range(3)) < 0.3

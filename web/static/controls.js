@@ -23,7 +23,9 @@ export const createControls = (orders) => {
   let pipeline = null;
   let state = null;
   let nowS = null;
+  let drawnMs = null;
   let recordedSinceS = null;
+  const clockS = () => nowS + (Date.now() - drawnMs) / 1e3; // the server's, at this moment
 
   const ask = (button, said, path, body) =>
     pipeline && orders.perform(button, byId(said), `/api/pipelines/${at(pipeline.id)}/${path}`, body);
@@ -64,16 +66,16 @@ export const createControls = (orders) => {
 
   onSubmit("scenario-form", (button) => {
     const said = byId("scenario-said");
-    if (state?.scene) orders.perform(button, said, "/api/scenario/stop", {});
-    else orders.perform(button, said, "/api/scenario", { scenario: scenario.value });
+    if (state?.scene) orders.perform(button, said, "/api/scenario/stop", {}, { begun: true });
+    else orders.perform(button, said, "/api/scenario", { scenario: scenario.value }, { begun: true });
   });
   byId("record").addEventListener("click", () => {
     const said = byId("record-said");
     if (recordedSinceS === null) {
-      recordedSinceS = nowS;
+      recordedSinceS = clockS();
       say(said, "◌ recording what everybody changes");
     } else {
-      const file = new Blob([scenarioOf(state.orders, recordedSinceS, nowS)], { type: "application/toml" });
+      const file = new Blob([scenarioOf(state.orders, recordedSinceS, clockS())], { type: "application/toml" });
       const link = html("a", { href: URL.createObjectURL(file), download: "recorded.toml" });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
@@ -115,8 +117,8 @@ export const createControls = (orders) => {
     scenario.value = scenarios.find(({ refused }) => !refused)?.name ?? "";
   };
 
-  return (newState, now, clockS) => {
-    [state, pipeline, nowS] = [newState, now, clockS];
+  return (newState, now, atS) => {
+    [state, pipeline, nowS, drawnMs] = [newState, now, atS, Date.now()];
     const names = state.strategies;
     if (names.join() !== [...strategies.children].map((button) => button.value).join())
       strategies.replaceChildren(

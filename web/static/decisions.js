@@ -30,20 +30,20 @@ const evidence = (decision) => {
   const parts = [];
   if (decision.seen?.length)
     parts.push(
-      html("h4", {}, "Seen"),
+      html("p", { class: "head" }, "Seen"),
       html("ul", {}, ...decision.seen.map((change) => html("li", {}, text(change.text)))),
     );
   for (const { from, to, count, vertices } of decision.moves ?? [])
     parts.push(
-      html("h4", {}, `${from} → ${to}`),
+      html("p", { class: "head" }, `${from} → ${to}`),
       html("p", {}, vertices.join(", ") + (count > vertices.length ? ` and ${count - vertices.length} more` : "")),
     );
-  if (decision.plan) parts.push(html("h4", {}, "Plan"), html("p", {}, decision.plan));
+  if (decision.plan) parts.push(html("p", { class: "head" }, "Plan"), html("p", {}, decision.plan));
   if (decision.reason && decision.choice !== "keep") parts.push(html("p", { class: "muted" }, decision.reason));
   if (decision.alternatives?.length) {
     const most = Math.max(...decision.alternatives.map((each) => each.predicted_s));
     parts.push(
-      html("h4", {}, "What could have been done"),
+      html("p", { class: "head" }, "What could have been done"),
       html(
         "table",
         { class: "alternatives" },

@@ -372,7 +372,7 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
       html("strong", {}, vertex.name),
       html("span", {}, vertex.kind),
       html("span", {}, shape(vertex.shape, vertex.dtype)),
-      html("span", {}, `${bytes(vertex.output_bytes)} out`),
+      html("span", {}, `${bytes(vertex.output_bytes)} out${crossing(v)}`),
       html("span", {}, `${bytes(vertex.weight_bytes)} weights`),
       html(
         "span",
@@ -383,6 +383,19 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
       ),
       ...(times.length ? times : [html("span", { class: "muted" }, "times are not measured yet")]),
     );
+  };
+
+  // Where its output crosses tiers: to which, and what the links take.
+  const crossing = (v) => {
+    if (!pipeline.plan) return "";
+    const from = pipeline.plan[v];
+    const to = new Set(graph.edges.filter(([producer]) => producer === v).map(([, c]) => pipeline.plan[c]));
+    to.delete(from);
+    const words = [...to].map((tier) => {
+      const taken = crossingS(links, pipeline.route, from, tier, graph.vertices[v].output_bytes);
+      return `to the ${tier}${taken === null ? "" : ` in ${duration(taken)}`}`;
+    });
+    return words.length ? `, ${words.join(" and ")}` : "";
   };
 
   // Beside the profile, what its agent takes now, if that is known and another.

@@ -165,7 +165,7 @@ const draw = () => {
   offerPipelines(pipeline);
   header(pipeline);
   plan(pipeline);
-  const nowS = clock.nowS + (Date.now() - clock.nowMs) / 1e3;
+  const nowS = clock.aheadS + Date.now() / 1e3;
   orders.see(state.orders);
   controls(state, pipeline, nowS);
   welcome(state, pipeline);
@@ -188,10 +188,12 @@ const ask = () => {
   requestAnimationFrame(draw);
 };
 
-const clock = { nowS: null, nowMs: null };
+// `aheadS`: the server's clock, less this browser's; messages only ever arrive late, so the most counts.
+const clock = { nowS: null, nowMs: null, aheadS: -Infinity };
 const receive = (message) => {
   if (message.type === "snapshot" || clock.nowS === null)
-    Object.assign(clock, { nowS: message.now, nowMs: Date.now() });
+    Object.assign(clock, { nowS: message.now, nowMs: Date.now(), aheadS: -Infinity });
+  clock.aheadS = Math.max(clock.aheadS, message.now - Date.now() / 1e3);
   queue.push(message);
   ask();
 };

@@ -52,15 +52,16 @@ export const createOrders = () => {
   let known = new Map();
   const waiting = new Map();
 
-  // Posts for a button: it is busy until the order has ended, and `said` tells how.
-  const perform = async (button, said, path, body = {}) => {
+  // Posts for a button: it is busy until the order has ended, and `said` tells how. With `begun` it is enough
+  // that the order was taken.
+  const perform = async (button, said, path, body = {}, { begun = false } = {}) => {
     if (button.getAttribute("aria-busy")) return;
     set(button, { "aria-busy": "true" });
     set(said, { class: "said" });
     say(said, "asking …");
     try {
       const { order, message } = await post(path, { ...body, by: me() });
-      if (!order) {
+      if (!order || begun) {
         finish(button, said, "done", message);
         return;
       }
@@ -163,7 +164,7 @@ export const scenarioOf = (orders, sinceS, untilS) => {
   const lines = [
     'format = "d3bed.scenario/1"',
     `description = "recorded on the page: ${done.length} events"`,
-    `duration_s = ${Math.max(1, Math.ceil(untilS - sinceS))}`,
+    `duration_s = ${Math.max(1, Math.ceil(Math.max(untilS, ...done.map((order) => order.at_s)) - sinceS))}`,
   ];
   for (const { action, at_s: atS } of done) {
     const at = Math.max(0, Math.round((atS - sinceS) * 100) / 100);

@@ -3,6 +3,7 @@
 
 import { html, say, set, swatch } from "./dom.js";
 import { age, bytes, speed, text } from "./format.js";
+import { post } from "./orders.js";
 import { TIERS } from "./store.js";
 
 // The server counts an agent as lost after 2 s of silence; while it loads or measures it may be silent longer.
@@ -150,7 +151,10 @@ export const createTestbed = ({ tiers, caption, change }) => {
   );
   return (state, pipelines, nowS) => {
     const works = new Set(pipelines.flatMap((pipeline) => [...workers(pipeline)]));
-    const flows = pipelines.some((pipeline) => pipeline.phase === "running" && pipeline.rate_per_s !== 0);
+    const flows = pipelines.some(
+      ({ phase, counting, rate_per_s: wanted, frames }) =>
+        (phase === "running" || counting) && wanted !== 0 && frames.answered > 0,
+    );
     const agents = [...state.agents].sort((a, b) => a.agent.localeCompare(b.agent));
     for (const [name, parts] of cards)
       if (!agents.some((agent) => agent.agent === name)) {
@@ -175,15 +179,34 @@ export const createTestbed = ({ tiers, caption, change }) => {
 
 // ── until all are here ──────────────────────────────────────────────────────────────────────────
 
-// What to type for one agent, by where it runs. `origin` is this page's, as the agent will reach it.
-export const commands = (name, tier, origin, guarded) => {
-  const url = new URL(origin);
-  const loopback = ["127.0.0.1", "localhost", "[::1]"].includes(url.hostname);
-  const reach = loopback ? `http://SERVER:${url.port || 80}` : url.origin;
-  const token = guarded || loopback ? " --token TOKEN" : "";
-  const here = `d3bed agent --name ${name} --tier ${tier} --server ${url.origin}${guarded ? " --token TOKEN" : ""}`;
-  const board = `d3bed agent --name ${name} --tier ${tier} --host 0.0.0.0 --server ${reach}${token}`;
-  return { here, board, loopback };
+// Whether only this machine reaches the server by this name.
+export const isLoopback = (hostname) => ["127.0.0.1", "localhost", "[::1]"].includes(hostname);
+
+// What to type to start an agent on the server's own machine.
+export const startHere = (name, tier, origin, guarded) =>
+  `d3bed agent --name ${name} --tier ${tier} --server ${origin}${guarded ? " --token TOKEN" : ""}`;
+
+// A board of its own joins with a token that is good for it alone, and is then an agent without options.
+const invite = (name) => {
+  const button = html("button", { type: "button", class: "small" }, "Make its command");
+  const said = html("p", { class: "said", role: "status" });
+  const part = html("div", {}, button, said);
+  button.addEventListener("click", async () => {
+    set(button, { "aria-busy": "true" });
+    try {
+      const { command } = await post("/api/invitations", { agent: name });
+      part.replaceChildren(
+        copyable(`${command} && d3bed agent`),
+        html("p", { class: "muted where" }, "Good for an hour, once. The token is not shown again."),
+      );
+    } catch (error) {
+      set(said, { class: "said failed" });
+      say(said, error.message);
+      set(button, { "aria-busy": null });
+    }
+  });
+  set(button, { "aria-label": `Make the command for ${name}` });
+  return part;
 };
 
 const KINDS = {
@@ -226,20 +249,19 @@ export const createWelcome = ({ card, list, hint }) => {
     if (!missing.length || key === shown) return;
     shown = key;
     const arrived = members.length - missing.length;
-    const needsServer = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
+    const alone = isLoopback(location.hostname);
     say(
       hint,
       `${arrived} of ${members.length} have arrived. ` +
-        (needsServer
-          ? "This server listens on this machine only: for agents on other boards start it with --host 0.0.0.0; it then prints TOKEN, and SERVER is its address."
-          : "TOKEN was printed when the server first started."),
+        (alone
+          ? "You reach this server as this machine only: for boards of their own start it with --host 0.0.0.0, and open this page by its address."
+          : "A board needs d3bed[agent] and the way to this address."),
     );
     list.replaceChildren(
       ...members
         .sort(([a, s], [b, t]) => TIERS.indexOf(s) - TIERS.indexOf(t) || a.localeCompare(b))
         .map(([name, tier]) => {
           const here = seen.has(name);
-          const words = commands(name, tier, location.origin, state.guarded);
           return html(
             "li",
             { "data-here": String(here), "data-agent": name },
@@ -255,9 +277,8 @@ export const createWelcome = ({ card, list, hint }) => {
               ? []
               : [
                   html("p", { class: "where muted" }, "on this machine"),
-                  copyable(words.here),
-                  html("p", { class: "where muted" }, "on a board of its own"),
-                  copyable(words.board),
+                  copyable(startHere(name, tier, location.origin, state.guarded)),
+                  ...(alone ? [] : [html("p", { class: "where muted" }, "on a board of its own"), invite(name)]),
                 ]),
           );
         }),

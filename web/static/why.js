@@ -37,6 +37,7 @@ export const createWhy = (box) => {
   const known = new Map();
   let timer = null;
   let wanted = null;
+  let shown = null;
 
   const show = (key, words) => {
     if (key !== wanted) return;
@@ -58,7 +59,7 @@ export const createWhy = (box) => {
     about: (vertex, pipeline) => {
       if (!vertex || !pipeline?.plan) {
         clearTimeout(timer);
-        wanted = null;
+        wanted = shown = null;
         say(box, "");
         return;
       }
@@ -70,7 +71,9 @@ export const createWhy = (box) => {
         show(key, known.get(key));
         return;
       }
-      say(box, "");
+      // After a switch of plan the old words stay until the new ones are here.
+      if (vertex.name !== shown) say(box, "");
+      shown = vertex.name;
       const path = `/api/pipelines/${encodeURIComponent(pipeline.id)}/why/${encodeURIComponent(vertex.name)}`;
       timer = setTimeout(() => ask(key, path), WAIT_MS);
     },
