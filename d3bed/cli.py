@@ -79,6 +79,10 @@ ToleranceOption = Annotated[
     float | None,
     typer.Option("--tolerance", help="Tiles may be so far off (relative), as 1e-5; 0: bit-identical."),
 ]
+EngineOption = Annotated[
+    str | None,
+    typer.Option("--engine", help="What computes: torch, onnx (faster, not bit-identical) or auto."),
+]
 CacheOption = Annotated[Path, typer.Option(help="Where profiles are kept.")]
 FramesOption = Annotated[int | None, typer.Option("--frames", "-f", help="Frames to answer.")]
 RateOption = Annotated[
@@ -127,6 +131,7 @@ def demo(
     tolerance: ToleranceOption = None,
     frames: FramesOption = None,
     rate: RateOption = None,
+    engine: EngineOption = None,
     headless: Annotated[
         bool,
         typer.Option(
@@ -165,6 +170,7 @@ def demo(
         frames=frames,
         rate_per_s=rate,
         port=port,
+        engine=engine,
     )
     if report is not None and not report.resolve().parent.is_dir():
         raise ConfigError("--report", "", f"no such folder: {report.parent}", "make it first")
@@ -295,6 +301,7 @@ def agent(
     cpus: Annotated[
         float | None, typer.Option(help="The cores that its control group gives it, as 0.2.", min=0.01)
     ] = None,
+    engine: EngineOption = None,
     token: TokenOption = None,
     identity: IdentityOption = IDENTITY,
     cache_dir: Annotated[Path, typer.Option(help="Where profiles are kept.")] = Path(".d3bed/cache"),
@@ -321,6 +328,7 @@ def agent(
         shaped=shaped,
         tc=tc,
         cpus=cpus,
+        engine=engine,
     )
     from d3bed.agent.agent import Agent
 

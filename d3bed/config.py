@@ -26,7 +26,7 @@ from d3bed.core.ids import AgentId, PipelineId, Tier
 from d3bed.core.joining import AGENT_NAME
 from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import ModelSpec
-from d3bed.core.models import ZOO
+from d3bed.core.models import ENGINES, TORCH, ZOO
 from d3bed.plan import STRATEGIES, Pin
 from d3bed.server.schema import Retention
 from d3bed.server.settings import TILINGS, PipelineSettings
@@ -67,6 +67,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: int = 0
     photos: str | None = None
+    engine: str = TORCH
 
 
 class _PinConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,6 +178,7 @@ def read_config(path: Path) -> Config:
             raise ConfigError(
                 where, f"{key}.speed", f"{agent.speed} is out of range", "use more than 0, at most 1"
             )
+        check_engine(agent.engine, where, f"{key}.engine")
     tiers = {agent.name: agent.tier for agent in file.agents}
     pipelines = tuple(_pipeline(where, name, p, tiers) for name, p in file.pipelines.items())
     retention = Retention(file.server.keep_days, round(file.server.keep_mb * 1e6))
@@ -256,6 +258,7 @@ def agent_settings(
     shaped: bool = False,
     tc: bool = False,
     cpus: float | None = None,
+    engine: str | None = None,
 ) -> AgentSettings:
     """An agent from its command line, with what is missing there from a config file, or from the identity of
     a board that joined. That counts only for its own server and name, and where no token is given."""
@@ -280,6 +283,8 @@ def agent_settings(
         raise ConfigError("--tier", "", f"no tier named {tier!r}", "use device, edge or cloud")
     if speed is not None and not 0 < speed <= 1:
         raise ConfigError("--speed", "", f"{speed} is out of range", "use more than 0, at most 1")
+    if engine is not None:
+        check_engine(engine, "--engine", "")
     if not re.match(r"https?://", server):
         raise ConfigError("--server", "", f"{server!r} is not an address", "write it as http://host:port")
     return AgentSettings(
@@ -296,6 +301,7 @@ def agent_settings(
         tc=tc,
         cpus=cpus,
         identity=identity if joined is not None else None,
+        engine=base.engine if engine is None else engine,
     )
 
 
@@ -317,6 +323,7 @@ def override(
     host: str | None = None,
     idle: bool = False,
     fixed: bool = False,
+    engine: str | None = None,
 ) -> Config:
     """The same configuration with what the command line says instead, in every pipeline.
 
@@ -324,6 +331,10 @@ def override(
     """
     if edges is not None:
         config = _with_edges(config, edges)
+    if engine is not None:
+        check_engine(engine, "--engine", "")
+        agents = tuple(msgspec.structs.replace(agent, engine=engine) for agent in config.agents)
+        config = msgspec.structs.replace(config, agents=agents)
     if model is not None:
         check_model(model, "--model", "")
     if weights is not None:
@@ -474,6 +485,11 @@ def _spec_here(module: str) -> object:
 def check_strategy(name: str, where: str, key: str) -> None:
     if name not in STRATEGIES:
         raise ConfigError(where, key, f"no strategy named {name!r}", near(name, list(STRATEGIES)))
+
+
+def check_engine(name: str, where: str, key: str) -> None:
+    if name not in ENGINES:
+        raise ConfigError(where, key, f"no engine named {name!r}", near(name, list(ENGINES)))
 
 
 def check_tiling(name: str, where: str, key: str) -> str:

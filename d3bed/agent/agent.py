@@ -24,12 +24,13 @@ from d3bed.agent.checks import check_link
 from d3bed.agent.clock import ClockOffset
 from d3bed.agent.compute import ComputeThread
 from d3bed.agent.control import resident_bytes, run_control
+from d3bed.agent.engines import chosen
 from d3bed.agent.executor import Executor
 from d3bed.agent.identity import change_credential, read_identity
 from d3bed.agent.links import Links
 from d3bed.agent.load import BusyProcesses
 from d3bed.agent.machine import read_machine
-from d3bed.agent.prepare import epoch_work
+from d3bed.agent.prepare import alone_on_host, epoch_work
 from d3bed.agent.profiler import ProfileCache
 from d3bed.agent.reporter import Reporter
 from d3bed.agent.sampling import Sampler
@@ -82,7 +83,7 @@ from d3bed.core.messages import (
     Welcome,
 )
 from d3bed.core.program import programs_for
-from d3bed.model import ENGINE, LoadedModel, fingerprint, load
+from d3bed.model import LoadedModel, fingerprint, load
 from d3bed.model.images import decoder, folder, shipped
 from d3bed.net import Listener, Sender, TrafficControl
 
@@ -286,7 +287,7 @@ class Agent:
             host=socket.gethostname(),
             data_address=reachable(self._listener.address, settings.server),
             speed=settings.speed,
-            engine=ENGINE,
+            engine=settings.engine,
             version=__version__,
             facts=self._facts,
             cpus=settings.cpus,
@@ -313,6 +314,10 @@ class Agent:
                 if key not in self._models:
                     self._threads = order.threads
                     model = await self._compute.run(lambda: self._load_model(spec, order.threads))
+                    async with alone_on_host(self.settings.cache_dir):
+                        model = await self._compute.run(
+                            lambda: chosen(model, self.settings.engine, self.settings.cache_dir)
+                        )
                     if self.settings.tier is Tier.DEVICE:
                         self._photos[key] = await self._compute.run(lambda: self._load_photos(model))
                     self._models[key] = model
@@ -324,10 +329,11 @@ class Agent:
             ModelLoaded(
                 spec,
                 loaded.graph,
-                fingerprint(order.threads),
+                fingerprint(order.threads, loaded.engine),
                 order.threads,
                 time.monotonic() - started_s,
                 decoder() if spec.encoded else "",
+                loaded.engine,
             )
         )
 
@@ -351,7 +357,7 @@ class Agent:
             if model is None:
                 self._reporter.fact(ModelFailed(order.model, "asked to profile a model that is not loaded"))
                 return
-            print_ = fingerprint(self._threads)
+            print_ = fingerprint(self._threads, model.engine)
             profile, cached = await self._compute.run(
                 lambda: self._profiles.profile(model, print_, self._threads, fresh=order.fresh)
             )
@@ -412,7 +418,7 @@ class Agent:
                 keep=frozenset(model.graph.results) if on_device else frozenset(),
                 compute=self._compute,
                 times_s=self._nominal_s.get(order.model.key),
-                fingerprint=fingerprint(self._threads),
+                fingerprint=fingerprint(self._threads, model.engine),
                 cache_dir=self.settings.cache_dir,
             )
         except (D3Error, OSError, TimeoutError, ValueError) as error:

@@ -18,15 +18,15 @@ from d3bed.core.program import Program
 from d3bed.model import LoadedModel, PreparedTile, compile_step, prepare_tiles
 from d3bed.net import Sender
 
-__all__ = ["epoch_work"]
+__all__ = ["alone_on_host", "epoch_work"]
 
 #: How often a busy lock is looked at.
 _LOCK_S = 0.05
 
 
 @contextlib.asynccontextmanager
-async def _alone_on_host(cache_dir: Path) -> AsyncIterator[None]:
-    """Agents that share a machine, and so a cache, time their tiles one after the other."""
+async def alone_on_host(cache_dir: Path) -> AsyncIterator[None]:
+    """Agents that share a machine, and so a cache, time their tiles and engines one after the other."""
     await asyncio.to_thread(cache_dir.mkdir, parents=True, exist_ok=True)
     with (cache_dir / "tiles.lock").open("w") as file:
         while True:
@@ -61,7 +61,7 @@ async def epoch_work(
     tiled = [step for step in program.steps if step.tile is not None]
     prepared: list[PreparedTile] = []
     if tiled:
-        async with _alone_on_host(cache_dir):
+        async with alone_on_host(cache_dir):
             prepared = await compute.run(
                 lambda: prepare_tiles(model, tiled, cache_dir, fingerprint, tolerance=order.tolerance)
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from d3bed.core.ids import AgentId, Tier
+from d3bed.core.models import TORCH
 
 __all__ = ["AgentSettings"]
 
@@ -20,7 +21,8 @@ class AgentSettings(msgspec.Struct, frozen=True):
     the photos that ship inside installed packages. `cache_dir` keeps profiles. `shaped`: its links will be
     held to emulated rates, which needs an event loop with finer timers (and rules out uvloop). `tc`: the
     kernel holds them, not user space. `cpus`: its control group lets the process have so many cores, or will
-    once it is ready; None: all there are.
+    once it is ready; None: all there are. `engine`: what runs its part of a network, one of
+    `ENGINES`.
     """
 
     agent: AgentId
@@ -36,6 +38,7 @@ class AgentSettings(msgspec.Struct, frozen=True):
     identity: Path | None = None
     tc: bool = False
     cpus: float | None = None
+    engine: str = TORCH
 
     @property
     def pace(self) -> float:

@@ -127,6 +127,20 @@ def bench_streams(
     )
 
 
+@bench.command("engines")
+def bench_engines(
+    json_file: JsonOption = None,
+    models: Annotated[
+        str, typer.Option(help="Comma-separated.")
+    ] = "alexnet,resnet18,darknet53,inception_v4,vgg16",
+    runs: Annotated[int, typer.Option(help="Timed runs of each, in turns; the shortest counts.")] = 7,
+) -> None:
+    """Whole networks at one thread: torch's eager module, d3bed's segments of it, and ONNX Runtime."""
+    from d3bed.bench.engines import run
+
+    run(json_file, console, models=models.split(","), runs=runs)
+
+
 @bench.command("predictor")
 def bench_predictor(
     json_file: JsonOption = None,

@@ -17,6 +17,7 @@ from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.joining import Machine
 from d3bed.core.measurements import BoardFacts, BoardSample, FrameReport, LinkShape, Span, Transfer
+from d3bed.core.models import TORCH
 from d3bed.core.plan import Plan
 
 __all__ = [
@@ -173,9 +174,10 @@ class CredentialKept(msgspec.Struct, frozen=True, tag=True):
 
 
 class ModelLoaded(msgspec.Struct, frozen=True, tag=True):
-    """The model is in memory. Equal fingerprints promise bit-identical results.
+    """The model is in memory. Equal fingerprints of torch's own engine promise bit-identical results.
 
-    `decoder` makes pixels of files, where the model takes those: equal ones promise equal pixels.
+    `engine` runs this agent's part of it: torch's operators or ONNX Runtime. `decoder` makes pixels of
+    files, where the model takes those: equal ones promise equal pixels.
     """
 
     model: ModelSpec
@@ -184,6 +186,7 @@ class ModelLoaded(msgspec.Struct, frozen=True, tag=True):
     threads: int
     took_s: float
     decoder: str = ""
+    engine: str = TORCH
 
 
 class ModelFailed(msgspec.Struct, frozen=True, tag=True):

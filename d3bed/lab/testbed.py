@@ -85,6 +85,7 @@ def agent_arguments(config: Config, name: str, base: str) -> list[str]:
     """The command line of an agent of the config, but for its speed and where it listens."""
     agent = config.agent(name)
     arguments = ["agent", "--name", agent.name, "--tier", agent.tier, "--server", base]
+    arguments += ["--engine", agent.engine]
     if any(pipeline.shapes for pipeline in config.pipelines):
         arguments.append("--shaped")
     if agent.photos is not None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from d3bed.core.models import ZOO
 from d3bed.model.exact import PreparedTile, prepare_tiles
-from d3bed.model.loading import ENGINE, LoadedModel, fingerprint, load
+from d3bed.model.loading import LoadedModel, fingerprint, load
 from d3bed.model.segment import compile_step
 from d3bed.model.tensors import from_wire, relative_error, to_wire
 
 __all__ = [
-    "ENGINE",
     "ZOO",
     "LoadedModel",
     "PreparedTile",

@@ -24,6 +24,7 @@ import torch
 
 from d3bed.core.errors import ConfigError
 from d3bed.core.graph import Value
+from d3bed.core.models import ONNX, TORCH
 from d3bed.core.program import Step
 from d3bed.core.regions import WHOLE
 from d3bed.core.tiles import Patch, Tile
@@ -88,15 +89,20 @@ def prepare_tiles(
     What was prepared before, for the same network and fingerprint, is read from `folder`. Else it takes
     about two passes through the network and six runs of each tile; `progress` is told how many of the
     tiles have been checked. Tiles are timed one after the other, as they run. With a `tolerance`, a kernel
-    that is off by no more than that, as `relative_error` counts, is as good as an exact one.
+    that is off by no more than that, as `relative_error` counts, is as good as an exact one. With ONNX
+    Runtime there is one way only, and what is checked against is still torch's.
     """
     cache = _Cache(folder, model, fingerprint, tolerance)
     verdicts = {step: verdict for step in steps if (verdict := cache.get(step)) is not None}
     new = [step for step in steps if step not in verdicts]
     calls = {step: compile_step(model, step, verdict.ways) for step, verdict in verdicts.items()}
     with torch.inference_mode():
-        ways = _ways(model, [patch for step in new for patch in _patches(step)], tolerance)
-        truth = _truth(model, {value.whole for step in new for value in (*step.takes, *step.makes)})
+        patches = [patch for step in new for patch in _patches(step) if model.engine != ONNX]
+        ways = _ways(model, patches, tolerance)
+        truth = _truth(
+            dataclasses.replace(model, engine=TORCH),
+            {value.whole for step in new for value in (*step.takes, *step.makes)},
+        )
         found = {}
         for number, step in enumerate(new, len(verdicts) + 1):
             mine = {p.vertex: ways[p] for p in _patches(step) if ways.get(p, Way.PACKED) is not Way.PACKED}

@@ -14,14 +14,13 @@ from torch.utils import _pytree as pytree
 from d3bed.core.errors import ModelError
 from d3bed.core.graph import Graph, TensorSpec
 from d3bed.core.messages import ModelSpec
-from d3bed.model import weights, zoo
+from d3bed.core.models import ONNX, TORCH
+from d3bed.model import sessions, weights, zoo
 from d3bed.model.export import decode, export_module, flatten, normalise, read_pt2, with_decode
 from d3bed.model.packing import packable
 from d3bed.model.vertices import Body, vertices_of
 
-__all__ = ["ENGINE", "LoadedModel", "fingerprint", "load"]
-
-ENGINE = "eager"
+__all__ = ["LoadedModel", "fingerprint", "load"]
 
 Whole = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
@@ -32,7 +31,7 @@ class LoadedModel:
 
     `whole` is the undivided eager module, normalising included: uint8 `[1, 3, H, W]` (`input`; float32
     with `spec.floats`) → the graph's results in order. It is the reference that segments must equal bit for
-    bit.
+    bit, or where `engine` is not torch's, closely. `threads` are the intra-op threads that it runs with.
     """
 
     spec: ModelSpec
@@ -40,6 +39,8 @@ class LoadedModel:
     whole: Whole
     input: TensorSpec
     body: Body
+    engine: str = TORCH
+    threads: int = 1
 
 
 def load(spec: ModelSpec) -> LoadedModel:
@@ -86,11 +87,19 @@ def load(spec: ModelSpec) -> LoadedModel:
             first = image.clone() if takes_uint8 else normalise(image, mean_, std_)
             return tuple(pytree.tree_leaves(module(first)))
 
-    return LoadedModel(spec, graph, whole, takes, replace(body, packable=packable(graph, body)))
+    return LoadedModel(
+        spec,
+        graph,
+        whole,
+        takes,
+        replace(body, packable=packable(graph, body)),
+        threads=torch.get_num_threads(),
+    )
 
 
-def fingerprint(threads: int) -> str:
-    """What decides how sums are rounded; equal fingerprints promise bit-identical results."""
+def fingerprint(threads: int, engine: str = TORCH) -> str:
+    """What decides how sums are rounded; equal ones of torch's own engine promise bit-identical results."""
     capability = torch.backends.cpu.get_cpu_capability()
     cores = f"{threads} thread" + ("" if threads == 1 else "s")
-    return f"torch {torch.__version__}, {platform.machine()} {capability}, {cores}, cpu, {ENGINE}"
+    runs = f"onnxruntime {sessions.version()}" if engine == ONNX else "eager"
+    return f"torch {torch.__version__}, {platform.machine()} {capability}, {cores}, cpu, {runs}"

@@ -3,6 +3,7 @@
 The operators of the vertices become a small fx graph whose generated Python is called: as fast as the
 undivided module, and it forgets every tensor after its last use. Weights are shared, not copied, but for
 those of convolutions, which are packed once (`packing`): so a segment is faster than the module's part.
+With the engine `onnx` it calls sessions of ONNX Runtime instead (`sessions`), which have copies of them.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from d3bed.core.models import ONNX
 from d3bed.core.program import Step
 from d3bed.model.packing import RUN_PACKED, prepacked
+from d3bed.model.sessions import with_sessions
 from d3bed.model.tiles import Way, rectangles_graph, tile_graph
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ def compile_step(
     else:
         graph, extra = _vertices_graph(model, step)
         constants = {**constants, **extra}
+    if model.engine == ONNX and step.vertices:
+        graph = with_sessions(graph, constants, [model.graph.spec(v) for v in step.takes], model.threads)
     read = {str(node.target): constants[str(node.target)] for node in graph.find_nodes(op="get_attr")}
     forward: Callable[..., tuple[torch.Tensor, ...]] = fx.GraphModule(read, graph, "Step").forward
     return forward
@@ -62,7 +67,7 @@ def _vertices_graph(model: LoadedModel, step: Step) -> tuple[fx.Graph, dict[str,
     for vertex in step.vertices:
         head, *others = body.nodes[vertex]
         window = model.graph.vertices[vertex].window
-        if vertex in body.packable and window is not None:
+        if vertex in body.packable and window is not None and model.engine != ONNX:
             name = f"packed_{vertex}"
             size = tuple(head.all_input_nodes[0].meta["val"].shape)
             extra[name] = prepacked(body.constants, head, window, size, window.padding)

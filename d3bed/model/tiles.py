@@ -4,6 +4,7 @@ Every vertex crops its inputs to what its patch reads; a convolution or pool see
 window really leaves the map. What would round differently on a small map is made to round as on the whole:
 - a convolution runs the kernel that torch would choose for the whole map, not the tile's, and where that
   is not enough, it runs on a map of the whole size: see `Way`. `exact` finds out which patches need what;
+- (ONNX Runtime rounds as it likes: there nothing of this is done, and tiles are only close)
 - any other operator that may round the last few positions of a map differently runs at the whole size,
   too: vector code computes what fills its registers, other code the rest.
 """
@@ -20,6 +21,7 @@ from torch import fx
 from torch.nn import functional
 
 from d3bed.core.graph import Value, Window
+from d3bed.core.models import ONNX
 from d3bed.core.program import Step
 from d3bed.core.regions import WHOLE, Padding, Region, Span, divisors
 from d3bed.core.tiles import Patch, Tile, map_size
@@ -180,7 +182,7 @@ class _Builder:
             for node in dict.fromkeys(n for b in body for n in b.all_input_nodes if n in self._value_of):
                 if node not in body:
                     made[node] = take(self._value_of[node], patch.reads)
-        steady = all(map(_steady, behind))
+        steady = self._model.engine == ONNX or all(map(_steady, behind))
         if not steady:
             size = map_size(self._model.graph, sink)
             made = {node: self._call(_canvas, new, size, _box(patch.makes)) for node, new in made.items()}
@@ -230,6 +232,9 @@ class _Builder:
         read = self._frame(source, patch.reads, beside)
         stride, dilation, groups = list(window.stride), list(window.dilation), window.groups
         weight, bias = arguments(head)["weight"], arguments(head)["bias"]
+        if self._model.engine == ONNX:
+            operands = read, self._constant(weight), self._constant(bias) if bias is not None else None
+            return self._call(aten.conv2d.default, *operands, stride, padding, dilation, groups)
         backend = kernels_of(self._model.body.constants, head, window, self._model.graph.spec(source))
         if backend == "Mkldnn" and way is Way.PACKED:
             heights, widths = beside.top + beside.bottom, beside.left + beside.right

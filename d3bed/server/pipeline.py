@@ -23,6 +23,7 @@ from d3bed.core.epochs import EpochLife
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, Tier
 from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import Abandon, ModelSpec, Prepare, Retire, Route, TileReady
+from d3bed.core.models import CLOSE, TORCH
 from d3bed.plan import Basis, Choice, Patience, changes, judge
 from d3bed.server.decisions import Decisions
 from d3bed.server.distrust import IN_A_ROW, Distrust
@@ -350,7 +351,13 @@ class Pipeline:
         epoch = next((each for each in lead.group if each.number == number), None) if lead else None
         if lead is None or epoch is None:
             return
-        if inexact := [t for t in tiles if not t.identical and not self.settings.tolerates(t.max_rel_err)]:
+        loaded = self.world.agents[agent].loaded.get(epoch.wish.model)
+        close = CLOSE if loaded is not None and loaded.engine != TORCH else 0.0  # it promises no bits
+        if inexact := [
+            t
+            for t in tiles
+            if not (t.identical or 0 < close >= t.max_rel_err or self.settings.tolerates(t.max_rel_err))
+        ]:
             block = self._distrust.never_tile(epoch, inexact)
             self.want(f"{epoch.wish.cause} (tiles of {block} on {agent} differ from the undivided network)")
             return

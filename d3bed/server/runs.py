@@ -134,7 +134,7 @@ def _agent(record: AgentRecord) -> AgentReport:
         pid=register.pid,
         data_address=register.data_address,
         speed=register.speed,
-        engine=register.engine,
+        engine=loaded.engine if loaded else register.engine,
         threads=loaded.threads if loaded else None,
         fingerprint=loaded.fingerprint if loaded else None,
         cpus=register.cpus,

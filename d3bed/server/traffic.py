@@ -13,6 +13,7 @@ import msgspec
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, Epoch, Tier
 from d3bed.core.measurements import FrameReport, Span, SpanKind, Transfer
+from d3bed.core.models import CLOSE, TORCH
 from d3bed.plan import Segment
 from d3bed.plan.vsm import TileCosts
 from d3bed.server.circumstances import Witness
@@ -82,7 +83,8 @@ class Traffic:
                 made = pipe.decisions.answered(frame, epoch.lead, pipe.stream.in_flight)
                 if made is not None:
                     pipe.measured(made)
-            off = frame.identical is False and self._same_fingerprint(epoch)
+            far = (frame.max_rel_err or 0.0) > CLOSE
+            off = frame.identical is False and (far or self._promises_bits(epoch))
             tolerated = bool(epoch.plan.tiles) and self._pipeline.settings.tolerates(frame.max_rel_err)
             if off and not tolerated and not epoch.differed:
                 epoch.differed = True
@@ -263,7 +265,7 @@ class Traffic:
             latency_s=numbers.latency_s if numbers else LatencyView(),
             compute_s=numbers.compute_s if numbers else {},
             emulated=bool(pipe.settings.shapes) or self._is_slowed(),
-            same_fingerprint=epoch is not None and self._same_fingerprint(epoch),
+            same_fingerprint=epoch is not None and self._promises_bits(epoch),
             run=run.id if run else None,
             counting=pipe.stream.is_counting,
             tiles=self._tiles(epoch) if epoch else (),
@@ -305,9 +307,8 @@ class Traffic:
         members = (agents[a].register for a in self._pipeline.settings.tiers if a in agents)
         return any(register.speed != 1 or register.cpus is not None for register in members)
 
-    def _same_fingerprint(self, epoch: PlannedEpoch) -> bool:
-        found = set()
-        for agent in epoch.agents:
-            loaded = self._world.agents[agent].loaded.get(epoch.wish.model)
-            found.add(loaded.fingerprint if loaded else None)
-        return len(found) == 1 and None not in found
+    def _promises_bits(self, epoch: PlannedEpoch) -> bool:
+        """Whether answers must have the undivided network's bits: all compute alike, and by torch."""
+        loaded = [self._world.agents[agent].loaded.get(epoch.wish.model) for agent in epoch.agents]
+        alike = len({each.fingerprint if each else None for each in loaded}) == 1
+        return alike and all(each is not None and each.engine == TORCH for each in loaded)

@@ -148,7 +148,7 @@ class AgentRecord:
             host=register.host,
             data_address=register.data_address,
             speed=self.emulated_speed,
-            engine=register.engine,
+            engine=loaded.engine if loaded else register.engine,
             version=register.version,
             threads=loaded.threads if loaded else None,
             fingerprint=loaded.fingerprint if loaded else None,

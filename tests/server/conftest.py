@@ -101,7 +101,7 @@ class Script:
         self.tier = TIER_OF[agent]
         self.layers = layers
         self.kind, self.size = kind, size
-        self.decoder = ""
+        self.decoder, self.engine = "", "torch"
         self.speed = 1.0
         self.slower = 1.0
         self.links: dict[AgentId, float] = {}  # bytes/s, where they are not 1e7
@@ -130,6 +130,7 @@ class Script:
                         threads,
                         0.5,
                         self.decoder,
+                        self.engine,
                     )
                 ]
             case ProfileModel(model):
@@ -168,7 +169,8 @@ class Script:
 class Stage:
     """The coordinator with scripted agents, the real planner and a clock that tests turn.
 
-    `kind` and `size` are of the layers and maps of agents that join, `decoders` what they decode with.
+    `kind` and `size` are of the layers and maps of agents that join, `decoders` and `engines`
+    what they decode and compute with.
     """
 
     def __init__(self, settings: ServerSettings, *, last_epoch: int = 0) -> None:
@@ -189,6 +191,7 @@ class Stage:
         self.hold_plans = False
         self.kind, self.size = "conv2d", 8
         self.decoders: dict[AgentId, str] = {}
+        self.engines: dict[AgentId, str] = {}
         self._joined = 0
         self._events: deque[Event] = deque()
 
@@ -228,7 +231,7 @@ class Stage:
         for agent in agents:
             script = Script(agent, layers=layers, kind=self.kind, size=self.size)
             script.speed = speed
-            script.decoder = self.decoders.get(agent, "")
+            script.decoder, script.engine = self.decoders.get(agent, ""), self.engines.get(agent, "torch")
             if silent is not None:
                 script.silent.add(silent)
             self._joined += 1

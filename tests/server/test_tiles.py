@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
-from d3bed.core.measurements import Span, SpanKind
+from d3bed.core.measurements import FrameReport, Span, SpanKind
 from d3bed.core.messages import (
     Abandon,
     Drained,
     FrameRescued,
+    FramesAnswered,
     LinkLost,
     Prepare,
     Ready,
@@ -104,6 +105,33 @@ def test_tiles_beyond_the_tolerance_are_replaced(off: float, make_stage: MakeSta
     place = tiled.block.vertices[0], tiled.block.vertices[-1]
     stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0), False, 0, off),)))
     assert stage.states()[1] == "failed"
+
+
+@pytest.mark.parametrize(("off", "used"), [(3e-7, True), (2e-5, False), (float("nan"), False)])
+def test_tiles_of_an_engine_that_promises_no_bits_need_only_be_close(
+    off: float, used: bool, stage: Stage
+) -> None:
+    stage.engines[EDGE_2] = "onnx"
+    stage.join(DEVICE, EDGE_1, CLOUD)
+    stage.join(EDGE_2, silent=Prepare)
+    tiled = prepared(stage, EDGE_2)[0].plan.tiles[0]
+    place = tiled.block.vertices[0], tiled.block.vertices[-1]
+    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0), False, 0, off),)))
+    assert (stage.active == 1) == used
+
+
+def test_where_an_engine_promises_no_bits_an_answer_is_noted_only_if_it_is_far_off(stage: Stage) -> None:
+    stage.engines[EDGE_1] = "onnx"
+    stage.join_all()
+    assert not stage.coordinator.view(DEMO).same_fingerprint
+    close, far = (
+        FrameReport(FrameId(n), Epoch(1), "cat.jpg", 1.0, 1.3, "cat", 1, False, off)
+        for n, off in ((1, 4e-7), (2, 4e-3))
+    )
+    stage.say(DEVICE, FramesAnswered(DEMO, 1, (close,)))
+    assert not any("differs" in text for text in stage.notes("error"))
+    stage.say(DEVICE, FramesAnswered(DEMO, 2, (far,)))
+    assert any("frame 2 differs" in text for text in stage.notes("error"))
 
 
 def test_a_lost_helper_costs_a_plan_but_no_frame(stage: Stage) -> None:
