@@ -68,6 +68,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int = 0
     photos: str | None = None
     engine: str = TORCH
+    models_mb: float = 4000.0
 
 
 class _PinConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,6 +180,10 @@ def read_config(path: Path) -> Config:
                 where, f"{key}.speed", f"{agent.speed} is out of range", "use more than 0, at most 1"
             )
         check_engine(agent.engine, where, f"{key}.engine")
+        if not 0 <= agent.models_mb < float("inf"):
+            raise ConfigError(
+                where, f"{key}.models_mb", f"{agent.models_mb} is out of range", "use 0 or more"
+            )
     tiers = {agent.name: agent.tier for agent in file.agents}
     pipelines = tuple(_pipeline(where, name, p, tiers) for name, p in file.pipelines.items())
     retention = Retention(file.server.keep_days, round(file.server.keep_mb * 1e6))
@@ -302,6 +307,7 @@ def agent_settings(
         cpus=cpus,
         identity=identity if joined is not None else None,
         engine=base.engine if engine is None else engine,
+        models_bytes=round(base.models_mb * 1e6),
     )
 
 

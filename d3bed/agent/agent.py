@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import assert_never
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ from d3bed.agent.compute import ComputeThread
 from d3bed.agent.control import resident_bytes, run_control
 from d3bed.agent.engines import chosen
 from d3bed.agent.executor import Executor
+from d3bed.agent.files import FileStore
 from d3bed.agent.identity import change_credential, read_identity
 from d3bed.agent.links import Links
 from d3bed.agent.load import BusyProcesses
@@ -52,6 +53,7 @@ from d3bed.core.messages import (
     CredentialKept,
     CutOff,
     Drained,
+    Fetching,
     Heartbeat,
     LinkFailed,
     LinkMeasured,
@@ -94,6 +96,9 @@ _log = logging.getLogger(__name__)
 #: After so long without a word from the server (it answers a clock ping every 4 s) it counts as gone.
 SERVER_GONE_S = 8.0
 
+#: How often the server is told how far files on their way are.
+PROGRESS_S = 0.5
+
 
 class Agent:
     """The state of one agent process; `run` lives until the server says stop or it is cancelled."""
@@ -109,6 +114,9 @@ class Agent:
         self._sampler = Sampler(self._executor)
         self._links = Links(settings.agent, TrafficControl() if settings.tc else None)
         self._profiles = ProfileCache(settings.cache_dir)
+        self._files = FileStore(
+            settings.cache_dir / "models", settings.server, lambda: self._token, settings.models_bytes
+        )
         self._threads = 1
         self._models: dict[str, LoadedModel] = {}
         self._photos: dict[str, list[Photo]] = {}
@@ -162,6 +170,7 @@ class Agent:
             if control.done():
                 await control
         finally:
+            self._files.close()
             for task in (control, stopped, *self._tasks):
                 task.cancel()
             await asyncio.gather(control, stopped, *self._tasks, return_exceptions=True)
@@ -309,11 +318,16 @@ class Agent:
     async def _load(self, order: LoadModel) -> None:
         started_s = time.monotonic()
         spec, key = order.model, order.model.key
+        try:
+            files = await self._fetch(spec) if key not in self._models else {}
+        except ConfigError as error:
+            self._reporter.fact(ModelFailed(spec, str(error)))
+            return
         async with self._one_at_a_time:
             try:
                 if key not in self._models:
                     self._threads = order.threads
-                    model = await self._compute.run(lambda: self._load_model(spec, order.threads))
+                    model = await self._compute.run(lambda: self._load_model(spec, order.threads, files))
                     async with alone_on_host(self.settings.cache_dir):
                         model = await self._compute.run(
                             lambda: chosen(model, self.settings.engine, self.settings.cache_dir)
@@ -337,11 +351,31 @@ class Agent:
             )
         )
 
-    def _load_model(self, spec: ModelSpec, threads: int) -> LoadedModel:
+    async def _fetch(self, spec: ModelSpec) -> dict[str, Path]:
+        """Files of a model that the server has, by the names that it gives them. Raises `ModelError`."""
+        found: dict[str, Path] = {}
+        of_bytes = sum(file.size for file in spec.files)
+        used = {file.sha256 for file in spec.files}
+        told_s = 0.0
+
+        def progress(done_bytes: int) -> None:
+            nonlocal told_s
+            if time.monotonic() - told_s > PROGRESS_S:
+                told_s = time.monotonic()
+                loop.call_soon_threadsafe(self._reporter.fact, Fetching(spec, done_bytes, of_bytes))
+
+        loop = asyncio.get_running_loop()
+        for file in spec.files:
+            found[file.path] = await asyncio.to_thread(self._files.fetch, file, used, progress)
+        if found:
+            self._reporter.fact(Fetching(spec, of_bytes, of_bytes))
+        return found
+
+    def _load_model(self, spec: ModelSpec, threads: int, files: Mapping[str, Path]) -> LoadedModel:
         torch.set_num_threads(threads)
         # Loading and exporting build parameters, which inference mode would spoil for good.
         with torch.inference_mode(False):
-            return load(spec)
+            return load(spec, files)
 
     def _load_photos(self, model: LoadedModel) -> list[Photo]:
         where = self.settings.photos

@@ -22,7 +22,7 @@ class AgentSettings(msgspec.Struct, frozen=True):
     held to emulated rates, which needs an event loop with finer timers (and rules out uvloop). `tc`: the
     kernel holds them, not user space. `cpus`: its control group lets the process have so many cores, or will
     once it is ready; None: all there are. `engine`: what runs its part of a network, one of
-    `ENGINES`.
+    `ENGINES`. `models_bytes`: how much of the disk files of models may take.
     """
 
     agent: AgentId
@@ -39,6 +39,7 @@ class AgentSettings(msgspec.Struct, frozen=True):
     tc: bool = False
     cpus: float | None = None
     engine: str = TORCH
+    models_bytes: int = 4_000_000_000
 
     @property
     def pace(self) -> float:

@@ -17,7 +17,7 @@ from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.joining import Machine
 from d3bed.core.measurements import BoardFacts, BoardSample, FrameReport, LinkShape, Span, Transfer
-from d3bed.core.models import TORCH
+from d3bed.core.models import TORCH, ModelFile, ModelSpec
 from d3bed.core.plan import Plan
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "CredentialKept",
     "CutOff",
     "Drained",
+    "Fetching",
     "FrameFailed",
     "FrameRescued",
     "FramesAnswered",
@@ -47,6 +48,7 @@ __all__ = [
     "LoadModel",
     "MeasureLinks",
     "ModelFailed",
+    "ModelFile",
     "ModelLoaded",
     "ModelSpec",
     "NewCredential",
@@ -82,28 +84,6 @@ CRASHED = 137
 
 #: Largest control message: the graph of a network of some thousand vertices fits well.
 MAX_CONTROL_BYTES = 8 * 2**20
-
-
-class ModelSpec(msgspec.Struct, frozen=True):
-    """Which model: a zoo name, `package.module:factory` or a `.pt2` path; `weights` as in the zoo.
-
-    `input` is [C, H, W]; None leaves it to the model. Unless `encoded` (bytes of a usual file) is 0,
-    vertex 0 is an image file, not pixels; with `floats` its pixels are float32, as in the papers of
-    others, and not uint8. Two agents that load equal specs make equal graphs and equal
-    weights. `name` of equal specs is equal, so `key` may be used to tell them apart.
-    """
-
-    name: str
-    weights: str = "random:0"
-    input: tuple[int, int, int] | None = None
-    encoded: int = 0
-    floats: bool = False
-
-    @property
-    def key(self) -> str:
-        size = "x".join(map(str, self.input)) if self.input else "default"
-        pixels = f"@{self.encoded}" * bool(self.encoded) + "@float32" * self.floats
-        return f"{self.name}@{self.weights}@{size}{pixels}"
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -187,6 +167,14 @@ class ModelLoaded(msgspec.Struct, frozen=True, tag=True):
     took_s: float
     decoder: str = ""
     engine: str = TORCH
+
+
+class Fetching(msgspec.Struct, frozen=True, tag=True):
+    """Files of a model are on their way to this board: so many of so many bytes."""
+
+    model: ModelSpec
+    done_bytes: int
+    of_bytes: int
 
 
 class ModelFailed(msgspec.Struct, frozen=True, tag=True):
@@ -354,6 +342,7 @@ FromAgent = (
     | ClockPing
     | CredentialKept
     | ModelLoaded
+    | Fetching
     | ModelFailed
     | Profiled
     | SpeedSampled

@@ -258,7 +258,13 @@ class _Cache:
     def __init__(self, folder: Path, model: LoadedModel, fingerprint: str, tolerance: float) -> None:
         self._folder = Path(folder)
         self._digest = model.graph.digest
-        self._key = (_FORMAT, self._digest, model.spec.weights, fingerprint, repr(tolerance))
+        self._key = (
+            _FORMAT,
+            self._digest,
+            model.spec.weights + model.spec.contents,
+            fingerprint,
+            repr(tolerance),
+        )
 
     def get(self, step: Step) -> _Verdict | None:
         """An unreadable or foreign file counts as none."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -43,14 +44,16 @@ class LoadedModel:
     threads: int = 1
 
 
-def load(spec: ModelSpec) -> LoadedModel:
+def load(spec: ModelSpec, files: Mapping[str, Path] = MappingProxyType({})) -> LoadedModel:
     """Build, fill and export a network; takes seconds. Raises `ModelError`.
 
     Call it with the intra-op threads that the network will run with: they decide which kernels do.
 
     A `.pt2` file brings its own weights: they are used unless `spec.weights` is a `.safetensors` file.
-    Weights `pretrained` of a user's factory are those that the factory gave.
+    Weights `pretrained` of a user's factory are those that the factory gave. `files`: where files that the
+    spec names were put.
     """
+    weights_file = files.get(spec.weights, Path(spec.weights))
     from_file, pretrained = spec.weights.endswith(".safetensors"), spec.weights == "pretrained"
     seed = None if from_file or pretrained else weights.seed_of(spec.weights)
     if spec.name.endswith(".pt2"):
@@ -58,12 +61,12 @@ def load(spec: ModelSpec) -> LoadedModel:
         module: nn.Module = program.module()
         mean, std = zoo.IMAGENET
         if from_file:
-            weights.load_file(module, Path(spec.weights))
+            weights.load_file(module, weights_file)
     else:
         built = zoo.build(spec.name, spec.input, pretrained)
         module, mean, std = built.module, built.mean, built.std
         if from_file:
-            weights.load_file(module, Path(spec.weights))
+            weights.load_file(module, weights_file)
         elif seed is not None:
             weights.randomise(module, seed)
         program = export_module(spec.name, module, torch.zeros(1, *built.input))

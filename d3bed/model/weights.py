@@ -13,9 +13,9 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -82,16 +82,20 @@ def _fill(tensor: torch.Tensor, key: str, low: float, high: float) -> None:
 
 @torch.no_grad()
 def load_file(module: nn.Module, path: Path) -> None:
-    """Copy a `.safetensors` file into the module's own tensors.
+    """Copy a `.safetensors` file into the module's own tensors, one after the other out of the mapped file.
 
-    Copied, not mapped: a weight that lies misaligned in a mapped file takes another kernel, which rounds
-    differently. Raises `ModelError` naming what is missing, unexpected or of another shape.
+    Copied, not mapped for good: a weight that lies misaligned in a mapped file takes another kernel, which
+    rounds differently. Raises `ModelError` naming what is missing, unexpected or of another shape.
     """
     try:
-        found = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            _copy(module.state_dict(), file, path)
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(str(path), "weights", f"cannot be read: {error}", "check the file") from error
-    wanted = module.state_dict()
+
+
+def _copy(wanted: dict[str, torch.Tensor], file: Any, path: Path) -> None:
+    found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     present = {wanted[name].data_ptr() for name in wanted.keys() & found.keys()}
     problems = {
         "missing": [
@@ -102,13 +106,13 @@ def load_file(module: nn.Module, path: Path) -> None:
             and not n.endswith("num_batches_tracked")
         ],
         "unexpected": [n for n in found if n not in wanted],
-        "of another shape": [n for n in wanted if n in found and wanted[n].shape != found[n].shape],
+        "of another shape": [n for n in wanted if n in found and tuple(wanted[n].shape) != found[n]],
     }
     told = "; ".join(f"{len(names)} {what}: {_few(names)}" for what, names in problems.items() if names)
     if told:
         raise ModelError(str(path), "weights", told, "save the state_dict of this very model")
-    for name, tensor in found.items():
-        wanted[name].copy_(tensor)
+    for name in found:
+        wanted[name].copy_(file.get_tensor(name))
 
 
 def _few(names: list[str]) -> str:

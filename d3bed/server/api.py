@@ -232,7 +232,9 @@ class Api:
                 f"model: unknown model {body.model!r}; known: {known}, package.module:factory, a .pt2 file",
             )
         camera = self._coordinator.pipelines[name].settings.model  # it gives files or pixels to any network
-        spec = ModelSpec(body.model, body.weights, body.input, camera.encoded, camera.floats)
+        spec = await self._runner.files.stamped(
+            ModelSpec(body.model, body.weights, body.input, camera.encoded, camera.floats)
+        )
         return self._order(ChangeModel(name, spec, body.by))
 
     async def start(self, id: str, body: RunOrder) -> Accepted:

@@ -21,6 +21,7 @@ from d3bed.server.auth import is_loopback, kept_secret
 from d3bed.server.coordinator import Coordinator
 from d3bed.server.credentials import Denied
 from d3bed.server.doctor import Doctor
+from d3bed.server.files import FILE, ModelFiles
 from d3bed.server.guard import CONTROL, add_login, guard
 from d3bed.server.metrics import CONTENT_TYPE, exposition
 from d3bed.server.pages import AsPage, StaticFiles, page, report, web_files
@@ -79,6 +80,8 @@ async def _serve(
             tell(f"token for agents and for changes (kept in {settings.data_dir / 'token'}): {token}\n")
     this = await asyncio.to_thread(about)
     store.put("servers", {"boot": store.boot, "at_s": time.time(), "data": this})
+    files = ModelFiles()
+    settings = await files.stamped_all(settings)
     link_secret, _ = kept_secret(settings.data_dir / "link-secret")
     trust = Trust(settings.data_dir, token)
     coordinator = Coordinator(
@@ -90,7 +93,7 @@ async def _serve(
         last_epoch=store.last_epoch,
     )
     coordinator.guarded = token is not None
-    runner = Runner(coordinator, store, make_clock())
+    runner = Runner(coordinator, store, make_clock(), files)
     trust.attach(runner)
     app = make_app(runner, this, trust, loopback=is_loopback(settings.host), as_page=as_page)
     web_runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
@@ -141,6 +144,7 @@ def make_app(
     app.router.add_get("/metrics", _metrics(runner, this))
     app.router.add_get(CONTROL, sockets.agent)
     add_login(app, trust)
+    app.router.add_get(FILE, runner.files.get)
     app.router.add_get("/ws/events", sockets.events)
     place = web_files()
     files = StaticFiles(place / "static")

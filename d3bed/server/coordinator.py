@@ -24,6 +24,7 @@ from d3bed.core.messages import (
     Crash,
     CutOff,
     Drained,
+    Fetching,
     FrameFailed,
     FrameRescued,
     FramesAnswered,
@@ -384,6 +385,9 @@ class Coordinator:
                 shared = self._graphs.setdefault(message.graph.digest, message.graph)
                 record.loaded[model] = record.last_loaded = msgspec.structs.replace(message, graph=shared)
                 world.publish("agent", record.view(world.now))
+            case Fetching(model, done_bytes, of_bytes):
+                record.fetched = done_bytes, of_bytes
+                world.fetching(agent, model)
             case ModelFailed(model, problem):
                 record.due.pop(("load", model), None)
                 record.due.pop(("profile", model), None)

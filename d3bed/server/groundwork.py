@@ -40,7 +40,12 @@ class Groundwork:
         waiting = [agent for agent in members if model not in self._world.agents[agent].loaded]
         for agent in waiting:
             self._world.order_load(agent, model, self.settings.threads)
-        return ("loading", f"{', '.join(waiting)} load {model.name}") if waiting else None
+        return ("loading", f"{', '.join(map(self._loading, waiting))} load {model.name}") if waiting else None
+
+    def _loading(self, agent: AgentId) -> str:
+        """An agent, with how much of the model's files it has, where they are on their way."""
+        done, of = self._world.agents[agent].fetched
+        return f"{agent} ({done / 1e6:.0f} of {of / 1e6:.0f} MB)" if done < of else agent
 
     def disagreement(self, model: ModelSpec, members: dict[AgentId, Tier]) -> str | None:
         """Vertex numbers mean the same everywhere only if all exported equal graphs."""

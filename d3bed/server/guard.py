@@ -13,6 +13,7 @@ from d3bed.server.api import ROUTES
 from d3bed.server.auth import is_foreign_host, is_foreign_origin
 from d3bed.server.credentials import Denied
 from d3bed.server.door import CALLER, SESSION_S, Caller
+from d3bed.server.files import FILE
 from d3bed.server.routing import ApiError, decode, json_response
 from d3bed.server.trust import LoginOrder, Outcome, Trust
 
@@ -41,7 +42,7 @@ def guard(trust: Trust, *, loopback: bool) -> Middleware:
         path = _path(request)
         try:
             caller = request[CALLER] = _caller(trust, request)
-            if changes or path == CONTROL or path in _GUARDED:
+            if changes or path in (CONTROL, FILE) or path in _GUARDED:
                 _check(caller, path)
         except Denied as denied:
             who, what = denied.name or "stranger", f"{request.method} {path}"
@@ -81,7 +82,7 @@ def _check(caller: Caller, path: str) -> None:
         return
     if caller.kind == "nobody":
         raise Denied(401, _NEEDED)
-    if caller.kind == "agent" and path != CONTROL:
+    if caller.kind == "agent" and path not in (CONTROL, FILE):
         raise Denied(403, "an agent's credential may not do this", name=caller.who)
     if caller.kind == "invited" and path != _JOIN:
         raise Denied(403, "a join token is for d3bed join alone", name=caller.who)

@@ -32,6 +32,7 @@ from d3bed.server.events import (
     Ticked,
 )
 from d3bed.server.feed import Feed
+from d3bed.server.files import ModelFiles
 from d3bed.server.store import Store
 
 __all__ = ["BATCH_S", "AgentConnection", "Runner", "choice_for", "make_clock"]
@@ -59,7 +60,14 @@ class AgentConnection(Protocol):
 class Runner:
     """Owns the coordinator. Call `submit` on the event loop only."""
 
-    def __init__(self, coordinator: Coordinator, store: Store, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        store: Store,
+        clock: Callable[[], float],
+        files: ModelFiles | None = None,
+    ) -> None:
+        self.files = files or ModelFiles()
         self.coordinator = coordinator
         self.store = store
         self.clock = clock

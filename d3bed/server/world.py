@@ -85,6 +85,8 @@ class AgentRecord:
     speed: float | None = None
     processes: int = 0
     last_loaded: ModelLoaded | None = None
+    #: Bytes of a model's files that came, and how many there are.
+    fetched: tuple[int, int] = (0, 0)
 
     @property
     def emulated_speed(self) -> float:
@@ -323,6 +325,12 @@ class World:
 
     def order_load(self, agent: AgentId, model: ModelSpec, threads: int) -> None:
         self._order(agent, ("load", model), LOAD_S, LoadModel(model, threads))
+
+    def fetching(self, agent: AgentId, model: ModelSpec) -> None:
+        """Files are on their way: it loads once they are there."""
+        due = self.agents[agent].due
+        if ("load", model) in due:
+            due["load", model] = self.now + LOAD_S
 
     def order_profile(self, agent: AgentId, model: ModelSpec, *, fresh: bool = False) -> bool:
         """Waits (does nothing) while another agent of the host profiles or links are measured. With `fresh`
