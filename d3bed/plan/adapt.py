@@ -39,8 +39,9 @@ FACTOR_BAND, RATE_BAND = 1.25, 1.25
 LATENCY_SLACK_S = 0.005
 #: Bands reach over at least so many of the estimate's spreads: five of its standard deviations or so.
 BAND_SPREADS = 3.5
-#: A new plan must save this share of the frame's latency, and this much.
-LEAST_GAIN, LEAST_GAIN_S = 0.05, 0.002
+#: A new plan must save this share of the frame's latency, and this much: predictions are about so far off on a
+#: testbed, and what they say of less is noise.
+LEAST_GAIN, LEAST_GAIN_S = 0.07, 0.002
 #: Seconds between decisions; doubled, up to the second, each time a plan comes back that was left lately.
 COOL_S, COOL_MOST_S, LATELY_S = 1.0, 60.0, 30.0
 #: For so long, a decision to keep the plan is no news for the same agents and links.
@@ -131,6 +132,10 @@ class Patience:
 
     def ready(self, now: float) -> bool:
         return now >= self._next_s
+
+    def settle(self, now: float) -> None:
+        """A plan that was asked for came into force: its first frames are cold, and say little of it."""
+        self._next_s = max(self._next_s, now + COOL_S)
 
     def kept(self, subjects: Sequence[str], now: float) -> bool:
         """A decision not to move: the same conditions need not be looked at again at once.

@@ -369,6 +369,8 @@ class Pipeline:
         old = self._line.activate()
         if old is not None and epoch.wish.reconsider:
             self._patience.moved(old.identity, epoch.identity, self.world.now)
+        else:
+            self._patience.settle(self.world.now)
         reasons = []
         if self.stream.rate_per_s:
             reasons.append(f"good for {epoch.choice.frames_per_s:.3g} frames/s")

@@ -24,6 +24,7 @@ DEVICE, EDGE_1, EDGE_2 = AgentId("pi-1"), AgentId("edge-1"), AgentId("edge-2")
 def on_edge(make_stage: MakeStage) -> Stage:
     stage: Stage = make_stage(strategy="edge", frames=None, adapt=True)
     stage.join_all()
+    stage.tick(1)
     return stage
 
 
@@ -103,6 +104,7 @@ def test_not_to_move_is_a_decision_that_is_always_stored_and_said_when_it_is_new
 ) -> None:
     stage = make_stage(strategy="device", frames=None, adapt=True)
     stage.join_all()
+    stage.tick(1)
     slow(stage, DEVICE, 0.6)
     made = latest(stage)
     assert (made.choice, made.epoch, made.reason) == ("keep", 1, "the plan is the same")
