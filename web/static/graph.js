@@ -19,7 +19,6 @@ const ROW_GAP_LANES = 1.5; // as in server/layout.py
 const NAMED_PITCH = 38;
 const NAMED_HEIGHT = 112;
 const CALM = 400;
-const LABELS = 8;
 const LABEL_WIDTH = 120;
 const MOVED_NAMED = 8;
 
@@ -227,19 +226,32 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
     if (kept.plan === plan && kept.links === links && kept.tiles === pipeline?.tiles && kept.route === pipeline?.route)
       return;
     kept = { plan, links, tiles: pipeline?.tiles, route: pipeline?.route };
-    const found = plan ? cuts(graph, plan) : [];
+    const ways = new Map();
+    for (const cut of plan ? cuts(graph, plan) : []) {
+      const key = `${cut.from} ${cut.to}`;
+      ways.set(key, [...(ways.get(key) ?? []), cut]);
+    }
     let lastX = -Infinity;
     labels.replaceChildren(
-      ...(found.length > LABELS ? [] : found).map(({ producer, consumer, from, to, bytes: size }) => {
-        const [a, b] = [graph.vertices[producer], graph.vertices[consumer]];
-        const x = rounded((place.x(a.x) + (b.x > a.x ? place.x(b.x) : place.x(a.x) + place.pitch)) / 2);
-        const middle = place.y(b.x > a.x ? (a.y + b.y) / 2 : a.y);
+      ...[...ways.values()].map((found) => {
+        const spots = found.map(({ producer, consumer }) => {
+          const [a, b] = [graph.vertices[producer], graph.vertices[consumer]];
+          const onward = b.x > a.x;
+          return [
+            (place.x(a.x) + (onward ? place.x(b.x) : place.x(a.x) + place.pitch)) / 2,
+            place.y(found.length > 1 ? Math.min(a.y, b.y) : onward ? (a.y + b.y) / 2 : a.y),
+          ];
+        });
+        const x = rounded(spots.reduce((sum, [at]) => sum + at, 0) / spots.length);
+        const top = Math.min(...spots.map(([, at]) => at));
         // Beside another one it goes below.
-        const below = x - lastX < LABEL_WIDTH && x >= lastX;
-        const y = middle + (below ? place.r + (place.named ? 34 : 13) : -place.r - (place.named ? 24 : 5));
+        const below = found.length === 1 && x >= lastX && x - lastX < LABEL_WIDTH;
+        const y = top + (below ? place.r + (place.named ? 34 : 13) : -place.r - (place.named ? 24 : 5));
         lastX = below ? -Infinity : x;
-        const taken = crossingS(links, pipeline.route, from, to, size);
-        const words = `${bytes(size)}${taken === null ? "" : ` · ${duration(taken)}`}`;
+        const size = found.reduce((sum, cut) => sum + cut.bytes, 0);
+        const times = found.map((cut) => crossingS(links, pipeline.route, cut.from, cut.to, cut.bytes));
+        const taken = times.includes(null) ? null : times.reduce((sum, s) => sum + s, 0);
+        const words = `${found.length > 1 ? `${found.length} tensors · ` : ""}${bytes(size)}${taken === null ? "" : ` · ${duration(taken)}`}`;
         return say(svg("text", { class: "crossing", x, y, "text-anchor": "middle" }), words);
       }),
     );
