@@ -39,8 +39,8 @@ FACTOR_BAND, RATE_BAND = 1.25, 1.25
 LATENCY_SLACK_S = 0.005
 #: Bands reach over at least so many of the estimate's spreads: five of its standard deviations or so.
 BAND_SPREADS = 3.5
-#: A new plan must save this share of the frame's latency, and this much: predictions are about so far off on a
-#: testbed, and what they say of less is noise.
+#: A new plan must save this share of the frame's latency, and this much: predictions are about so far off on
+#: a testbed, and what they say of less is noise.
 LEAST_GAIN, LEAST_GAIN_S = 0.07, 0.002
 #: Seconds between decisions; doubled, up to the second, each time a plan comes back that was left lately.
 COOL_S, COOL_MOST_S, LATELY_S = 1.0, 60.0, 30.0
