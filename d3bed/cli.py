@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import signal
 import sys
@@ -19,13 +18,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 from d3bed import __version__
 from d3bed.bench.commands import bench
 from d3bed.bench.compare.commands import compare
 from d3bed.core.errors import ConfigError, D3Error
 from d3bed.lab.commands import steer
+from d3bed.lab.keeping import keeping
 from d3bed.lab.lab_commands import lab
 from d3bed.lab.reporting import reporting
 from d3bed.lab.scenario_commands import scenario
@@ -44,6 +43,7 @@ app = typer.Typer(
 app.add_typer(steer)
 app.add_typer(scenario, name="scenario")
 app.add_typer(reporting)
+app.add_typer(keeping)
 app.add_typer(lab, name="lab")
 app.add_typer(bench, name="bench")
 app.add_typer(compare)
@@ -95,6 +95,9 @@ FixedOption = Annotated[
 ]
 ParentOption = Annotated[int | None, typer.Option(hidden=True, help="End when this process ends.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
+LogOption = Annotated[
+    str, typer.Option("--log-format", envvar="D3BED_LOG_FORMAT", help="text, or json: an object a line.")
+]
 TokenOption = Annotated[
     str | None, typer.Option(envvar="D3BED_TOKEN", help="Token of a server that is not local.")
 ]
@@ -221,9 +224,10 @@ def server(
     data_dir: Annotated[Path, typer.Option(help="Database, token and secrets.")] = Path(".d3bed"),
     parent: ParentOption = None,
     verbose: VerboseOption = False,
+    log_format: LogOption = "text",
 ) -> None:
     """Run the control plane and dashboard. Needs no torch; never touches a tensor."""
-    _begin(parent, verbose)
+    _begin(parent, verbose, log_format)
     from d3bed.config import override, read_config
     from d3bed.lab.offers import offered_networks, offered_scenes
     from d3bed.server.app import serve
@@ -307,9 +311,10 @@ def agent(
     cache_dir: Annotated[Path, typer.Option(help="Where profiles are kept.")] = Path(".d3bed/cache"),
     parent: ParentOption = None,
     verbose: VerboseOption = False,
+    log_format: LogOption = "text",
 ) -> None:
     """Run one agent: a board's part of a network. One that joined (d3bed join) needs no options."""
-    _begin(parent, verbose)
+    _begin(parent, verbose, log_format)
     from d3bed.config import agent_settings
     from d3bed.net import new_event_loop
 
@@ -511,20 +516,15 @@ def test(
 # ── running ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _begin(parent: int | None, verbose: bool) -> None:
+def _begin(parent: int | None, verbose: bool, log_format: str) -> None:
     """What every long-running process does first."""
     if parent is not None:
         from d3bed.lab.processes import die_with_parent
 
         die_with_parent(parent)
-    level = logging.DEBUG if verbose else logging.INFO
-    if errors.is_terminal:
-        handlers = [RichHandler(console=errors, show_path=False)]
-        logging.basicConfig(level=level, format="%(message)s", handlers=handlers)
-    else:
-        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for name in ("websockets", "aiohttp.access", "asyncio"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    from d3bed.logs import start_logging
+
+    start_logging(errors, log_format, verbose=verbose)
 
 
 @contextlib.contextmanager

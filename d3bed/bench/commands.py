@@ -174,3 +174,19 @@ def bench_server(
     from d3bed.bench.server import run
 
     run(json_file, console, agents=[int(count) for count in agents.split(",")], seconds=seconds)
+
+
+@bench.command("lab")
+def bench_lab(
+    json_file: JsonOption = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="TOML file; default: configs/boards.toml.")
+    ] = None,
+    times: Annotated[int, typer.Option(help="Up and down so many times.", min=0)] = 20,
+    cut: Annotated[float, typer.Option(help="Then pull a cable for so many seconds; 0: not.", min=0)] = 10.0,
+) -> None:
+    """How long a lab takes to come up and to go, whether anything stays, and what a pulled cable costs."""
+    from d3bed.bench.lab import run
+    from d3bed.config import data_dir, read_config
+
+    run(json_file, console, read_config(config or data_dir("configs") / "boards.toml"), times, cut)

@@ -19,6 +19,7 @@ from d3bed.core.joining import Machine
 from d3bed.core.measurements import BoardFacts, BoardSample, FrameReport, LinkShape, Span, Transfer
 from d3bed.core.models import TORCH, ModelFile, ModelSpec
 from d3bed.core.plan import Plan
+from d3bed.core.protocol import PROTOCOL
 
 __all__ = [
     "CRASHED",
@@ -110,7 +111,8 @@ class Route(msgspec.Struct, frozen=True):
 class Register(msgspec.Struct, frozen=True, tag=True):
     """First message of a connection. `speed` < 1 is emulated slowness: 0.2 means five times slower. `cpus`: a
     control group gives the process so many cores (None: no such limit); `tc`: the kernel holds its emulated
-    links. A board that joined has a `node` id and marks of its `machine`."""
+    links. A board that joined has a `node` id and marks of its `machine`. `protocol` stays where it is in
+    every version."""
 
     agent: AgentId
     tier: Tier
@@ -125,6 +127,7 @@ class Register(msgspec.Struct, frozen=True, tag=True):
     tc: bool = False
     node: str = ""
     machine: Machine = Machine()
+    protocol: int = PROTOCOL
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
@@ -566,6 +569,8 @@ ToAgent = (
 )
 
 _T = TypeVar("_T")
+
+
 _encoder = msgspec.json.Encoder()
 _from_agent: msgspec.json.Decoder[FromAgent] = msgspec.json.Decoder(FromAgent)
 _to_agent: msgspec.json.Decoder[ToAgent] = msgspec.json.Decoder(ToAgent)

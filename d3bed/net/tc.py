@@ -14,10 +14,11 @@ import asyncio
 import ipaddress
 import json
 import math
-import os
+import re
 import shutil
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 from d3bed.core.errors import ConfigError
 from d3bed.core.measurements import LinkShape
@@ -26,13 +27,14 @@ __all__ = ["TrafficControl", "class_lines", "netem_line"]
 
 #: A class may be ahead of its rate by so much of its time, so that timers need not be exact, but by two
 #: frames at least. What it is ahead by, short measurements take for rate.
-_BURST_S = 0.00025
+_BURST_S = 0.001
 _LEAST_BURST_BYTES = 2 * 1514
 #: Of a full frame: what Ethernet adds, and what IP and TCP with timestamps take.
 _FRAMING_BYTES, _HEADER_BYTES = 14, 52
 #: Packets on the way that netem remembers beyond those that fill the link.
 _SLACK_PACKETS = 1000
 _ROOT = "1:"
+_CAP_NET_ADMIN = 12
 
 
 class TrafficControl:
@@ -50,8 +52,9 @@ class TrafficControl:
         for tool in ("tc", "ip"):
             if shutil.which(tool) is None:
                 raise ConfigError("--tc", "", f"there is no {tool} here", "install iproute2")
-        if os.geteuid() != 0:
-            raise ConfigError("--tc", "", "needs root", "leave it out: links are then paced in user space")
+        if not _may_administer():
+            problem, remedy = "needs root, or CAP_NET_ADMIN", "leave it out: user space then paces the links"
+            raise ConfigError("--tc", "", problem, remedy)
 
     async def hold(self, host: str, shape: LinkShape) -> LinkShape | None:
         """Hold what leaves for `host` to `shape`. Returns what is left for user space; None: nothing.
@@ -128,6 +131,12 @@ def netem_line(device: str, number: int, shape: LinkShape, mtu: int) -> str:
     line = f"qdisc replace dev {device} parent {_ROOT}{number:x} handle {number + 1:x}: netem"
     line += f" delay {round(shape.latency_s * 1e6)}us limit {packets}"
     return line + (f" loss {shape.loss * 100:g}%" if shape.loss else "")
+
+
+def _may_administer(status: Path = Path("/proc/self/status")) -> bool:
+    """Whether this process has CAP_NET_ADMIN; what it starts gets that if it is ambient, or root's."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", status.read_text(), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> _CAP_NET_ADMIN & 1)
 
 
 async def _resolved(host: str) -> str:

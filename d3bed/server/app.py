@@ -23,6 +23,7 @@ from d3bed.server.credentials import Denied
 from d3bed.server.doctor import Doctor
 from d3bed.server.files import FILE, ModelFiles
 from d3bed.server.guard import CONTROL, add_login, guard
+from d3bed.server.health import healthz
 from d3bed.server.metrics import CONTENT_TYPE, exposition
 from d3bed.server.pages import AsPage, StaticFiles, page, report, web_files
 from d3bed.server.routing import ApiError, Problem, Route, json_response
@@ -142,6 +143,7 @@ def make_app(
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _handler(api, route))
     app.router.add_get("/metrics", _metrics(runner, this))
+    app.router.add_get("/healthz", healthz(runner))
     app.router.add_get(CONTROL, sockets.agent)
     add_login(app, trust)
     app.router.add_get(FILE, runner.files.get)

@@ -72,6 +72,7 @@ class Runner:
         self.store = store
         self.clock = clock
         self.feed = Feed(coordinator.snapshot, clock)
+        self.beaten_s = clock()  # when the coordinator was last told that time passes
         self._connections: dict[int, AgentConnection] = {}
         self._numbers = itertools.count(1)
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
@@ -101,6 +102,7 @@ class Runner:
             await asyncio.sleep(BATCH_S)
             if beat % 2:
                 self.submit(Ticked())
+                self.beaten_s = self.clock()
             self.feed.flush()
 
     # ── agents ────────────────────────────────────────────────────────────────────────────────────

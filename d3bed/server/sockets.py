@@ -9,7 +9,14 @@ import logging
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from d3bed.core.errors import RemoteProtocolError
-from d3bed.core.messages import MAX_CONTROL_BYTES, CredentialKept, LinksChecked, Register, decode_from_agent
+from d3bed.core.messages import (
+    MAX_CONTROL_BYTES,
+    CredentialKept,
+    LinksChecked,
+    Register,
+    decode_from_agent,
+)
+from d3bed.core.protocol import PROTOCOL, spoken
 from d3bed.server.coordinator import REFUSED
 from d3bed.server.credentials import Denied
 from d3bed.server.doctor import Doctor
@@ -104,6 +111,12 @@ class Sockets:
         message = await socket.receive()
         if message.type is not WSMsgType.TEXT:
             raise RemoteProtocolError("the first message must be Register, as text")
+        if (protocol := spoken(message.data)) != PROTOCOL:
+            older = "agent" if protocol < PROTOCOL else "server"
+            text = (
+                f"the agent speaks protocol {protocol}, the server {PROTOCOL}: upgrade d3bed on the {older}"
+            )
+            raise Denied(400, text)
         register = decode_from_agent(message.data)
         if not isinstance(register, Register):
             raise RemoteProtocolError(f"the first message must be Register, not {type(register).__name__}")

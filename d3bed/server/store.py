@@ -18,7 +18,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,7 +29,7 @@ from d3bed.core.ids import Epoch
 from d3bed.server.events import StoreFailed, StoreRecovered
 from d3bed.server.schema import Retention, create, prune
 
-__all__ = ["COMMIT_S", "QUEUED", "RETRY_S", "TELL_S", "Store", "read_rows"]
+__all__ = ["COMMIT_S", "QUEUED", "RETRY_S", "TELL_S", "Store", "held", "read_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,11 @@ class Store:
             self._urgent |= urgent
             if len(self._rows) == 1 or self._urgent:
                 self._changed.notify()
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether what is put now waits for a disk, or for a database that can be written."""
+        return self._failed
 
     def close(self) -> None:
         """Write and commit what is queued, if that is possible."""
@@ -271,6 +276,16 @@ def read_rows(path: Path, sql: str, *values: object) -> list[dict[str, Any]]:
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
         database.row_factory = sqlite3.Row
         return [dict(row) for row in database.execute(sql, values)]
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Keep servers from using the directory. Raises `ConfigError` if one does."""
+    lock = _lock(directory)
+    try:
+        yield
+    finally:
+        lock.close()
 
 
 def _is_trouble(error: sqlite3.Error) -> bool:

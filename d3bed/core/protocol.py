@@ -1,0 +1,32 @@
+"""Which control protocol is spoken, and how a first message of any version says so.
+
+`PROTOCOL` grows when a message of another number would not be understood: new fields that may be left out do
+not count. The data links have a number of their own, in each prefix (`net.codec`).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from d3bed.core.errors import RemoteProtocolError
+
+__all__ = ["PROTOCOL", "spoken"]
+
+PROTOCOL = 1
+
+
+class _First(msgspec.Struct, frozen=True):
+    """Of a first message, in whatever version, what says in which; without it is the first."""
+
+    protocol: int = 1
+
+
+_decoder = msgspec.json.Decoder(_First)
+
+
+def spoken(text: str | bytes) -> int:
+    """The protocol of an agent's first message. Raises `RemoteProtocolError` for what is no object."""
+    try:
+        return _decoder.decode(text).protocol
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise RemoteProtocolError(f"bad control message: {error}") from error

@@ -1,0 +1,293 @@
+# shellcheck shell=sh
+# The installer of all boards. Sourced by their own install.sh, which says what board it is:
+#   board     what it is called in words
+#   tier      device, edge or cloud; "server" for the control plane
+# and may define `board_checks`, called after the others.
+#
+# What it does, in this order, and what --dry-run tells without doing: checks; a system user; an environment
+# below PREFIX from pinned lock files; a first run of PyTorch; joining the server; a service. All of it may be
+# run again: what is there already stays, what is newer is put in its place.
+
+here=$(cd "$(dirname "$0")" && pwd)
+devices=$(dirname "$here")
+# shellcheck source=devices/common/checks.sh
+. "$devices/common/checks.sh"
+
+prefix=/opt/d3bed
+settings=/etc/d3bed
+state=/var/lib/d3bed
+units=/etc/systemd/system
+user=d3bed
+source=$(dirname "$devices")
+server=${D3BED_SERVER:-}
+token=${D3BED_TOKEN:-}
+name=
+port=4750
+photos=
+torch_index=
+dry_run=no
+service=yes
+start=yes
+[ "$tier" = server ] && port=8333
+
+usage() {
+    cat <<USAGE
+Installs d3bed on $board. Run it as root; run it again to upgrade.
+
+  --dry-run          check this machine and tell what would be done, change nothing
+USAGE
+    if [ "$tier" != server ]; then
+        cat <<USAGE
+  --server URL       the server that this board joins, as http://192.168.0.2:8333
+  --token TOKEN      a join token (on the server: d3bed agents invite); better in D3BED_TOKEN
+  --name NAME        what this board is called; default: its host name
+  --photos FOLDER    photos that a device looks at; default: some that are shipped
+  --torch-index URL  a package index that has PyTorch without CUDA, for PCs
+USAGE
+    fi
+    cat <<USAGE
+  --port PORT        where it listens (default $port)
+  --from PATH        a checkout of d3bed, or a wheel; default: the checkout that this script is in
+  --prefix FOLDER    where it goes (default $prefix)
+  --no-start         install and enable the service, but do not start it
+  --no-service       install no service: for containers, or your own service manager
+USAGE
+}
+
+while [ $# -gt 0 ]; do
+    case $1 in
+    --dry-run) dry_run=yes ;;
+    --no-start) start=no ;;
+    --no-service) service=no ;;
+    --help | -h)
+        usage
+        exit 0
+        ;;
+    --server | --token | --name | --port | --photos | --torch-index | --from | --prefix)
+        if [ $# -lt 2 ]; then
+            echo "$1 needs a value" >&2
+            exit 2
+        fi
+        case $1 in
+        --server) server=$2 ;;
+        --token) token=$2 ;;
+        --name) name=$2 ;;
+        --port) port=$2 ;;
+        --photos) photos=$2 ;;
+        --torch-index) torch_index=$2 ;;
+        --from) source=$2 ;;
+        --prefix) prefix=$2 ;;
+        esac
+        shift
+        ;;
+    *)
+        echo "no such option: $1" >&2
+        usage >&2
+        exit 2
+        ;;
+    esac
+    shift
+done
+case $port in
+'' | *[!0-9]*)
+    echo "--port $port is not a number" >&2
+    exit 2
+    ;;
+esac
+
+started_s=$(date +%s)
+step() { printf '\n%4d s  %s\n' "$(($(date +%s) - started_s))" "$1"; }
+
+# Do a command, or tell it.
+run() {
+    if [ "$dry_run" = yes ]; then
+        printf '  would run: %s\n' "$*"
+    else
+        "$@"
+    fi
+}
+
+# Write stdin to a file, or tell it; a file that says so already stays untouched.
+write() {
+    if [ "$dry_run" = yes ]; then
+        printf '  would write: %s\n' "$2"
+        cat >/dev/null
+        return
+    fi
+    cat >"$2.new"
+    chmod "$1" "$2.new"
+    if cmp -s "$2.new" "$2"; then
+        rm "$2.new"
+    else
+        mv "$2.new" "$2"
+        printf '  wrote %s\n' "$2"
+    fi
+}
+
+as_user() { run runuser -u "$user" -- "$@"; }
+
+# ── checks ────────────────────────────────────────────────────────────────────────────────────────
+
+step "looking at this machine, as $board"
+check_root
+check_architecture
+check_python
+if [ "$tier" = server ]; then
+    lock=server
+    check_memory 400 900
+    check_disk 600
+else
+    lock=agent
+    check_processor
+    check_memory 900 3500
+    check_disk 2500
+fi
+check_clock
+check_systemd
+check_port "$port"
+if command -v board_checks >/dev/null; then board_checks; fi
+if [ -n "$server" ] && [ "$failures" -eq 0 ]; then check_reachable "$server"; fi
+if [ "$failures" -gt 0 ]; then
+    printf '\nNothing was changed: %s thing(s) above must be mended first.\n' "$failures"
+    [ "$dry_run" = yes ] && exit 1
+    exit 2
+fi
+
+# ── user, folders, files ──────────────────────────────────────────────────────────────────────────
+
+step "user and folders"
+if id "$user" >/dev/null 2>&1; then
+    echo "  the user $user is there"
+else
+    run useradd --system --home-dir "$state" --shell /usr/sbin/nologin "$user"
+fi
+run install -d -m 755 "$prefix" "$settings"
+run install -d -m 700 -o "$user" -g "$user" "$state"
+
+step "d3bed itself, from $source"
+if [ -d "$source" ]; then
+    run rm -rf "$prefix/source.new"
+    run mkdir "$prefix/source.new"
+    for part in d3bed web configs devices requirements pyproject.toml README.md; do
+        run cp -R "$source/$part" "$prefix/source.new/$part"
+    done
+    run rm -rf "$prefix/source"
+    run mv "$prefix/source.new" "$prefix/source"
+    locks=$source/requirements
+else
+    locks=$devices/../requirements
+fi
+
+# ── environment ───────────────────────────────────────────────────────────────────────────────────
+
+python=${PYTHON:-python3}
+pip() { run env TMPDIR="$prefix/tmp" PYTHONDONTWRITEBYTECODE=1 "$prefix/venv/bin/python" -m pip install \
+    --quiet --disable-pip-version-check --no-cache-dir "$@"; }
+wanted=$(cat "$locks/$lock.lock" | cksum | cut -d ' ' -f 1)-$("$python" -c 'import sys; print(sys.version.split()[0])')
+mark=$prefix/venv/.d3bed-$lock
+if [ "$(cat "$mark" 2>/dev/null)" = "$wanted" ]; then
+    step "packages are those of requirements/$lock.lock already"
+else
+    step "packages of requirements/$lock.lock (some minutes)"
+    run install -d -m 755 "$prefix/tmp"
+    run "$python" -m venv "$prefix/venv"
+    if [ "$lock" = agent ]; then
+        torch=$(sed -n '/^torch==/p' "$locks/agent.lock")
+        echo "  $torch: the largest part"
+        if [ -n "$torch_index" ]; then pip --index-url "$torch_index" "$torch"; else pip "$torch"; fi
+    fi
+    pip --no-deps -r "$locks/$lock.lock"
+    run rm -rf "$prefix/tmp"
+fi
+run install -d -m 755 "$prefix/tmp"
+if [ -d "$source" ]; then pip --no-deps --editable "$prefix/source"; else pip --no-deps --force-reinstall "$source"; fi
+run rm -rf "$prefix/tmp"
+if [ "$dry_run" = no ]; then echo "$wanted" >"$mark"; fi
+
+# ── does it run here? ─────────────────────────────────────────────────────────────────────────────
+
+if [ "$lock" = agent ]; then
+    step "a first convolution with PyTorch"
+    code=0
+    run "$prefix/venv/bin/python" -c '
+import torch
+with torch.inference_mode():
+    torch.nn.Conv2d(3, 8, 3)(torch.ones(1, 3, 32, 32))
+print("  torch", torch.__version__, "on", torch.backends.cpu.get_cpu_capability())' || code=$?
+    if [ "$code" -ge 128 ]; then
+        no "PyTorch dies of signal $((code - 128)) on this processor" \
+            "this wheel was built for newer ones: put an older torch into requirements/agent.lock, on all boards alike, and run this again"
+        exit 1
+    elif [ "$code" -ne 0 ]; then
+        no "PyTorch does not start" "its own words are above; most often memory or a broken download: run this again"
+        exit 1
+    fi
+fi
+
+# ── joining ───────────────────────────────────────────────────────────────────────────────────────
+
+identity=$state/identity.json
+if [ "$lock" = agent ]; then
+    step "joining"
+    if [ -n "$server" ] && [ -n "$token" ]; then
+        D3BED_TOKEN=$token
+        export D3BED_TOKEN
+        as_user "$prefix/venv/bin/d3bed" join "$server" ${name:+--name "$name"} --tier "$tier" --identity "$identity"
+        unset D3BED_TOKEN
+    elif [ -e "$identity" ]; then
+        echo "  this board has joined already"
+    else
+        echo "  not joined yet: give --server and a token, or later, as root:"
+        echo "  runuser -u $user -- $prefix/venv/bin/d3bed join URL --tier $tier --identity $identity --token TOKEN"
+    fi
+fi
+
+# ── service ───────────────────────────────────────────────────────────────────────────────────────
+
+options=
+if [ -n "$photos" ]; then options="--photos $photos"; fi
+if [ "$lock" = agent ]; then
+    unit=d3bed-agent.service
+    settings_file=agent.env
+    command="$prefix/venv/bin/d3bed agent --identity $identity --host 0.0.0.0 --port $port --cache-dir $state/cache"
+else
+    unit=d3bed-server.service
+    settings_file=server.env
+    command="$prefix/venv/bin/d3bed server --config $settings/testbed.toml --host 0.0.0.0 --port $port --data-dir $state/server"
+fi
+step "settings"
+if [ -e "$settings/$settings_file" ]; then
+    echo "  $settings/$settings_file stays as it is"
+else
+    write 640 "$settings/$settings_file" <<SETTINGS
+# Options for $unit, added to its command line; restart it after a change.
+D3BED_OPTIONS=$options
+SETTINGS
+fi
+if [ "$lock" = server ] && [ ! -e "$settings/testbed.toml" ]; then
+    write 644 "$settings/testbed.toml" <"$here/testbed.toml"
+fi
+if [ "$service" = no ]; then
+    step "done; no service was wanted. To start it:"
+    echo "  runuser -u $user -- $command $options"
+    exit 0
+fi
+step "service $unit"
+sed "s|@COMMAND@|$command|; s|@SETTINGS@|$settings/$settings_file|; s|@PREFIX@|$prefix|" \
+    "$devices/common/$unit" | write 644 "$units/$unit"
+run install -d -m 755 "$units/$unit.d"
+if [ -e "$here/limits.conf" ]; then write 644 "$units/$unit.d/limits.conf" <"$here/limits.conf"; fi
+systemd_version=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+if [ "${systemd_version:-0}" -ge 254 ]; then
+    write 644 "$units/$unit.d/back-off.conf" <"$devices/common/back-off.conf"
+fi
+run systemctl daemon-reload
+run systemctl enable --quiet "$unit"
+if [ "$start" = no ]; then
+    step "done; start it with: systemctl start $unit"
+elif [ "$lock" = agent ] && [ ! -e "$identity" ] && [ "$dry_run" = no ]; then
+    step "done; it starts once this board has joined: systemctl start $unit"
+else
+    run systemctl restart "$unit"
+    step "done; watch it with: journalctl -fu $unit"
+fi
