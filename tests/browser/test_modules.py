@@ -12,6 +12,7 @@ import pytest_asyncio
 from playwright.async_api import Page
 
 from d3bed.lab.scenario import Link, Load, read_scenario
+from tests.browser.conftest import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.sockets, pytest.mark.asyncio(loop_scope="session")]
 
@@ -261,6 +262,18 @@ async def test_command_names_the_server_and_a_token_where_one_is_needed(modules:
         "d3bed agent --name pi-1 --tier device --server http://127.0.0.1:8333",
         "d3bed agent --name vm-1 --tier cloud --server http://10.0.0.2:8333 --token TOKEN",
     ]
+
+
+async def test_board_is_installed_by_an_installer_that_is_there(modules: Page) -> None:
+    body = "return m.TIERS.map(tier => value.installBoard('b-1', tier, 'http://10.0.0.2:8333', 'd3j_x'))"
+    found = await modules.evaluate(
+        f"async () => {{ const [value, m] = [await load('testbed'), await load('store')]; {body} }}"
+    )
+    for line in found:
+        words = line.split()
+        assert words[:2] == ["sudo", "D3BED_TOKEN=d3j_x"]
+        assert (ROOT / words[2]).is_file()
+        assert words[3:] == ["--server", "http://10.0.0.2:8333", "--name", "b-1"]
 
 
 async def test_recording_is_a_scenario_file_that_can_be_played(modules: Page, tmp_path: Path) -> None:

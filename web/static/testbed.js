@@ -186,16 +186,29 @@ export const isLoopback = (hostname) => ["127.0.0.1", "localhost", "[::1]"].incl
 export const startHere = (name, tier, origin, guarded) =>
   `d3bed agent --name ${name} --tier ${tier} --server ${origin}${guarded ? " --token TOKEN" : ""}`;
 
+const INSTALLERS = {
+  device: "devices/raspberry-pi/install.sh",
+  edge: "devices/edge-box/install.sh",
+  cloud: "devices/cloud-vm/install-agent.sh",
+};
+
+// What to type on a bare board of this tier, in a checkout there: installs, joins, starts with each boot.
+export const installBoard = (name, tier, origin, token) =>
+  `sudo D3BED_TOKEN=${token} ${INSTALLERS[tier]} --server ${origin} --name ${name}`;
+
 // A board of its own joins with a token that is good for it alone, and is then an agent without options.
-const invite = (name) => {
+const invite = (name, tier) => {
   const button = html("button", { type: "button", class: "small" }, "Make its command");
   const said = html("p", { class: "said", role: "status" });
   const part = html("div", {}, button, said);
   button.addEventListener("click", async () => {
     set(button, { "aria-busy": "true" });
     try {
-      const { command } = await post("/api/invitations", { agent: name });
+      const { command, token } = await post("/api/invitations", { agent: name });
       part.replaceChildren(
+        html("p", { class: "where muted" }, "bare: from a checkout there, once and for each boot"),
+        copyable(installBoard(name, tier, location.origin, token)),
+        html("p", { class: "where muted" }, "with d3bed[agent] installed"),
         copyable(`${command} && d3bed agent`),
         html("p", { class: "muted where" }, "Good for an hour, once. The token is not shown again."),
       );
@@ -278,7 +291,7 @@ export const createWelcome = ({ card, list, hint }) => {
               : [
                   html("p", { class: "where muted" }, "on this machine"),
                   copyable(startHere(name, tier, location.origin, state.guarded)),
-                  ...(alone ? [] : [html("p", { class: "where muted" }, "on a board of its own"), invite(name)]),
+                  ...(alone ? [] : [html("p", { class: "where muted" }, "on a board of its own"), invite(name, tier)]),
                 ]),
           );
         }),
