@@ -78,7 +78,8 @@ def run_compare(
     highest rate that a stream sustains.
 
     The results depend on the speeds in configs/compare.toml and on the presets in configs/networks, which are
-    ours: copy, change, and give yours as --testbed and --networks FILE.toml.
+    ours: copy, change, and give yours as --testbed and --networks FILE.toml. The exit code is 1 if an
+    answer was not bit-identical to the undivided network's.
     """
     from d3bed.bench.compare.grid import Asked, ways
     from d3bed.bench.compare.run import Request, measure
@@ -121,7 +122,10 @@ def run_compare(
     elif predict:
         predict_grid(request, console, _hint)
     else:
-        measure(request, console, _hint)
+        found = measure(request, console, _hint)
+        runs = [each for row in found.rows for each in (row.single, row.stream)]
+        if any(each is not None and each.identical is False for each in runs):
+            raise typer.Exit(1)
 
 
 def _listed(text: str, option: str) -> tuple[str, ...]:

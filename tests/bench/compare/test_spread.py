@@ -49,3 +49,13 @@ def test_a_cluster_that_hangs_is_given_up(deaf: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "CONNECT_S", 1.0)
     with pytest.raises(ConfigError, match="--dask"):
         spread(predicted_json, [b"{}"], deaf, 1)
+
+
+def test_a_cluster_that_there_is_does_the_work() -> None:
+    distributed = pytest.importorskip("distributed")
+    of = case(size=20)
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        (made,) = spread(predicted_json, [msgspec.json.encode(of)], cluster.scheduler_address, 1)
+    assert len(msgspec.json.decode(made, type=list[Row])) == len(of.ways)
