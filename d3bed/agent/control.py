@@ -42,7 +42,12 @@ _log = logging.getLogger(__name__)
 #: WebSocket close code with which the server refuses a registration for good.
 REFUSED = 4003
 
-_BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+#: A server that says nothing for so long (it answers a clock ping every 4 s) is tried anew: behind a cut
+#: cable a connection looks alive for minutes, and goes on late once the cable is back.
+SILENT_S = 6.0
+_LOOK_S = 0.5
+
+_BACK_OFF_S = (0.2, 0.5, 1.0, 2.0)
 
 
 async def run_control(
@@ -67,7 +72,7 @@ async def run_control(
                 max_size=MAX_CONTROL_BYTES,
                 max_queue=64,
                 proxy=None,
-                open_timeout=5,
+                open_timeout=3,
                 close_timeout=1,
             ) as socket:
                 await socket.send(encode(register()))
@@ -107,6 +112,15 @@ async def _serve(
     handle: Callable[[ToAgent], Awaitable[None]],
 ) -> None:
     heartbeat_s = 0.5
+    quiet = 0  # looks since it last said something: where this process was held up, they are few
+
+    async def watch() -> None:
+        nonlocal quiet
+        while quiet < SILENT_S / _LOOK_S:
+            await asyncio.sleep(_LOOK_S)
+            quiet += 1
+        _log.warning("the server has said nothing for %g s: connecting anew", SILENT_S)
+        socket.transport.abort()
 
     async def beat() -> None:
         count = 0
@@ -126,10 +140,10 @@ async def _serve(
             reporter.spent_s += time.thread_time() - began_s
             await asyncio.sleep(BATCH_S)
 
-    tasks = [asyncio.create_task(beat()), asyncio.create_task(report())]
+    tasks = [asyncio.create_task(work()) for work in (beat, report, watch)]
     try:
         async for text in socket:
-            received_s = time.monotonic()
+            received_s, quiet = time.monotonic(), 0
             try:
                 message = decode_to_agent(text)
             except RemoteProtocolError as error:

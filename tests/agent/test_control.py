@@ -42,12 +42,12 @@ HELLO = Register(AgentId("a"), Tier.EDGE, 1, "here", "127.0.0.1:1", 1.0, "eager"
 
 
 class Peer:
-    """A server that answers as d3bed's does; `refuse` ends registrations for good."""
+    """A server that answers as d3bed's does; `refuse` ends registrations for good, `mute` says nothing."""
 
     def __init__(self) -> None:
         self.heard: list[FromAgent] = []
         self.connections: list[ServerConnection] = []
-        self.refuse = False
+        self.refuse = self.mute = False
         self.server: Server | None = None
 
     async def start(self, port: int = 0) -> int:
@@ -66,6 +66,8 @@ class Peer:
                 message = decode_from_agent(text)
                 self.heard.append(message)
                 match message:
+                    case _ if self.mute:
+                        continue
                     case Register() if self.refuse:
                         await connection.close(REFUSED, "the name is taken")
                     case Register():
@@ -161,6 +163,18 @@ async def test_it_registers_first_keeps_time_and_reports(peer: Peer) -> None:
     assert Drained(PipelineId("p"), Epoch(4)) in peer.heard
     assert isinstance(client.got[0], Welcome)
     assert abs(client.clock.offset_s - 1000) < 1
+    client.task.cancel()
+    await asyncio.gather(client.task, return_exceptions=True)
+
+
+async def test_a_server_that_falls_silent_is_tried_anew(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("d3bed.agent.control.SILENT_S", 1.0)
+    client = Client(await peer.start())
+    await until(lambda: client.clock.known)
+    peer.mute = True
+    await until(lambda: peer.count(Register) == 2)  # as behind a cut cable: nobody said goodbye
+    peer.mute = False
+    await until(lambda: peer.count(Register) >= 3 and sum(isinstance(m, Welcome) for m in client.got) == 2)
     client.task.cancel()
     await asyncio.gather(client.task, return_exceptions=True)
 
