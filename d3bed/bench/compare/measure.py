@@ -81,8 +81,8 @@ def _sessions(
 ) -> Iterator[tuple[str, bool, dict[str, list[Way]]]]:
     """Testbeds that are needed for what is not done: the network, whether the input is float32, ways by
     model."""
-    for network in asked.networks:
-        for floats in (False, True):
+    for floats in (False, True):  # a run that is cut short has all links with our input first
+        for network in asked.networks:
             models = {
                 model: ways
                 for model in asked.models
