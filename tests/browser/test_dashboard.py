@@ -28,7 +28,7 @@ if typing.TYPE_CHECKING:
 
 async def open_page(page: Page, testbed: Testbed) -> None:
     await page.goto(testbed.address)
-    await expect(page.locator("#connection")).to_contain_text("live")
+    await expect(page.locator("#connection")).to_contain_text("live", timeout=15_000)
 
 
 async def tiers(page: Page) -> list[str]:
