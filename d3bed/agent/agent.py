@@ -40,7 +40,7 @@ from d3bed.agent.source import Active, Photo, Source, prepare_photos
 from d3bed.core.errors import ConfigError, D3Error, LinkBroken, ModelError
 from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
 from d3bed.core.joining import Machine
-from d3bed.core.measurements import FrameReport
+from d3bed.core.measurements import FrameReport, Thumbnail
 from d3bed.core.messages import (
     CRASHED,
     Abandon,
@@ -64,6 +64,7 @@ from d3bed.core.messages import (
     ModelLoaded,
     ModelSpec,
     NewCredential,
+    PhotosPrepared,
     Prepare,
     PrepareFailed,
     Profiled,
@@ -339,6 +340,9 @@ class Agent:
                 self._reporter.fact(ModelFailed(spec, str(error)))
                 return
         loaded = self._models[key]
+        if key in self._photos:
+            thumbnails = tuple(Thumbnail(photo.name, photo.thumbnail) for photo in self._photos[key])
+            self._reporter.fact(PhotosPrepared(thumbnails))
         self._reporter.fact(
             ModelLoaded(
                 spec,

@@ -28,13 +28,18 @@ from d3bed.agent.executor import Executor
 from d3bed.core.errors import StaleEpoch
 from d3bed.core.ids import Epoch, FrameId, PipelineId
 from d3bed.core.measurements import FrameReport
+from d3bed.core.messages import ModelSpec
 from d3bed.model import LoadedModel, relative_error
-from d3bed.model.images import decode, encoded
+from d3bed.model.images import decode, encoded, thumbnail
+from d3bed.model.labels import label
 
 __all__ = ["MAX_PHOTOS", "Active", "Photo", "Source", "prepare_photos"]
 
 #: Distinct photos that are decoded and checked; a folder with more is cut to the first ones.
 MAX_PHOTOS = 6
+
+#: So many classes of an answer are told.
+TOP = 5
 
 #: A frame that has no answer after this long, or after this many times what is expected (the last latency,
 #: or what is predicted), runs again.
@@ -47,13 +52,14 @@ NEW_EPOCH_S = 0.8
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo (uint8 or float32 [1, 3, H, W], or [n] of a file), what the undivided model answers to it, and
-    how long this machine took for that."""
+    """A photo (uint8 or float32 [1, 3, H, W], or [n] of a file), what the undivided model answers to it, how
+    long this machine took for that, and a small JPEG for people to look at."""
 
     name: str
     image: torch.Tensor
     reference: tuple[torch.Tensor, ...]
     took_s: float = 0.0
+    thumbnail: bytes = b""
 
 
 def prepare_photos(model: LoadedModel, paths: list[Path]) -> list[Photo]:
@@ -69,7 +75,8 @@ def prepare_photos(model: LoadedModel, paths: list[Path]) -> list[Photo]:
             image = encoded(path)
         began_s = time.monotonic()
         reference = model.whole(image)
-        photos.append(Photo(path.name, image, reference, time.monotonic() - began_s))
+        took_s = time.monotonic() - began_s
+        photos.append(Photo(path.name, image, reference, took_s, thumbnail(path)))
     return photos
 
 
@@ -234,6 +241,7 @@ class Source:
             self._last_latency_s = answered_s - began_s
         self.answered += 1
         same = all(torch.equal(a, b) for a, b in zip(answer, photo.reference, strict=True))
+        top = _top(answer, active.model.spec)
         self._on_frame(
             FrameReport(
                 frame=frame,
@@ -242,7 +250,8 @@ class Source:
                 started_s=came_s,
                 waited_s=began_s - came_s,
                 answered_s=answered_s,
-                answer=_describe(answer),
+                answer=_describe(answer, top),
+                top=top,
                 attempts=tries,
                 alone=alone,
                 identical=same,
@@ -277,10 +286,21 @@ class Source:
             self._on_drained(epoch)
 
 
-def _describe(answer: tuple[torch.Tensor, ...]) -> str:
-    """The answer in a word: the class with the largest score, where it is a row of scores."""
+def _top(answer: tuple[torch.Tensor, ...], spec: ModelSpec) -> tuple[tuple[str, float], ...]:
+    """The classes with the largest scores, best first, where the answer is a row of scores."""
     first = answer[0]
-    if first.dim() == 2 and first.shape[0] == 1:
-        best = int(first[0].argmax())
-        return f"class {best} ({float(first[0][best]):.4g})"
+    if first.dim() != 2 or first.shape[0] != 1:
+        return ()
+    scores, classes = first[0].float().topk(min(TOP, first.shape[1]))
+    return tuple(
+        (label(spec, int(index), first.shape[1]), float(f"{float(score):.4g}"))
+        for index, score in zip(classes, scores, strict=True)
+    )
+
+
+def _describe(answer: tuple[torch.Tensor, ...], top: tuple[tuple[str, float], ...]) -> str:
+    """The answer in a word: the class with the largest score, where it is a row of scores."""
+    if top:
+        return f"{top[0][0]} ({top[0][1]:.4g})"
+    first = answer[0]
     return f"{str(first.dtype).removeprefix('torch.')}{list(first.shape)}"

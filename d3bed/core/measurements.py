@@ -7,6 +7,7 @@ least round trip) before it reports. Nothing here reads a clock.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -95,7 +96,8 @@ class FrameReport(msgspec.Struct, frozen=True):
     `identical` and `max_rel_err` compare the answer with the undivided model on the device; None
     where this frame was not checked. `attempts` counts the runs it took (1 unless a node was lost).
     `alone`: the device answered it without the plan, as that could not be carried out.
-    `started_s` is when the frame came; for `waited_s` of its latency others were under way.
+    `started_s` is when the frame came; for `waited_s` of its latency others were under way. `top` are the
+    classes with the largest scores, best first, where the answer is a row of scores.
     """
 
     frame: FrameId
@@ -109,6 +111,7 @@ class FrameReport(msgspec.Struct, frozen=True):
     max_rel_err: float | None = None
     waited_s: float = 0.0
     alone: bool = False
+    top: tuple[tuple[str, float], ...] = ()
 
     @property
     def latency_s(self) -> float:
@@ -122,6 +125,13 @@ class BoardFacts(msgspec.Struct, frozen=True):
     processor: str
     cores: int
     memory_bytes: int
+
+
+class Thumbnail(msgspec.Struct, frozen=True):
+    """A photo that frames are made of: its name in their reports, and a small JPEG of it."""
+
+    photo: Annotated[str, msgspec.Meta(max_length=255)]
+    jpeg: Annotated[bytes, msgspec.Meta(max_length=64 * 2**10)]
 
 
 class BoardSample(msgspec.Struct, frozen=True):

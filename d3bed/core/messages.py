@@ -7,7 +7,7 @@ the union, or has a wrong field, fails there as a `RemoteProtocolError`. Tensors
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -16,7 +16,7 @@ from d3bed.core.errors import RemoteProtocolError
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.joining import Machine
-from d3bed.core.measurements import BoardFacts, BoardSample, FrameReport, LinkShape, Span, Transfer
+from d3bed.core.measurements import BoardFacts, BoardSample, FrameReport, LinkShape, Span, Thumbnail, Transfer
 from d3bed.core.models import TORCH, ModelFile, ModelSpec
 from d3bed.core.plan import Plan
 from d3bed.core.protocol import PROTOCOL
@@ -55,6 +55,7 @@ __all__ = [
     "NewCredential",
     "Peer",
     "Prepare",
+    "PhotosPrepared",
     "PrepareFailed",
     "ProfileModel",
     "Profiled",
@@ -83,7 +84,7 @@ __all__ = [
 #: Exit code of an agent that was told to `Crash`: what shells show for a process that SIGKILL ended.
 CRASHED = 137
 
-#: Largest control message: the graph of a network of some thousand vertices fits well.
+#: The graph of a network of some thousand vertices fits well.
 MAX_CONTROL_BYTES = 8 * 2**20
 
 
@@ -183,6 +184,10 @@ class Fetching(msgspec.Struct, frozen=True, tag=True):
 class ModelFailed(msgspec.Struct, frozen=True, tag=True):
     model: ModelSpec
     problem: str
+
+
+class PhotosPrepared(msgspec.Struct, frozen=True, tag=True):
+    thumbnails: Annotated[tuple[Thumbnail, ...], msgspec.Meta(max_length=16)]  # of what frames are made of
 
 
 class Profiled(msgspec.Struct, frozen=True, tag=True):
@@ -298,8 +303,7 @@ class Drained(msgspec.Struct, frozen=True, tag=True):
 
 
 class FramesAnswered(msgspec.Struct, frozen=True, tag=True):
-    """A batch of answers; `sent` counts the frames started so far under this source run, `dropped` those
-    that came and were not."""
+    """A batch of answers; of this run `sent` frames were started so far, `dropped` came and were not."""
 
     pipeline: PipelineId
     sent: int
@@ -347,6 +351,7 @@ FromAgent = (
     | ModelLoaded
     | Fetching
     | ModelFailed
+    | PhotosPrepared
     | Profiled
     | SpeedSampled
     | LinkMeasured
@@ -435,11 +440,8 @@ class CheckLinks(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Get ready to run your part of `plan`: compile segments, connect to `peers` (next hops).
-
-    With a `tolerance` tiles need not make the undivided network's bits: they may be so far off, in the
-    sense of `TileReady.max_rel_err`.
-    """
+    """Get ready to run your part of `plan`: compile segments, connect to `peers` (next hops). Tiles need not
+    make the undivided network's bits: they may be off by `tolerance`, as `TileReady.max_rel_err` counts."""
 
     pipeline: PipelineId
     epoch: Epoch
@@ -465,11 +467,8 @@ class Activate(msgspec.Struct, frozen=True, tag=True):
 
 
 class Abandon(msgspec.Struct, frozen=True, tag=True):
-    """To the device: frames of this epoch cannot be finished (a node was lost), or one `frame` cannot.
-
-    Run them again, under a later epoch or on the device alone, which also answers new frames until there
-    is a later epoch.
-    """
+    """To the device: frames of this epoch cannot be finished (a node was lost), or one `frame` cannot: run
+    them again, under a later epoch or on the device alone, which also answers new frames until then."""
 
     pipeline: PipelineId
     epoch: Epoch

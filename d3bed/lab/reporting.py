@@ -60,7 +60,7 @@ def trace(
 ) -> None:
     """Write the latest frames of a run as a trace across agents, for ui.perfetto.dev or chrome://tracing."""
     from d3bed.lab.report import fetch_spans, put, stored_spans
-    from d3bed.lab.trace import trace as make
+    from d3bed.server.trace import trace as make
 
     name, frames = (
         asyncio.run(fetch_spans(server, run, token)) if data_dir is None else stored_spans(data_dir, run)

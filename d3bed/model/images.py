@@ -20,7 +20,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from d3bed.core.errors import ConfigError
 
-__all__ = ["MAX_ENCODED_BYTES", "decode", "decode_bytes", "decoder", "encoded", "folder", "sample", "shipped"]
+__all__ = [
+    "MAX_ENCODED_BYTES",
+    "decode",
+    "decode_bytes",
+    "decoder",
+    "encoded",
+    "folder",
+    "sample",
+    "shipped",
+    "thumbnail",
+]
 
 #: Longest file that may be a frame.
 MAX_ENCODED_BYTES = 4 << 20
@@ -104,6 +114,14 @@ def encoded(path: Path) -> torch.Tensor:
         problem = f"has more than {MAX_ENCODED_BYTES >> 20} MiB" if content else "is empty"
         raise ConfigError(str(path), "", f"{problem}: no frame", "make it smaller, or remove it")
     return torch.frombuffer(content, dtype=torch.uint8)
+
+
+def thumbnail(path: Path, pixels: int = 192) -> bytes:
+    """A small JPEG of a photo as networks see it: upright, cropped to a square. A few KB."""
+    made = io.BytesIO()
+    small = decode(path, pixels, pixels)[0].permute(1, 2, 0).contiguous().numpy()
+    Image.fromarray(small).save(made, "JPEG", quality=75)
+    return made.getvalue()
 
 
 def sample() -> torch.Tensor:

@@ -64,7 +64,10 @@ from d3bed.server.history import (
 from d3bed.server.routing import ApiError, Route, decode, described
 from d3bed.server.runner import Runner
 from d3bed.server.scenes import Scenes
+from d3bed.server.seconds import SecondView
 from d3bed.server.settings import TILINGS
+from d3bed.server.tape import Replay, replay
+from d3bed.server.trace import trace
 from d3bed.server.trust import (
     CloseOrder,
     CredentialView,
@@ -201,6 +204,30 @@ class Api:
         await self.run(id)
         rows = await self._read(SPANS, id)
         return await asyncio.to_thread(lambda: [frame_spans(row) for row in rows])
+
+    async def trace(self, id: str, frame: str | None = None) -> dict[str, Any]:
+        """Of the latest frames, or of one."""
+        found = await self.spans(id)
+        if frame is not None:
+            found = [each for each in found if str(each.frame) == frame]
+            if not found:
+                raise ApiError(
+                    404, f"the spans of frame {frame} of run {id!r} are not kept (any more, or yet)"
+                )
+        return await asyncio.to_thread(trace, id, found)
+
+    async def replay(self, id: str, part: str = "0") -> Replay:
+        run, now = await self.run(id), self._runner.clock()
+        if not part.isdecimal():
+            raise ApiError(404, f"part: {part!r} is no number")
+        with _store_errors():
+            try:
+                return await asyncio.to_thread(replay, self._runner.store.read, run, int(part), now)
+            except IndexError as error:
+                raise ApiError(404, str(error)) from None
+
+    async def seconds(self) -> list[SecondView]:
+        return self._coordinator.seconds()
 
     async def history(self, id: str) -> RunHistory:
         report = self._coordinator.report(id)
@@ -467,6 +494,10 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/runs/{id}/report", "Its report, d3bed.report/1", Api.report, RunReport),
     Route("GET", "/api/runs/{id}/frames", "Its frames, by columns", Api.frames, FrameSeries),
     Route("GET", "/api/runs/{id}/spans", "Its latest frames' spans", Api.spans, list[FrameSpans]),
+    Route("GET", "/api/runs/{id}/trace", "They as a trace for Perfetto", Api.trace, dict[str, Any]),
+    Route("GET", "/api/runs/{id}/frames/{frame}/trace", "Of one frame", Api.trace, dict[str, Any]),
+    Route("GET", "/api/runs/{id}/replay/{part}", "What the page was told in it", Api.replay, Replay),
+    Route("GET", "/api/seconds", "The last ten minutes, by seconds", Api.seconds, list[SecondView]),
     Route("GET", "/api/runs/{id}/history", "All of it: d3bed.history/1", Api.history, RunHistory),
     Route("GET", "/api/openapi.json", "This document", Api.openapi, dict[str, Any]),
     Route("GET", "/api/doctor", "The last examination, or null", Api.examination, Examination | None),

@@ -25,7 +25,7 @@ from d3bed.server.files import FILE, ModelFiles
 from d3bed.server.guard import CONTROL, add_login, guard
 from d3bed.server.health import healthz
 from d3bed.server.metrics import CONTENT_TYPE, exposition
-from d3bed.server.pages import AsPage, StaticFiles, page, report, web_files
+from d3bed.server.pages import AsPage, StaticFiles, page, photos, report, web_files
 from d3bed.server.routing import ApiError, Problem, Route, json_response
 from d3bed.server.runner import Runner, make_clock
 from d3bed.server.settings import ServerSettings
@@ -47,19 +47,20 @@ async def serve(
     ready: Callable[[str], None] | None = None,
     tell: Callable[[str], object] = sys.stderr.write,
     as_page: AsPage | None = None,
+    brain: type[Coordinator] = Coordinator,
 ) -> None:
     """Serve until cancelled. `ready` gets the address as soon as requests are answered. `as_page` makes a
     page of a run's history, at `/report/RUN`; without it there is none.
 
-    `tell` gets a newly made token, once. Raises `ConfigError`: a port in use, a bad host, a data
-    directory that cannot be used, impossible settings.
+    `tell` gets a newly made token, once. `brain` is what decides; a measurement brings its own. Raises
+    `ConfigError`: a port in use, a bad host, a data directory that cannot be used, impossible settings.
     """
     settings.check(tuple(STRATEGIES))
     listener = _listen(settings.host, settings.port)
     try:
         store = Store(settings.data_dir, settings.retention)
         try:
-            await _serve(settings, listener, store, ready, tell, as_page)
+            await _serve(settings, listener, store, ready, tell, as_page, brain)
         finally:
             await asyncio.to_thread(store.close)
     finally:
@@ -73,6 +74,7 @@ async def _serve(
     ready: Callable[[str], None] | None,
     tell: Callable[[str], object],
     as_page: AsPage | None,
+    brain: type[Coordinator],
 ) -> None:
     token = settings.token
     if token is None and not is_loopback(settings.host):
@@ -85,7 +87,7 @@ async def _serve(
     settings = await files.stamped_all(settings)
     link_secret, _ = kept_secret(settings.data_dir / "link-secret")
     trust = Trust(settings.data_dir, token)
-    coordinator = Coordinator(
+    coordinator = brain(
         settings,
         link_secret=link_secret,
         cut_off=trust.credentials.revoked,
@@ -151,6 +153,7 @@ def make_app(
     place = web_files()
     files = StaticFiles(place / "static")
     app.router.add_get("/static/{file:.+}", files.get)
+    app.router.add_get("/api/pipelines/{id}/photos/{photo}", photos(runner.coordinator.thumbnail))
     app.router.add_get("/", page(runner.feed, files, place / "templates"))
     if as_page is not None:
         app.router.add_get("/report/{run}", report(api, as_page))

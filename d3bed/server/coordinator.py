@@ -34,6 +34,7 @@ from d3bed.core.messages import (
     LinkMeasured,
     ModelFailed,
     ModelLoaded,
+    PhotosPrepared,
     PrepareFailed,
     Profiled,
     Ready,
@@ -76,6 +77,7 @@ from d3bed.server.events import (
 )
 from d3bed.server.pipeline import Pipeline
 from d3bed.server.runs import Run, Start
+from d3bed.server.seconds import SecondView
 from d3bed.server.settings import ServerSettings
 from d3bed.server.statistics import Totals
 from d3bed.server.traffic import Traffic
@@ -352,6 +354,7 @@ class Coordinator:
             for frame in traffic.take_ripe():
                 self.frames.append(frame)
                 self.world.publish("frame", frame)
+            traffic.count_seconds()
         if now - self._counted_s >= STATISTICS_S:
             self._counted_s = now
             self._publish_changes(self.pipelines.values(), with_numbers=True)
@@ -388,6 +391,8 @@ class Coordinator:
             case Fetching(model, done_bytes, of_bytes):
                 record.fetched = done_bytes, of_bytes
                 world.fetching(agent, model)
+            case PhotosPrepared(thumbnails):
+                record.thumbnails = {each.photo: each.jpeg for each in thumbnails}
             case ModelFailed(model, problem):
                 record.due.pop(("load", model), None)
                 record.due.pop(("profile", model), None)
@@ -493,6 +498,21 @@ class Coordinator:
 
     def view(self, pipeline: PipelineId) -> PipelineView:
         return self._traffic[pipeline].view(None)
+
+    def thumbnail(self, pipeline: str, photo: str) -> bytes | None:
+        """A small JPEG of what the pipeline's frames are made of."""
+        pipe = self.pipelines.get(PipelineId(pipeline))
+        record = self.world.agents.get(pipe.settings.device) if pipe else None
+        return record.thumbnails.get(photo) if record else None
+
+    def seconds(self) -> list[SecondView]:
+        """The latest ones of all pipelines."""
+        return [second for traffic in self._traffic.values() for second in traffic.seconds.kept]
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether a run is under way."""
+        return any(pipe.stream.is_counting for pipe in self.pipelines.values())
 
     def totals(self, pipeline: PipelineId) -> Totals:
         return self._traffic[pipeline].totals

@@ -17,6 +17,7 @@ How events merge into STATE, by `kind`:
     conditions is STATE's `conditions` from now on
     frame      is appended (the last 100 are kept; at most 20 a second and pipeline are shown)
     decision   replaces the entry with the same `cause_id` (the last 200 are kept)
+    second     is appended to what `GET /api/seconds` answers (ten minutes are kept); no part of STATE
     note       is appended (the last 200 are kept): {text, level: info|warn|error, time_s, …}
 
 An event is encoded once, a batch is joined once, whoever listens. At most 20 batches a second. The

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import FrameReport, Span, SpanKind
+from d3bed.server.seconds import parts
 from d3bed.server.views import FrameView, SpanView
 
 __all__ = ["PATIENCE_S", "SHOWN_PER_S", "TRACKED", "Allowance", "FrameTracker"]
@@ -165,6 +166,8 @@ class FrameTracker:
             compute_s=compute_s,
             spans=tuple(sorted(tracked.spans, key=lambda s: s.start_s)),
             waited_s=report.waited_s,
+            parts_s=parts(report.started_s, report.latency_s, report.waited_s, tracked.spans),
+            top=report.top,
         )
 
     def _compute_s(self, tracked: _Tracked) -> dict[Tier, float]:

@@ -24,7 +24,7 @@ from d3bed.server.api import Api
 from d3bed.server.feed import Feed
 from d3bed.server.history import RunHistory
 
-__all__ = ["AsPage", "StaticFiles", "page", "report", "web_files"]
+__all__ = ["AsPage", "StaticFiles", "page", "photos", "report", "web_files"]
 
 #: Makes a self-contained page of a run's history. May take a second: it is called on a thread.
 AsPage = Callable[[RunHistory], str]
@@ -38,6 +38,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+_JPEG = b"\xff\xd8\xff"
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
@@ -140,6 +141,18 @@ def report(api: Api, as_page: AsPage) -> Handler:
         answer = web.Response(text=text, content_type="text/html", headers=headers)
         answer.enable_compression()
         return answer
+
+    return get
+
+
+def photos(thumbnail: Callable[[str, str], bytes | None]) -> Handler:
+    """Small JPEGs of what frames are made of, as the pipeline's device gave them."""
+
+    async def get(request: web.Request) -> web.StreamResponse:
+        jpeg = thumbnail(request.match_info["id"], request.match_info["photo"])
+        if jpeg is None or not jpeg.startswith(_JPEG):
+            raise web.HTTPNotFound(text="there is no such photo")
+        return web.Response(body=jpeg, content_type="image/jpeg", headers=_HEADERS)
 
     return get
 

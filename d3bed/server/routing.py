@@ -86,7 +86,9 @@ def decode(body: bytes, kind: type[_T]) -> _T:
 
 
 def json_response(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+    answer = web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+    answer.enable_compression()
+    return answer
 
 
 def described(routes: Sequence[Route]) -> dict[str, Any]:

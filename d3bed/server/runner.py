@@ -34,6 +34,7 @@ from d3bed.server.events import (
 from d3bed.server.feed import Feed
 from d3bed.server.files import ModelFiles
 from d3bed.server.store import Store
+from d3bed.server.tape import Tape
 
 __all__ = ["BATCH_S", "AgentConnection", "Runner", "choice_for", "make_clock"]
 
@@ -73,6 +74,7 @@ class Runner:
         self.clock = clock
         self.feed = Feed(coordinator.snapshot, clock)
         self.beaten_s = clock()  # when the coordinator was last told that time passes
+        self._tape = Tape(coordinator.snapshot)
         self._connections: dict[int, AgentConnection] = {}
         self._numbers = itertools.count(1)
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
@@ -96,6 +98,8 @@ class Runner:
         self._planner.shutdown(cancel_futures=True)
         for command in self.coordinator.last_words(self.clock()):
             self._perform(command)
+        for row in self._tape.end(self.clock()):
+            self.store.put("tape", row)
 
     async def _beat(self) -> None:
         for beat in itertools.count():
@@ -103,6 +107,8 @@ class Runner:
             if beat % 2:
                 self.submit(Ticked())
                 self.beaten_s = self.clock()
+                for row in self._tape.tick(self.clock(), counting=self.coordinator.is_counting):
+                    self.store.put("tape", row)
             self.feed.flush()
 
     # ── agents ────────────────────────────────────────────────────────────────────────────────────
@@ -142,6 +148,7 @@ class Runner:
         match command:
             case Publish(kind, data, cause_id):
                 self.feed.publish(kind, data, cause_id)
+                self._tape.saw(kind, data, cause_id, self.clock())
             case SendTo(connection=number, message=message):
                 if number in self._connections:
                     self._connections[number].send(encode(message))

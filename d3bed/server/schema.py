@@ -16,7 +16,8 @@ import msgspec
 __all__ = ["KEPT", "Retention", "create", "prune"]
 
 _VERSION = 1
-#: How many rows each table keeps. Frames: 14 hours at 10 a second; spans: five minutes.
+#: How many rows each table keeps. Frames: 14 hours at 10 a second; spans: five minutes; tape: 11
+#: days of runs.
 KEPT = {
     "servers": 500,
     "runs": 500,
@@ -32,10 +33,12 @@ KEPT = {
     "spans": 3_000,
     "audit": 20_000,
     "knocks": 5_000,
+    "tape": 100_000,
 }
 #: What goes when the database is too old or too large, and the column that says when.
 _BULK = {
     "spans": "at_s",
+    "tape": "at_s",
     "frames": "started_s",
     "boards": "at_s",
     "circumstances": "at_s",
@@ -78,6 +81,8 @@ CREATE TABLE IF NOT EXISTS audit (
     id INTEGER PRIMARY KEY, at_s REAL, who TEXT, host TEXT, what TEXT, detail TEXT, status INTEGER);
 CREATE TABLE IF NOT EXISTS knocks (
     id INTEGER PRIMARY KEY, at_s REAL, who TEXT, host TEXT, what TEXT, detail TEXT, status INTEGER);
+CREATE TABLE IF NOT EXISTS tape (id INTEGER PRIMARY KEY, at_s REAL, until_s REAL, whole INTEGER, data BLOB);
+CREATE INDEX IF NOT EXISTS tape_by_time ON tape (at_s);
 """
 
 

@@ -20,11 +20,13 @@ SETTLE_S = 0.6
 
 
 class Stream:
-    """`run` is the latest one; `start` the one that waits for an active epoch."""
+    """`run` is the latest one; `start` the one that waits for an active epoch. Runs that another one followed
+    before they were stored are `unsaved`."""
 
     def __init__(self, settings: PipelineSettings, world: World) -> None:
         self.settings, self._world = settings, world
         self.run: Run | None = None
+        self.unsaved: list[Run] = []
         self.start = Start(settings.frames, settings.in_flight) if settings.autostart else None
         self.rate_per_s = settings.rate_per_s
         self._runs = 0
@@ -81,6 +83,8 @@ class Stream:
         """Begin to count."""
         self.start = None
         self._runs += 1
+        if self.run is not None and self.run.unsaved:
+            self.unsaved.append(self.run)
         self.run = Run(
             id=f"{self.settings.id}-{self._world.boot}-{self._runs}",
             pipeline=self.settings.id,

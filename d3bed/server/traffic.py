@@ -23,6 +23,7 @@ from d3bed.server.frames import Allowance, FrameTracker
 from d3bed.server.history import frame_row, spans_row
 from d3bed.server.pipeline import Pipeline
 from d3bed.server.runs import Run
+from d3bed.server.seconds import Seconds
 from d3bed.server.statistics import Totals
 from d3bed.server.tiles import tile_reports
 from d3bed.server.views import (
@@ -57,6 +58,7 @@ class Traffic:
             pipeline.settings.id, pipeline.settings.tiers, self._steps_of, self._count_compute
         )
         self._allowance = Allowance()
+        self.seconds = Seconds(pipeline.settings.id, pipeline.settings.tiers)
         self.totals = Totals()
         self.witness = Witness(pipeline)
         self._drawn: tuple[str, GraphView] | None = None
@@ -129,6 +131,7 @@ class Traffic:
             ends = (agent, transfer.peer)
             link = self._world.links.setdefault(ends, LinkRecord())
             link.traffic.add(transfer)
+            self.seconds.add_transfer(agent, transfer)
             jumped |= link.estimator.transferred(transfer.bytes, transfer.taken_s, self._world.now)
             self._dirty_links.add(ends)
             if run is not None:
@@ -181,6 +184,9 @@ class Traffic:
     def take_ripe(self) -> list[FrameView]:
         """Frames to be shown now; those of which nothing more is to come are stored."""
         ripe = self._frames.take_ripe(self._world.now)
+        for frame in ripe:
+            epoch = self._pipeline.epochs.get(frame.epoch)
+            self.seconds.add_frame(frame, epoch.graph.output_bytes[0] if epoch else 0)
         self.keep_frames(self._world.now)
         return [frame for frame in ripe if self._allowance.take(self._world.now)]
 
@@ -194,6 +200,17 @@ class Traffic:
         agents = self._world.agents
         return {a: agents[a].clock_error_s for a in self._pipeline.settings.tiers if a in agents}
 
+    def count_seconds(self) -> None:
+        """Publish the second that is over."""
+        active = self._pipeline.active
+        if self.seconds.tick(
+            self._world.now,
+            counting=self._pipeline.stream.is_counting,
+            epoch=active.number if active else None,
+            predicted_s=active.predicted_s if active else None,
+        ):
+            self._world.publish("second", self.seconds.kept[-1])
+
     def publish_numbers(self) -> None:
         """Publish links that carried something and epochs whose measured latency changed."""
         self.witness.look()
@@ -206,10 +223,13 @@ class Traffic:
                 self._world.publish("epoch", epoch.view, epoch.wish.cause_id)
 
     def save_run(self) -> None:
-        """Store the latest run as it is now, if it changed."""
-        run = self._pipeline.stream.run
-        if run is None or not run.unsaved:
-            return
+        """Store the latest run as it is now, if it changed, and those before it that were not stored yet."""
+        stream = self._pipeline.stream
+        before, stream.unsaved = stream.unsaved, []
+        for run in (*before, *([stream.run] if stream.run is not None and stream.run.unsaved else [])):
+            self._save(run)
+
+    def _save(self, run: Run) -> None:
         run.unsaved = False
         self._world.record(
             "runs",
@@ -244,6 +264,7 @@ class Traffic:
         target = pipe.target
         phase, phase_text = pipe.phase
         graph = self._graph()
+        device = self._world.agents.get(pipe.settings.device)
         numbers: PipelineView | Run | None = before or run
         return PipelineView(
             id=pipe.settings.id,
@@ -275,6 +296,7 @@ class Traffic:
             if epoch and epoch.others
             else (),
             members=dict(pipe.settings.tiers),
+            photos=tuple(device.thumbnails) if device else (),
         )
 
     def _graph(self) -> Graph | None:

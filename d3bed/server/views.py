@@ -173,9 +173,10 @@ class MixedView(msgspec.Struct, frozen=True):
 class PipelineView(msgspec.Struct, frozen=True):
     """`plan` and `profile_s` go by vertex number; null where nothing is known yet. Profiles of agents that
     are `guessed` are predicted from other networks. `rate_per_s` is the camera's, null: one frame after the
-    other; the plan `sustains_per_s`. `members` are all agents that it
-    is configured with, here or not. Where frames take several plans in turn, `mix` are all of them. While
-    `run` is `counting`, its frames still come, whatever phase the plan is in."""
+    other; the plan `sustains_per_s`. `members` are all agents that it is configured with, here or not. Where
+    frames take several plans in turn, `mix` are all of them. While `run` is `counting`, its frames still
+    come, whatever phase the plan is in. Of `photos` there are pictures
+    (`/api/pipelines/{id}/photos/{photo}`)."""
 
     id: PipelineId
     phase: Phase
@@ -204,6 +205,7 @@ class PipelineView(msgspec.Struct, frozen=True):
     sustains_per_s: float | None = None
     mix: tuple[MixedView, ...] = ()
     members: dict[AgentId, Tier] = {}
+    photos: tuple[str, ...] = ()
 
 
 class EpochView(msgspec.Struct, frozen=True):
@@ -235,7 +237,8 @@ class SpanView(msgspec.Struct, frozen=True):
 
 
 class FrameView(msgspec.Struct, frozen=True):
-    """`waited_s` of its latency it waited on the device until it was started."""
+    """`waited_s` of its latency it waited on the device until it was started; `parts_s` is all of it by
+    part (`seconds.PARTS`). `top` are the classes with the largest scores."""
 
     pipeline: PipelineId
     run: str
@@ -251,6 +254,8 @@ class FrameView(msgspec.Struct, frozen=True):
     compute_s: dict[Tier, float]
     spans: tuple[SpanView, ...]
     waited_s: float = 0.0
+    parts_s: dict[str, float] = {}
+    top: tuple[tuple[str, float], ...] = ()
 
 
 class FrameSeries(msgspec.Struct, frozen=True):

@@ -74,6 +74,7 @@ class AgentRecord:
     clock_error_s: float = 0.0
     said_bytes: int = 0
     board: BoardSample | None = None
+    thumbnails: dict[str, bytes] = field(default_factory=dict)
     loaded: dict[ModelSpec, ModelLoaded] = field(default_factory=dict)
     profiles: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
     fixed: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import shutil
 import time
@@ -19,11 +20,12 @@ import aiohttp
 import msgspec
 import pytest
 import pytest_asyncio
+from PIL import Image
 from playwright.async_api import Browser, Page, async_playwright
 
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
-from d3bed.core.measurements import FrameReport, LinkShape, Span, SpanKind, Transfer
+from d3bed.core.measurements import FrameReport, LinkShape, Span, SpanKind, Thumbnail, Transfer
 from d3bed.core.messages import (
     Activate,
     Confirm,
@@ -38,11 +40,13 @@ from d3bed.core.messages import (
     MeasureLinks,
     ModelLoaded,
     ModelSpec,
+    PhotosPrepared,
     Prepare,
     Profiled,
     ProfileModel,
     Ready,
     Register,
+    SourceEnded,
     SpansRecorded,
     ToAgent,
     Transferred,
@@ -54,6 +58,7 @@ from d3bed.lab.report import as_html
 from d3bed.plan import Pin
 from d3bed.server import PipelineSettings, ServerSettings, serve
 from d3bed.server.settings import Network, Scene
+from d3bed.server.store import read_rows
 
 PIPELINE = PipelineId("demo")
 DEVICE, EDGE, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm-1")
@@ -93,6 +98,12 @@ def made_graph(model: str) -> Graph:
         edges.remove((3, 4))
         edges += [(2, 4), (3, 5)]
     return Graph(model, (photo, *layers), tuple(Edge(a, b) for a, b in sorted(edges)), (Value(8),))
+
+
+def picture() -> bytes:
+    made = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(made, "JPEG")
+    return made.getvalue()
 
 
 class Actor:
@@ -139,7 +150,11 @@ class Actor:
         self.heard.append(message)
         match message:
             case LoadModel(model, threads):
-                return [ModelLoaded(model, made_graph(model.name), "same", threads, 0.1)]
+                thumbnails = (Thumbnail("cat.jpg", picture()),) if self.agent == DEVICE else ()
+                return [
+                    PhotosPrepared(thumbnails),
+                    ModelLoaded(model, made_graph(model.name), "same", threads, 0.1),
+                ]
             case ProfileModel(model):
                 return [Profiled(model, (0.0, *[TIME_S[self.agent]] * 8), False, 0.1)]
             case MeasureLinks(peers):
@@ -239,12 +254,29 @@ class Testbed:
             crossing = Span(frame, epoch, SpanKind.TRANSFER, at_s + 0.1, at_s + 0.11, (1, 1), peer=EDGE)
             slow = Transfer(EDGE, frame, epoch, Value(1), 774_400, 774_400 / 0.95e7, 1e7)
             identical = None if max_rel_err is None else max_rel_err == 0
-            report = FrameReport(frame, epoch, photo, at_s, start_s, "tabby cat", 1, identical, max_rel_err)
+            top = (("tabby cat", 9.75), ("tiger cat", 3.0))
+            report = FrameReport(
+                frame, epoch, photo, at_s, start_s, "tabby cat", 1, identical, max_rel_err, top=top
+            )
             await device.say(
                 SpansRecorded(PIPELINE, 0.001, (crossing,)),
                 Transferred(PIPELINE, (slow,)),
                 FramesAnswered(PIPELINE, self._frames, (report,)),
             )
+
+    async def end_run(self) -> None:
+        """The device has sent all frames that it was asked for."""
+        await self.actors[DEVICE].say(SourceEnded(PIPELINE, self._frames, self._frames))
+        self._frames = 0
+
+    async def until_stored(self, runs: int) -> None:
+        """So many runs are over, and in the store with what the page was told of them."""
+        path = self.settings.data_dir / "d3bed.sqlite3"
+        ended = "SELECT count(*) AS n FROM runs WHERE ended_s IS NOT NULL"
+        taped = "SELECT coalesce(max(until_s), 0) - (SELECT max(ended_s) FROM runs) AS n FROM tape"
+        async with asyncio.timeout(10):
+            while read_rows(path, ended)[0]["n"] < runs or read_rows(path, taped)[0]["n"] < 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # a file: nothing wakes us
 
 
 async def violations(page: Page) -> list[str]:

@@ -322,3 +322,68 @@ async def test_zoom_never_leaves_the_drawing(modules: Page) -> None:
         modules, "zoom", "return value.map(c => m.seen(400, 200, 2, c))", [[0, 0], [200, 100], [999, 999]]
     )
     assert found == [[0, 0, 200, 100], [100, 50, 200, 100], [200, 100, 200, 100]]
+
+
+SECOND = {
+    "pipeline": "demo",
+    "frames_per_s": 2,
+    "epoch": 1,
+    "parts_s": {"device": 0.1, "edge": 0, "cloud": 0.05, "transfer": 0.02, "queue": 0, "wait": 0.03},
+    "p50_s": 0.2,
+    "p95_s": 0.3,
+    "p99_s": 0.4,
+    "predicted_s": 0.18,
+    "backbone_bytes": 100,
+    "cloud_only_bytes": 400,
+    "links": {"a→b": [10, 5, 6]},
+}
+
+
+async def test_seconds_become_columns_with_gaps_where_nothing_was_told(modules: Page) -> None:
+    told = [{**SECOND, "at_s": at_s} for at_s in (90, 100, 102)]
+    found = await run(modules, "series", "return m.columns(value, 102, 4)", told)
+    assert found["times"] == [99, 100, 101, 102]
+    assert found["parts"][0] == [None, 0.1, None, 0.1]
+    assert found["p99"] == [None, 0.4, None, 0.4]
+    assert found["links"] == [{"name": "a→b", "achieved": [None, 5, None, 5], "target": [None, 6, None, 6]}]
+    assert (found["backboneBytes"], found["cloudOnlyBytes"]) == (200, 800)
+    sums = await run(modules, "series", "return m.stacked(value)", [[1, None], [2, None], [3, 4]])
+    assert sums == [[1, None], [3, None], [6, 4]]
+    assert await run(modules, "series", "return m.latencyOf(value)", told[0]) == pytest.approx(0.2)
+
+
+async def test_change_that_a_plan_came_of_is_told_once(modules: Page) -> None:
+    epochs = [{"epoch": 2, "strategy": "hpa", "cause": "x", "cause_id": "1-2", "activated_at": 50}]
+    decisions = [
+        {"cause_id": "1-2", "at_s": 49, "text": "moved"},
+        {"cause_id": "1-3", "at_s": 55, "text": "kept"},
+        {"cause_id": "1-1", "at_s": 10, "text": "long ago"},
+    ]
+    found = await run(modules, "series", "return m.marks(...value)", [epochs, decisions, 40, 60])
+    assert [(mark["kind"], mark["text"]) for mark in found] == [("switch", "moved"), ("change", "kept")]
+
+
+async def test_replay_gives_the_state_of_any_moment_forth_and_back(modules: Page) -> None:
+    """What the live reducer makes of the same events, wherever the slider jumps."""
+    snapshot = {"time_s": 100.0, "kind": "snapshot", "data": SNAPSHOT["state"]}
+    notes = [{"time_s": 100.5 + n / 10, "kind": "note", "data": {"n": n}} for n in range(450)]
+    recorded = {"events": [snapshot, *notes], "from_s": 100.2, "until_s": 145.5}
+    found = await run(
+        modules,
+        "replay",
+        """
+        const replay = m.createReplay(value);
+        const last = timeS => replay.at(timeS).notes.at(-1)?.n ?? null;
+        return [replay.isEmpty, ...[0, 100.55, 145, 120.05, 101.0, 145.5, 100.2].map(last),
+                replay.at(130).agents.length, m.createReplay({events: [], from_s: 0, until_s: 1}).isEmpty];
+        """,
+        recorded,
+    )
+    assert found == [False, None, 0, 445, 195, 5, 449, None, 2, True]
+
+
+async def test_seconds_survive_a_snapshot_and_are_kept_for_ten_minutes(modules: Page) -> None:
+    asked = {"type": "seconds", "seconds": [{**SECOND, "at_s": at_s} for at_s in (1, 2, 3)]}
+    told = events(8, ("second", {**SECOND, "at_s": 3}), ("second", {**SECOND, "at_s": 602}))
+    state = await run(modules, "store", REDUCE, [SNAPSHOT, told, asked, {**SNAPSHOT, "seq": 99}])
+    assert [second["at_s"] for second in state["seconds"]] == [3, 602]

@@ -8,8 +8,6 @@ import { ticks } from "./chart.js";
 const ROW = 26;
 const TOP = 6;
 const AXIS = 22;
-// A frame stays long enough to be read; pointing at the chart holds it.
-const HOLD_MS = 1_000;
 
 // Spans → rows [{label, tier, link, spans}] in the order of a frame's way: agents from device to cloud,
 // each with its links onward, then the links that bring the result back.
@@ -51,8 +49,6 @@ const title = (span) => {
 export const createGantt = ({ canvas, caption }) => {
   let width = 0;
   let frame = null;
-  let shownAt = -Infinity;
-  let held = false;
 
   const bar = (span, x, y) => {
     const left = x(span.start_s);
@@ -130,18 +126,14 @@ export const createGantt = ({ canvas, caption }) => {
     });
   };
 
-  canvas.addEventListener("pointerenter", () => (held = true));
-  canvas.addEventListener("pointerleave", () => (held = false));
   onWidth(canvas.parentNode, (w) => {
     width = w;
     draw();
   });
 
-  return (frames, nowMs) => {
-    const newest = frames.findLast((each) => each.spans?.length) ?? null;
-    const due = nowMs - shownAt >= HOLD_MS && !held;
-    if (newest === frame || (newest && frame && !due)) return;
-    [frame, shownAt] = [newest, nowMs];
+  return (now) => {
+    if (now === frame) return;
+    frame = now;
     draw();
   };
 };

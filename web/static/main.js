@@ -6,13 +6,16 @@ import { createDecisions } from "./decisions.js";
 import { byId, html, say, set } from "./dom.js";
 import { openFeed } from "./feed.js";
 import { count, duration, exactness, speed, text } from "./format.js";
-import { createGantt } from "./gantt.js";
+import { createFrames } from "./frames.js";
 import { createGraph } from "./graph.js";
+import { createHistory } from "./history.js";
 import { createConditions, createOrderList, createOrders } from "./orders.js";
+import { createReplayBar } from "./replay.js";
 import { EMPTY, pipelineOf, reduce } from "./store.js";
 import { createEpochs, createLinks } from "./tables.js";
 import { createTestbed, createWelcome } from "./testbed.js";
 import { createTiles } from "./tiles.js";
+import { createTime, hasCharts } from "./time.js";
 
 const CONNECTION = {
   live: ["●", "live"],
@@ -20,7 +23,10 @@ const CONNECTION = {
   paused: ["‖", "paused"],
 };
 
-let state = EMPTY;
+let live = EMPTY; // what the server says now
+let replayed = null; // what it said at a moment of a past run, while one is watched
+let replayedS = null;
+let state = EMPTY; // what is shown: one of the two
 let chosen = null;
 let queue = [];
 let asked = false;
@@ -40,7 +46,8 @@ const chart = createChart({
   numbers: byId("numbers"),
   caption: byId("numbers-caption"),
 });
-const gantt = createGantt({ canvas: byId("gantt"), caption: byId("gantt-caption") });
+const time = createTime(byId("time-card"));
+const frameViews = createFrames(byId("gantt-card"));
 const tiles = createTiles({
   card: byId("tiles-card"),
   list: byId("tiles"),
@@ -54,11 +61,11 @@ const linkDialog = createLinkDialog(orders);
 const testbed = createTestbed({
   tiers: byId("tiers"),
   caption: byId("testbed-caption"),
-  change: (name) => agentDialog.open(state.agents.find((agent) => agent.agent === name)),
+  change: (name) => !replayed && agentDialog.open(state.agents.find((agent) => agent.agent === name)),
 });
 const welcome = createWelcome({ card: byId("welcome"), list: byId("arrivals"), hint: byId("welcome-hint") });
 const links = createLinks(byId("links"), ([from, to]) =>
-  linkDialog.open(state.links.find((link) => link.from === from && link.to === to)),
+  !replayed && linkDialog.open(state.links.find((link) => link.from === from && link.to === to)),
 );
 const epochs = createEpochs(byId("epochs"));
 const conditions = createConditions(byId("conditions-part"), byId("conditions"), orders);
@@ -84,6 +91,7 @@ const ofPipeline = () => {
 };
 const framesOf = ofPipeline();
 const epochsOf = ofPipeline();
+const decisionsOf = ofPipeline();
 
 const slowed = (agents) => agents.filter((agent) => typeof agent.speed === "number" && agent.speed !== 1);
 
@@ -157,22 +165,25 @@ const plan = (pipeline) => {
 
 const draw = () => {
   asked = false;
-  for (const message of queue) state = reduce(state, message);
+  for (const message of queue) live = reduce(live, message);
   queue = [];
-  const pipeline = pipelineOf(state, chosen);
+  state = replayed ?? live;
+  const nowS = replayedS ?? clock.aheadS + Date.now() / 1e3;
+  const pipeline = pipelineOf(state, replayed ? replayBar.pipeline() : chosen);
   const frames = framesOf(state.frames, pipeline);
   const history = epochsOf(state.epochs, pipeline);
+  const decided = decisionsOf(state.decisions, pipeline);
   offerPipelines(pipeline);
   header(pipeline);
   plan(pipeline);
-  const nowS = clock.aheadS + Date.now() / 1e3;
-  orders.see(state.orders);
+  orders.see(live.orders);
   controls(state, pipeline, nowS);
   welcome(state, pipeline);
   testbed(state, state.pipelines, nowS);
   graph(pipeline, state.links, state.agents);
-  chart(pipeline, frames, history, slowed(state.agents).length > 0);
-  gantt(frames, performance.now());
+  if (!hasCharts()) chart(pipeline, frames, history, slowed(state.agents).length > 0);
+  time(state.seconds, pipeline, history, decided);
+  frameViews(frames, pipeline, performance.now());
   tiles(pipeline);
   links(state.links, state.agents);
   epochs(history);
@@ -180,6 +191,7 @@ const draw = () => {
   orderList(state.orders, nowS);
   // The offset of the clocks is taken once a snapshot: times of day must not flicker.
   decisions(state.notes, state.decisions, state.orders, clock.nowS, clock.nowMs);
+  pastRuns(live.pipelines);
 };
 
 const ask = () => {
@@ -187,6 +199,15 @@ const ask = () => {
   asked = true;
   requestAnimationFrame(draw);
 };
+
+// While a past run is watched the views are as they were then, and nothing can be steered.
+const replayBar = createReplayBar(byId("replay-bar"), (then, timeS) => {
+  [replayed, replayedS] = [then, timeS];
+  set(document.body, { "data-replay": then ? "" : null });
+  set(byId("side"), { inert: Boolean(then) });
+  ask();
+});
+const pastRuns = createHistory(byId("history"), { onReplay: replayBar.open });
 
 // `aheadS`: the server's clock, less this browser's; messages only ever arrive late, so the most counts.
 const clock = { nowS: null, nowMs: null, aheadS: -Infinity };
@@ -196,7 +217,18 @@ const receive = (message) => {
   clock.aheadS = Math.max(clock.aheadS, message.now - Date.now() / 1e3);
   queue.push(message);
   ask();
+  if (message.type === "snapshot") setTimeout(askSeconds);
 };
+
+// The last ten minutes, which are no part of a snapshot: the page is drawn before they come.
+const askSeconds = () =>
+  fetch("/api/seconds")
+    .then((answer) => answer.json())
+    .then((seconds) => {
+      queue.push({ type: "seconds", seconds });
+      ask();
+    })
+    .catch(() => {}); // they are asked for again with the next snapshot; the charts grow from now on
 
 const first = JSON.parse(byId("snapshot").textContent || "null");
 if (first) receive(first);

@@ -1,9 +1,11 @@
 // What the page knows, as a pure function of what the server said: reduce(state, message) → state.
 //
-// A snapshot replaces everything; numbered events change one thing each. Slices that a message does
-// not touch keep their identity, so that a view can tell by === whether it must draw again.
+// A snapshot replaces everything but the seconds, which are asked for on their own; numbered events change
+// one thing each. Slices that a message does not touch keep their identity, so that a view can tell by ===
+// whether it must draw again. Live events and those of a replay go through the same function.
 
 const KEPT = { frames: 100, notes: 200, decisions: 200, orders: 100 };
+const SECONDS_KEPT_S = 600;
 
 export const TIERS = ["device", "edge", "cloud"];
 
@@ -17,7 +19,7 @@ const UPSERTS = {
   order: ["orders", ["id"]],
 };
 const WHOLES = ["conditions", "scene"];
-const APPENDS = { frame: "frames", note: "notes" };
+const APPENDS = { frame: "frames", note: "notes", second: "seconds" };
 
 export const EMPTY = Object.freeze({
   seq: null,
@@ -37,16 +39,32 @@ export const EMPTY = Object.freeze({
   scenarios: [],
   scene: null,
   guarded: false,
+  seconds: [],
 });
 
 export const reduce = (state, message) => {
-  if (message.type === "snapshot") return { ...EMPTY, ...message.state, seq: message.seq, nowS: message.now };
+  if (message.type === "snapshot")
+    return { ...EMPTY, ...message.state, seconds: state.seconds, seq: message.seq, nowS: message.now };
+  if (message.type === "seconds") return { ...state, seconds: joined(message.seconds, state.seconds) };
   if (message.type !== "events") return state;
   const next = { ...state, seq: message.seq, nowS: message.now };
   for (const event of message.events) if (event.seq > state.seq) apply(next, event);
   for (const [slice, kept] of Object.entries(KEPT))
     if (next[slice].length > kept) next[slice] = next[slice].slice(-kept);
+  if (next.seconds !== state.seconds) next.seconds = lately(next.seconds);
   return next;
+};
+
+const lately = (seconds) => {
+  const oldest = seconds.at(-1).at_s - SECONDS_KEPT_S;
+  return seconds[0].at_s <= oldest ? seconds.filter((second) => second.at_s > oldest) : seconds;
+};
+
+// Seconds that were asked for, and those that were told meanwhile, each once, in order.
+const joined = (asked, told) => {
+  const known = new Map([...told, ...asked].map((second) => [`${second.at_s} ${second.pipeline}`, second]));
+  const all = [...known.values()].sort((a, b) => a.at_s - b.at_s);
+  return all.length ? lately(all) : all;
 };
 
 // Whether a message joins on to what is known; if not, something was missed.

@@ -9,8 +9,8 @@ import pytest
 
 from d3bed.core.ids import AgentId, Epoch, FrameId, Tier
 from d3bed.core.measurements import SpanKind
-from d3bed.lab.trace import trace
 from d3bed.server.history import FrameSpans
+from d3bed.server.trace import trace
 from d3bed.server.views import SpanView
 
 DEVICE, EDGE = AgentId("pi-1"), AgentId("edge-1")
