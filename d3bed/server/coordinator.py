@@ -398,8 +398,7 @@ class Coordinator:
                 record.due.pop(("profile", model), None)
                 record.predicted.pop(model, None)  # or it would be asked to measure it again and again
                 for pipe in self._pipelines_of(record):
-                    if pipe.wish is not None and pipe.wish.model == model:
-                        pipe.give_up(f"{agent} could not load or profile {model.name}: {problem}")
+                    pipe.agent_unable(agent, model, problem)
             case Profiled(model=model):
                 record.due.pop(("profile", model), None)
                 self._profiled(record, message)

@@ -30,6 +30,7 @@ from d3bed.server.distrust import IN_A_ROW, Distrust
 from d3bed.server.epochs import PlannedEpoch, Wish
 from d3bed.server.events import ComputePlan
 from d3bed.server.groundwork import Groundwork, Stage
+from d3bed.server.newcomers import Newcomers
 from d3bed.server.settings import PipelineSettings
 from d3bed.server.stream import Stream
 from d3bed.server.succession import Succession
@@ -57,6 +58,7 @@ class Pipeline:
         self.decisions = Decisions(settings.id, world)
         self._line = Succession(settings.id, settings.device, world)
         self._ground = Groundwork(settings, world)
+        self._newcomers = Newcomers(settings, self._ground, world)
         self._assembled = False
         self._stage: Stage = ("waiting", "for agents")
         self._problem: str | None = None
@@ -71,8 +73,10 @@ class Pipeline:
 
     @property
     def members(self) -> dict[AgentId, Tier]:
-        """The connected agents of this pipeline and their tiers, device first."""
-        return {a: tier for a, tier in self.settings.tiers.items() if self.world.is_connected(a)}
+        """The agents of this pipeline that plans are made with, and their tiers, device first: those that are
+        connected, but for newcomers that still get ready."""
+        tiers, world = self.settings.tiers, self.world
+        return {a: t for a, t in tiers.items() if world.is_connected(a) and a not in self._newcomers}
 
     @property
     def target(self) -> Wish | None:
@@ -189,6 +193,9 @@ class Pipeline:
 
     def advance(self) -> None:
         """Order whatever is missing for the wish. May be called at any time."""
+        target = self.target
+        if target is not None and (agent := self._newcomers.ready(target.model, self.members)) is not None:
+            self._plan_with(agent)
         if self.wish is None or self._request is not None or self._line.preparing is not None:
             return
         members = self.members
@@ -430,14 +437,29 @@ class Pipeline:
             self.want(cause, forced=True)
 
     def agent_joined(self, agent: AgentId) -> None:
-        """One more to plan with. Before all were here once, `advance` waits for the others."""
+        """One more to plan with. Before all were here once, `advance` waits for the others. Where a plan is
+        in force it first gets ready beside it: until then plans follow conditions without it."""
+        if self._assembled and self.active is not None and agent != self.settings.device:
+            self._newcomers.add(agent)
+        else:
+            self._plan_with(agent)
+
+    def _plan_with(self, agent: AgentId) -> None:
         if self._assembled and (
             self.wish is None or self._request is not None or self._line.preparing is not None
         ):
             self.want(f"{agent} joined")
 
+    def agent_unable(self, agent: AgentId, model: ModelSpec, problem: str) -> None:
+        """It could not load or profile a model."""
+        if agent in self._newcomers:
+            self._newcomers.unable(agent, problem)
+        elif self.wish is not None and self.wish.model == model:
+            self.give_up(f"{agent} could not load or profile {model.name}: {problem}")
+
     def agent_lost(self, agent: AgentId) -> None:
         """Plan without it. Without the device there is nothing to plan: its epochs are over."""
+        self._newcomers.discard(agent)
         self._line.lose(agent)
         if agent == self.settings.device:
             self._device_lost()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
-from d3bed.core.messages import Abandon, Activate, MeasureLinks
+from d3bed.core.messages import Abandon, Activate, LoadModel, MeasureLinks, ModelFailed
 from d3bed.server.events import Change, StopRun
 
 if TYPE_CHECKING:
@@ -130,6 +130,36 @@ def test_a_plan_moves_to_no_agent_that_nobody_heard_of_since(on_edge: Stage) -> 
     on_edge.tick(0.5)
     assert route(on_edge)[Tier.EDGE] == EDGE_1 and on_edge.active == 1
     assert any("kept" in text for text in on_edge.notes("info"))
+
+
+def test_while_an_agent_gets_ready_plans_follow_without_it_and_then_with_it(on_edge: Stage) -> None:
+    on_edge.lose(EDGE_1)
+    assert route(on_edge)[Tier.EDGE] == EDGE_2
+    on_edge.join(EDGE_1, silent=LoadModel)
+    on_edge.tick(1.5)
+    assert on_edge.phase == "running", "nobody waits for it"
+    on_edge.scripts[EDGE_2].slower = 40.0
+    slow(on_edge, 40.0, 8, agent=EDGE_2)
+    on_edge.tick(1)
+    epoch = on_edge.active
+    assert any("edge-2 became" in text and "×" in text for text in on_edge.notes("info"))
+    (order,) = on_edge.heard(EDGE_1, LoadModel)
+    script = on_edge.scripts[EDGE_1]
+    script.silent.clear()
+    on_edge.say(EDGE_1, *script.answers(order))
+    on_edge.tick(0.3)
+    assert route(on_edge)[Tier.EDGE] == EDGE_1 and on_edge.active == epoch + 1
+    assert any(text.startswith("edge-1 joined → epoch") for text in on_edge.notes("info"))
+
+
+def test_an_agent_that_cannot_load_the_model_is_left_out_and_the_plan_goes_on(on_edge: Stage) -> None:
+    on_edge.lose(EDGE_1)
+    on_edge.join(EDGE_1, silent=LoadModel)
+    (order,) = on_edge.heard(EDGE_1, LoadModel)
+    on_edge.say(EDGE_1, ModelFailed(order.model, "no such weights"))
+    on_edge.tick(1)
+    assert on_edge.notes("error") == ["edge-1 is left out: no such weights"]
+    assert on_edge.phase == "running" and len(on_edge.heard(EDGE_1, LoadModel)) == 1
 
 
 def two_links_fall(stage: Stage) -> list[tuple[str, str]]:
