@@ -112,6 +112,7 @@ with socket.create_server(("", 4750)) as server:
 """
 
 
+@pytest.mark.alone
 @pytest.mark.sockets
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("nsenter"), reason="needs root, iproute2"
