@@ -30,7 +30,11 @@ def backup(
 
     made = back_up(data_dir, file)
     size = file.stat().st_size * 1e-6
-    console.print(f"{file}: {', '.join(made.files)}; {size:.1f} MB, readable by you alone", highlight=False)
+    console.print(
+        f"{file}: {', '.join(made.files)}; {size:.1f} MB, readable by you alone",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @keeping.command()
@@ -51,4 +55,5 @@ def restore(
     console.print(
         f"{data_dir}: as it was at {made}, under d3bed {found.version}. Start the server: d3bed server",
         highlight=False,
+        soft_wrap=True,
     )
