@@ -127,6 +127,36 @@ def bench_streams(
     )
 
 
+@bench.command("chaos")
+def bench_chaos(
+    json_file: JsonOption = None,
+    seed: Annotated[int, typer.Option(help="Which faults come, and when.")] = 1,
+    faults: Annotated[int, typer.Option(help="How many; 0: only the single ones, for figures.")] = 100,
+    minutes: Annotated[float, typer.Option(help="In how long.")] = 10.0,
+    rounds: Annotated[int, typer.Option(help="How often single faults are measured before.")] = 3,
+) -> None:
+    """Kill, pause and cut off agents, server and links under a stream: nothing is lost, twice or wrong."""
+    from d3bed.bench.chaos import run
+
+    result = run(json_file, console, seed=seed, faults=faults, minutes=minutes, rounds=rounds)
+    raise typer.Exit(1 if result["bad"] else 0)
+
+
+@bench.command("fuzz")
+def bench_fuzz(
+    json_file: JsonOption = None,
+    seed: Annotated[int, typer.Option(help="Which inputs.")] = 1,
+    wire: Annotated[int, typer.Option(help="Inputs to the data port's protocol.")] = 1_000_000,
+    control: Annotated[int, typer.Option(help="Messages of agents to the server.")] = 100_000,
+    api: Annotated[int, typer.Option(help="Requests to the JSON API.")] = 100_000,
+) -> None:
+    """Malformed input on data port, control connection and JSON API: no crash, no hang, no growth."""
+    from d3bed.bench.fuzz import run
+
+    result = run(json_file, console, seed=seed, wire=wire, control=control, api=api)
+    raise typer.Exit(1 if result["bad"] else 0)
+
+
 @bench.command("engines")
 def bench_engines(
     json_file: JsonOption = None,

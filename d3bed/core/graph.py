@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import cached_property
+from typing import Annotated
 
 import msgspec
 
+from d3bed.core.numbers import Bytes, Count, Place
 from d3bed.core.regions import WHOLE, Region
 
 __all__ = ["ITEM_BYTES", "Edge", "Graph", "TensorSpec", "Value", "Vertex", "Window"]
@@ -34,6 +36,10 @@ ITEM_BYTES: dict[str, int] = {
 }
 
 
+#: Of a tensor; no link carries one that is larger by far.
+MOST_DIMENSIONS, MOST_BYTES = 8, 2**40
+
+
 class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """Shape `[N, C, H, W]` (or fewer/more dimensions) and dtype, as in `ITEM_BYTES`.
 
@@ -41,9 +47,9 @@ class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     the bound that receivers hold it to, and `nbytes`, which planners count, is what is usual.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[Place, ...]
     dtype: str
-    usual_bytes: int | None = None
+    usual_bytes: Bytes | None = None
 
     def admits(self, shape: tuple[int, ...], dtype: str) -> bool:
         """Whether a tensor that came over a link may be this value."""
@@ -62,17 +68,21 @@ class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
+#: Of what must not be 0.
+_Pair = tuple[Annotated[int, msgspec.Meta(ge=1, le=2**31)], Annotated[int, msgspec.Meta(ge=1, le=2**31)]]
+
+
 class Window(msgspec.Struct, frozen=True):
     """How a convolution or pooling operator looks at its input: what tiles need to know.
 
     All pairs are (height, width). `padding` is symmetric.
     """
 
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
+    kernel: _Pair
+    stride: _Pair
+    padding: tuple[Place, Place] = (0, 0)
+    dilation: _Pair = (1, 1)
+    groups: Place = 1
     transposed: bool = False
     ceil_mode: bool = False
     count_include_pad: bool = True
@@ -81,8 +91,8 @@ class Window(msgspec.Struct, frozen=True):
 class Value(msgspec.Struct, frozen=True, order=True):
     """One tensor of the graph: output number `output` of vertex number `vertex`, or a rectangle of it."""
 
-    vertex: int
-    output: int = 0
+    vertex: Place
+    output: Place = 0
     region: Region = WHOLE
 
     @property
@@ -106,8 +116,8 @@ class Vertex(msgspec.Struct, frozen=True):
     kind: str
     outputs: tuple[TensorSpec, ...]
     operators: tuple[str, ...] = ()
-    flops: int = 0
-    weight_bytes: int = 0
+    flops: Count = 0
+    weight_bytes: Bytes = 0
     window: Window | None = None
     positional: bool = False
 
@@ -115,9 +125,9 @@ class Vertex(msgspec.Struct, frozen=True):
 class Edge(msgspec.Struct, frozen=True):
     """`consumer` reads these `outputs` of `producer` (vertex numbers, producer < consumer)."""
 
-    producer: int
-    consumer: int
-    outputs: tuple[int, ...] = (0,)
+    producer: Place
+    consumer: Place
+    outputs: tuple[Place, ...] = (0,)
 
 
 class Graph(msgspec.Struct, frozen=True, dict=True):
@@ -189,6 +199,12 @@ class Graph(msgspec.Struct, frozen=True, dict=True):
             raise ValueError("vertex 0 must be the input")
         if len(self.index) != count:
             raise ValueError("duplicate vertex names")
+        for vertex in self.vertices:
+            for spec in vertex.outputs:
+                if spec.dtype not in ITEM_BYTES or len(spec.shape) > MOST_DIMENSIONS:
+                    raise ValueError(f"vertex {vertex.name} makes {spec.dtype}{list(spec.shape)}")
+                if spec.nbytes > MOST_BYTES:
+                    raise ValueError(f"vertex {vertex.name} makes {spec.nbytes} bytes")
         for edge in self.edges:
             if not 0 <= edge.producer < edge.consumer < count:
                 raise ValueError(f"edge {edge.producer}→{edge.consumer} is not topological")

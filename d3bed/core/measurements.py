@@ -12,7 +12,8 @@ from typing import Annotated
 import msgspec
 
 from d3bed.core.graph import Value
-from d3bed.core.ids import AgentId, Epoch, FrameId
+from d3bed.core.ids import AgentId
+from d3bed.core.numbers import Bytes, Count, EpochNumber, FrameNumber, Place, Rate, Real
 
 __all__ = [
     "BoardFacts",
@@ -30,9 +31,9 @@ class LinkShape(msgspec.Struct, frozen=True):
     """What an emulated link is held to: payload `bytes_per_s`, one-way `latency_s`, and the `loss` of that
     share of its segments, as a TCP stream feels it (see `net.shaping`)."""
 
-    bytes_per_s: float
-    latency_s: float = 0.0
-    loss: float = 0.0
+    bytes_per_s: Rate
+    latency_s: Real = 0.0
+    loss: Real = 0.0
 
 
 class LinkRate(msgspec.Struct, frozen=True):
@@ -58,15 +59,15 @@ class Span(msgspec.Struct, frozen=True):
     column) was computed; for a transfer `peer` is the receiver and `vertices` the producer twice.
     """
 
-    frame: FrameId
-    epoch: Epoch
+    frame: FrameNumber
+    epoch: EpochNumber
     kind: SpanKind
-    start_s: float
-    end_s: float
-    vertices: tuple[int, int]
-    held_s: float = 0.0
+    start_s: Real
+    end_s: Real
+    vertices: tuple[Place, Place]
+    held_s: Real = 0.0
     peer: AgentId | None = None
-    tile: tuple[int, int] | None = None
+    tile: tuple[Place, Place] | None = None
 
 
 class Transfer(msgspec.Struct, frozen=True):
@@ -78,12 +79,12 @@ class Transfer(msgspec.Struct, frozen=True):
     """
 
     peer: AgentId
-    frame: FrameId
-    epoch: Epoch
+    frame: FrameNumber
+    epoch: EpochNumber
     value: Value
-    bytes: int
-    taken_s: float
-    target_bytes_per_s: float | None = None
+    bytes: Bytes
+    taken_s: Real
+    target_bytes_per_s: Rate | None = None
 
     @property
     def achieved_bytes_per_s(self) -> float:
@@ -100,16 +101,16 @@ class FrameReport(msgspec.Struct, frozen=True):
     classes with the largest scores, best first, where the answer is a row of scores.
     """
 
-    frame: FrameId
-    epoch: Epoch
+    frame: FrameNumber
+    epoch: EpochNumber
     photo: str
-    started_s: float
-    answered_s: float
+    started_s: Real
+    answered_s: Real
     answer: str = ""
-    attempts: int = 1
+    attempts: Count = 1
     identical: bool | None = None
-    max_rel_err: float | None = None
-    waited_s: float = 0.0
+    max_rel_err: Real | None = None
+    waited_s: Real = 0.0
     alone: bool = False
     top: tuple[tuple[str, float], ...] = ()
 
@@ -123,8 +124,8 @@ class BoardFacts(msgspec.Struct, frozen=True):
 
     name: str
     processor: str
-    cores: int
-    memory_bytes: int
+    cores: Count
+    memory_bytes: Bytes
 
 
 class Thumbnail(msgspec.Struct, frozen=True):
@@ -143,11 +144,11 @@ class BoardSample(msgspec.Struct, frozen=True):
     it can tell. `sending_bytes` wait to leave over the agent's links.
     """
 
-    load: float
-    own_cores: float
-    report_cores: float
-    memory: float
-    sending_bytes: int = 0
-    temperature_c: float | None = None
-    frequency_hz: float | None = None
+    load: Real
+    own_cores: Real
+    report_cores: Real
+    memory: Real
+    sending_bytes: Bytes = 0
+    temperature_c: Real | None = None
+    frequency_hz: Rate | None = None
     throttled: str = ""

@@ -18,6 +18,7 @@ from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.joining import Machine
 from d3bed.core.measurements import BoardFacts, BoardSample, FrameReport, LinkShape, Span, Thumbnail, Transfer
 from d3bed.core.models import TORCH, ModelFile, ModelSpec
+from d3bed.core.numbers import Bytes, Count, EpochNumber, FrameNumber, LinkSpeed, Place, Rate, Real, Seconds
 from d3bed.core.plan import Plan
 from d3bed.core.protocol import PROTOCOL
 
@@ -117,14 +118,14 @@ class Register(msgspec.Struct, frozen=True, tag=True):
 
     agent: AgentId
     tier: Tier
-    pid: int
+    pid: Count
     host: str
     data_address: str
-    speed: float
+    speed: Real
     engine: str
     version: str
     facts: BoardFacts | None = None
-    cpus: float | None = None
+    cpus: Real | None = None
     tc: bool = False
     node: str = ""
     machine: Machine = Machine()
@@ -134,9 +135,9 @@ class Register(msgspec.Struct, frozen=True, tag=True):
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     """I am alive; `queued` steps wait for my compute thread, `rejected` bad peers were closed."""
 
-    queued: int = 0
-    rejected: int = 0
-    rss_bytes: int = 0
+    queued: Count = 0
+    rejected: Count = 0
+    rss_bytes: Bytes = 0
 
 
 class BoardSampled(msgspec.Struct, frozen=True, tag=True):
@@ -148,7 +149,7 @@ class BoardSampled(msgspec.Struct, frozen=True, tag=True):
 class ClockPing(msgspec.Struct, frozen=True, tag=True):
     """`sent_s` is on the agent's own clock; the answer is a `ClockPong`."""
 
-    sent_s: float
+    sent_s: Real
 
 
 class CredentialKept(msgspec.Struct, frozen=True, tag=True):
@@ -167,8 +168,8 @@ class ModelLoaded(msgspec.Struct, frozen=True, tag=True):
     model: ModelSpec
     graph: Graph
     fingerprint: str
-    threads: int
-    took_s: float
+    threads: Count
+    took_s: Real
     decoder: str = ""
     engine: str = TORCH
 
@@ -177,8 +178,8 @@ class Fetching(msgspec.Struct, frozen=True, tag=True):
     """Files of a model are on their way to this board: so many of so many bytes."""
 
     model: ModelSpec
-    done_bytes: int
-    of_bytes: int
+    done_bytes: Bytes
+    of_bytes: Bytes
 
 
 class ModelFailed(msgspec.Struct, frozen=True, tag=True):
@@ -197,28 +198,28 @@ class Profiled(msgspec.Struct, frozen=True, tag=True):
     """
 
     model: ModelSpec
-    times_s: tuple[float, ...]
+    times_s: tuple[Seconds, ...]
     from_cache: bool
-    took_s: float
-    fixed_s: tuple[float, ...] = ()
+    took_s: Real
+    fixed_s: tuple[Seconds, ...] = ()
 
 
 class SpeedSampled(msgspec.Struct, frozen=True, tag=True):
     """Answer to `SampleSpeed`: how long one vertex takes now, its emulated speed included."""
 
     model: ModelSpec
-    vertex: int
-    taken_s: float
+    vertex: Place
+    taken_s: Seconds
 
 
 class LinkMeasured(msgspec.Struct, frozen=True, tag=True):
     """The directed link from the sender of this message to `peer`; `quick` as it was asked for."""
 
     peer: AgentId
-    bytes_per_s: float
-    latency_s: float
-    rtt_s: float
-    target_bytes_per_s: float | None = None
+    bytes_per_s: LinkSpeed
+    latency_s: Seconds
+    rtt_s: Seconds
+    target_bytes_per_s: Rate | None = None
     quick: bool = False
 
 
@@ -242,7 +243,7 @@ class LinkLost(msgspec.Struct, frozen=True, tag=True):
     """A link that an active epoch needs broke; the server decides what follows."""
 
     pipeline: PipelineId
-    epoch: Epoch
+    epoch: EpochNumber
     peer: AgentId
     problem: str
 
@@ -251,8 +252,8 @@ class FrameFailed(msgspec.Struct, frozen=True, tag=True):
     """A step of a frame could not be computed here; nobody can finish the frame under this epoch."""
 
     pipeline: PipelineId
-    epoch: Epoch
-    frame: FrameId
+    epoch: EpochNumber
+    frame: FrameNumber
     problem: str
 
 
@@ -260,8 +261,8 @@ class FrameRescued(msgspec.Struct, frozen=True, tag=True):
     """Tiles of a frame did not come; their owner computed that part alone, and the frame goes on."""
 
     pipeline: PipelineId
-    epoch: Epoch
-    frame: FrameId
+    epoch: EpochNumber
+    frame: FrameNumber
     problem: str
 
 
@@ -273,25 +274,25 @@ class TileReady(msgspec.Struct, frozen=True):
     largest value of the map.
     """
 
-    vertices: tuple[int, int]
-    tile: tuple[int, int]
+    vertices: tuple[Place, Place]
+    tile: tuple[Place, Place]
     identical: bool
-    fallbacks: int
-    max_rel_err: float = 0.0
+    fallbacks: Count
+    max_rel_err: Real = 0.0
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """All that `Prepare` asked for is done: segments compiled, tiles checked, links up."""
 
     pipeline: PipelineId
-    epoch: Epoch
-    took_s: float
+    epoch: EpochNumber
+    took_s: Real
     tiles: tuple[TileReady, ...] = ()
 
 
 class PrepareFailed(msgspec.Struct, frozen=True, tag=True):
     pipeline: PipelineId
-    epoch: Epoch
+    epoch: EpochNumber
     problem: str
 
 
@@ -299,23 +300,23 @@ class Drained(msgspec.Struct, frozen=True, tag=True):
     """The device has the answer of every frame that it started under this epoch."""
 
     pipeline: PipelineId
-    epoch: Epoch
+    epoch: EpochNumber
 
 
 class FramesAnswered(msgspec.Struct, frozen=True, tag=True):
     """A batch of answers; of this run `sent` frames were started so far, `dropped` came and were not."""
 
     pipeline: PipelineId
-    sent: int
+    sent: Count
     frames: tuple[FrameReport, ...]
-    dropped: int = 0
+    dropped: Count = 0
 
 
 class SpansRecorded(msgspec.Struct, frozen=True, tag=True):
     """A batch of spans; `clock_error_s` bounds how far they may be off the server's clock."""
 
     pipeline: PipelineId
-    clock_error_s: float
+    clock_error_s: Real
     spans: tuple[Span, ...]
 
 
@@ -330,9 +331,9 @@ class SourceEnded(msgspec.Struct, frozen=True, tag=True):
     """The source sent or dropped all frames that it was asked for, and each sent was answered or given up."""
 
     pipeline: PipelineId
-    sent: int
-    answered: int
-    dropped: int = 0
+    sent: Count
+    answered: Count
+    dropped: Count = 0
 
 
 class Confirmed(msgspec.Struct, frozen=True, tag=True):

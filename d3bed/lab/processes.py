@@ -109,6 +109,17 @@ class Children:
         self._watchers.append(asyncio.create_task(self._watch(child)))
         return child
 
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Signal the process of this name that was started last."""
+        _send(self._last(name), number)
+
+    async def left(self, name: str) -> None:
+        """Wait for the end of the process of this name that was started last."""
+        await self._last(name).process.wait()
+
+    def _last(self, name: str) -> Child:
+        return next(child for child in reversed(self._children) if child.name == name)
+
     async def died(self) -> None:
         """Waits until a child ends unasked, then raises `ChildDied`."""
         await asyncio.shield(self._died)

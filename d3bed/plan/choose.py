@@ -306,6 +306,8 @@ class _Tiles:
     def alike(self, route: dict[Tier, AgentId], other: dict[Tier, AgentId]) -> bool:
         """Whether two routes differ by edge agents alone, and these by next to nothing."""
         ends = [{t: a for t, a in r.items() if t is not Tier.EDGE} for r in (route, other)]
+        if ends[0] != ends[1]:  # of others the links need not be known
+            return False
         here, there = route[Tier.EDGE], other[Tier.EDGE]
         pairs = [(sum(self.costs.times_s[here]), sum(self.costs.times_s[there]))]
         for end in ends[0].values():
@@ -313,7 +315,7 @@ class _Tiles:
                 (self.rates[way].bytes_per_s, self.rates[back].bytes_per_s)
                 for way, back in (((end, here), (end, there)), ((here, end), (there, end)))
             ]
-        return ends[0] == ends[1] and all(max(pair) <= _ALIKE * min(pair) for pair in pairs)
+        return all(max(pair) <= _ALIKE * min(pair) for pair in pairs)
 
     def shared_evenly(self, owner: AgentId) -> tuple[float, ...]:
         """The owner's time per vertex if all edge agents shared all that can be tiled at no further cost."""

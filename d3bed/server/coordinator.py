@@ -385,6 +385,11 @@ class Coordinator:
                 world.command(SendTo(record.connection, agent, ClockPong(sent_s, world.now)))
             case ModelLoaded(model=model):
                 record.due.pop(("load", model), None)
+                try:
+                    message.graph.check()
+                except ValueError as error:
+                    self._said(record, ModelFailed(model, f"its graph makes no sense: {error}"))
+                    return
                 shared = self._graphs.setdefault(message.graph.digest, message.graph)
                 record.loaded[model] = record.last_loaded = msgspec.structs.replace(message, graph=shared)
                 world.publish("agent", record.view(world.now))
@@ -405,8 +410,9 @@ class Coordinator:
             case SpeedSampled(model, vertex, taken_s):
                 record.asked_s = float("-inf")
                 times_s, loaded = record.times_s(model), record.loaded.get(model)
-                if times_s is not None and loaded is not None and 0 < vertex < len(times_s):
-                    record.correction.sampled(loaded.graph.digest, taken_s / times_s[vertex], world.now)
+                expected_s = times_s[vertex] if times_s is not None and vertex < len(times_s) else 0.0
+                if loaded is not None and expected_s > 0:
+                    record.correction.sampled(loaded.graph.digest, taken_s / expected_s, world.now)
             case LinkMeasured(peer=peer):
                 record.due.pop(("link", peer), None)
                 link = world.links.setdefault((agent, peer), LinkRecord())
@@ -460,6 +466,9 @@ class Coordinator:
         loaded = record.loaded.get(model)
         if loaded is None or len(loaded.graph.vertices) != len(message.times_s):
             self._said(record, ModelFailed(model, "its profile does not fit its graph"))
+            return
+        if sum(message.times_s) <= 0:
+            self._said(record, ModelFailed(model, "its profile says that nothing takes any time"))
             return
         before, guessed = record.times_s(model), record.is_guessed(model)
         record.profiles[model] = message.times_s

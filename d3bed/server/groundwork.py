@@ -67,7 +67,7 @@ class Groundwork:
 
     def measure(self, members: dict[AgentId, Tier], *, busy: bool) -> Stage | None:
         """Links that are not known; unless `busy` with frames, also those of which nothing was heard for
-        long."""
+        long. While frames flow a quick look has to do: somebody waits for the agent that came back."""
         waiting = []
         for agent in members:
             peers = []
@@ -78,7 +78,7 @@ class Groundwork:
                     peers.append(peer)
             if peers:
                 waiting.append(agent)
-                self._world.order_links(agent, tuple(peers))
+                self._world.order_links(agent, tuple(peers), quick=busy)
         return ("measuring", f"{', '.join(waiting)} measure links") if waiting else None
 
     def measure_out_of_sight(self, model: ModelSpec, members: dict[AgentId, Tier]) -> None:
@@ -93,7 +93,10 @@ class Groundwork:
 
     def unheard(self, choice: Choice, since_s: float) -> tuple[Subject, ...]:
         """Links and agents that matter to a plan, and that nobody has heard of since then: what happened to
-        one may have happened to the next one, too."""
+        one may have happened to the next one, too. None once the time for looking is over: a plan would be
+        made again and again."""
+        if self._world.now >= since_s + VERIFY_S:
+            return ()
         least_s = _MATTERS * choice.latency_s
         agents = sorted(choice.participants)
         subjects = (*((agent,) for agent in agents), *itertools.permutations(agents, 2))

@@ -46,6 +46,8 @@ NOTES_KEPT = 200
 SAMPLE_S = 0.3
 #: A link that could not be measured is tried again after so long.
 RETRY_LINK_S = 5.0
+#: Epochs that a server which crashed may have given out and not stored.
+MOST_UNKNOWN_EPOCHS = 1000
 #: A prediction is used if operators that were never profiled take at most this share of it.
 MOST_GUESSED = 0.2
 
@@ -260,8 +262,10 @@ class World:
         return self._epoch
 
     def saw_epoch(self, epoch: Epoch) -> None:
-        """An agent still runs an epoch from before a crash: never give out its number again."""
-        self._epoch = max(self._epoch, epoch)
+        """An agent still runs an epoch from before a crash: never give out its number again. One that makes
+        numbers up cannot use up those that links can carry."""
+        if epoch <= self._epoch + MOST_UNKNOWN_EPOCHS:
+            self._epoch = max(self._epoch, epoch)
 
     # ── commands ──────────────────────────────────────────────────────────────────────────────────
 

@@ -1,0 +1,487 @@
+"""Malformed input where strangers and broken peers can reach: data port, control connection, JSON API.
+
+Each is the real code, without sockets where that is possible, so that many inputs fit in minutes:
+
+- *data port*: bytes of a legal conversation, bent (bits, lengths, pieces left out, doubled, mixed), into the
+  protocol object of an acceptor. It may refuse, and must not raise anything else, allocate more than its
+  limits, or keep anything.
+- *control*: messages drawn from their types, through the decoder into a coordinator to which agents are
+  connected, plans included. Refusing is the decoder's right; what it lets through must be handled.
+- *API*: requests drawn from the server's own OpenAPI document's types, over HTTP, to a server process. No
+  answer may be a 5xx or anything but JSON, and the server must live.
+
+Everything follows from the seed. A failure is told with the input that caused it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+import psutil
+from rich.console import Console
+
+from d3bed.bench.nonsense import Nonsense
+from d3bed.config import data_dir
+from d3bed.core.errors import D3Error, LinkBroken, RemoteProtocolError
+from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex, Window
+from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
+from d3bed.core.messages import (
+    FromAgent,
+    LinkMeasured,
+    LoadModel,
+    MeasureLinks,
+    ModelLoaded,
+    ModelSpec,
+    Prepare,
+    Profiled,
+    ProfileModel,
+    Ready,
+    Register,
+    ToAgent,
+    decode_from_agent,
+)
+from d3bed.lab.processes import Children
+from d3bed.net.codec import (
+    Accepted,
+    Challenge,
+    Goodbye,
+    Hello,
+    Limits,
+    Message,
+    Ping,
+    ProbeData,
+    Proof,
+    TensorMessage,
+    WireViolation,
+    encode,
+)
+from d3bed.net.wire import Role, Wire
+from d3bed.plan import STRATEGIES
+from d3bed.server.api import ROUTES
+from d3bed.server.coordinator import Coordinator
+from d3bed.server.events import (
+    AgentJoined,
+    AgentLost,
+    AgentSaid,
+    ChangeStrategy,
+    ComputePlan,
+    PlanComputed,
+    PlanFailed,
+    SendTo,
+    Ticked,
+)
+from d3bed.server.runner import choice_for
+from d3bed.server.settings import PipelineSettings, ServerSettings
+
+__all__ = ["fuzz_api", "fuzz_control", "fuzz_wire", "run"]
+
+#: Of resident memory, from a tenth of the inputs to the end.
+GROWTH_BYTES = 64 << 20
+#: An input that takes longer counts as a hang.
+HANG_S = 5.0
+
+
+class _Tally:
+    """What came of the inputs, and the failures among them."""
+
+    def __init__(self, name: str, inputs: int) -> None:
+        self.name, self.inputs = name, inputs
+        self.outcomes: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self.slowest_s = 0.0
+        self._began_s = time.monotonic()
+        self._early: int | None = None
+        self._done = 0
+        self.growth_bytes = 0
+
+    def done(self, outcome: str, took_s: float, given: object = None) -> None:
+        self.outcomes[outcome] += 1
+        if took_s > self.slowest_s:
+            self.slowest_s = took_s
+        if took_s > HANG_S:
+            self.failures.append(f"took {took_s:.1f} s: {given!r}"[:2000])
+        self._done += 1
+        if self._done == self.inputs // 10:
+            self._early = psutil.Process().memory_info().rss
+
+    def failed(self, error: BaseException, given: object) -> None:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno}) for {given!r}"
+        if len(self.failures) < 50:
+            self.failures.append(text[:2000])
+        self.outcomes["failed"] += 1
+
+    def result(self, growth_bytes: int | None = None) -> dict[str, Any]:
+        if growth_bytes is None:
+            growth_bytes = psutil.Process().memory_info().rss - (self._early or 1 << 62)
+        return {
+            "inputs": self.inputs,
+            "outcomes": dict(self.outcomes),
+            "slowest_s": self.slowest_s,
+            "took_s": time.monotonic() - self._began_s,
+            "growth_bytes": max(0, growth_bytes),
+            "failures": [
+                *self.failures,
+                *([f"memory grew by {growth_bytes >> 20} MiB"] if growth_bytes > GROWTH_BYTES else []),
+            ],
+        }
+
+
+# ── data port ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fuzz_wire(seed: int, inputs: int) -> dict[str, Any]:
+    """Bent conversations into an acceptor's protocol object."""
+    dice, tally = random.Random(seed), _Tally("data port", inputs)
+    limits = Limits(payload_bytes=1 << 20)
+    legal = _conversation()
+
+    def allocate(count: int) -> memoryview:
+        if count > limits.payload_bytes:
+            raise AssertionError(f"{count} bytes were to be allocated")
+        return memoryview(bytearray(count))
+
+    for _ in range(inputs):
+        given = _bent(dice, legal)
+        wire = Wire(Role.ACCEPTOR, limits, allocate)
+        began_s, outcome = time.perf_counter(), "taken"
+        try:
+            for piece in given:
+                size = dice.choice((1, 7, 32, len(piece))) or 1
+                for at in range(0, len(piece), size):
+                    wire.receive_data(piece[at : at + size])
+                for event in wire.events_received():
+                    _answer(wire, event)
+            wire.receive_eof()
+        except WireViolation as violation:
+            outcome = f"refused: {violation.breach}"
+        except LinkBroken:
+            outcome = "ended early"
+        except Exception as error:
+            tally.failed(error, given)
+            continue
+        tally.done(outcome, time.perf_counter() - began_s, given)
+    return tally.result()
+
+
+def _conversation() -> list[bytes]:
+    """What a connector says, message by message."""
+    tensor = TensorMessage(
+        FrameId(1), Epoch(1), Value(3), "float32", (1, 2, 3, 4), (24, 12, 4, 1), memoryview(bytes(96))
+    )
+    said: list[Message] = [
+        Hello(AgentId("pi-1"), AgentId("edge-1"), PipelineId("main"), bytes(16)),
+        Proof(bytes(32)),
+        tensor,
+        Ping(1),
+        ProbeData(1, memoryview(bytes(300))),
+        tensor,
+        Goodbye("done"),
+    ]
+    return [b"".join(bytes(p) for p in encode(each, Limits()) if p is not None) for each in said]
+
+
+def _answer(wire: Wire, event: object) -> None:
+    """Go on as an acceptor that is content with any proof, so that what follows is reached."""
+    if isinstance(event, Hello):
+        wire.send(Challenge(bytes(16)))
+    elif isinstance(event, Proof):
+        wire.send(Accepted(bytes(32)))
+    wire.data_to_send()
+
+
+def _bent(dice: random.Random, legal: list[bytes]) -> list[bytes]:
+    pieces = list(legal)
+    for _ in range(dice.choice((0, 0, 1, 2))):  # the order
+        at = dice.randrange(len(pieces))
+        match dice.randrange(3):
+            case 0:
+                del pieces[at]
+            case 1:
+                pieces.insert(at, dice.choice(legal))
+            case _:
+                pieces[at] = pieces[at][: dice.randrange(len(pieces[at]) + 1)]
+        if not pieces:
+            return [dice.randbytes(40)]
+    at = dice.randrange(len(pieces))
+    piece = bytearray(pieces[at])
+    for _ in range(dice.choice((0, 1, 1, 2, 8))):
+        if not piece:
+            break
+        place = dice.randrange(len(piece))
+        match dice.randrange(5):
+            case 0:
+                piece[place] ^= 1 << dice.randrange(8)
+            case 1:
+                piece[place] = dice.choice((0, 0x7F, 0x80, 0xFF, 0xC1))
+            case 2:
+                piece[place:place] = dice.randbytes(dice.randrange(1, 9))
+            case 3:
+                del piece[place : place + dice.randrange(1, 9)]
+            case _:  # a length, in the prefix or the header
+                wide = dice.choice((2, 4, 8))
+                number = dice.choice((0, 1, 2**31 - 1, 2**32 - 1, 2**63, 2**64 - 1, 1 << 20, 4097))
+                piece[place : place + wide] = (number % (1 << 8 * wide)).to_bytes(wide, "little")
+    pieces[at] = bytes(piece)
+    return pieces if dice.random() < 0.8 else [b"".join(pieces)]
+
+
+# ── control ──────────────────────────────────────────────────────────────────────────────────────────
+
+_AGENTS = {"pi-1": Tier.DEVICE, "edge-1": Tier.EDGE, "edge-2": Tier.EDGE, "cloud-1": Tier.CLOUD}
+_MODEL = ModelSpec("alexnet")
+
+
+def fuzz_control(seed: int, inputs: int) -> dict[str, Any]:
+    """Messages of agents, more or less well-formed, into a coordinator; its plans are made."""
+    dice, tally = random.Random(seed), _Tally("control", inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        coordinator = _coordinator(Path(folder))
+    known: dict[str, list[Any]] = {
+        "agent": list(_AGENTS),
+        "peer": list(_AGENTS),
+        "pipeline": ["main", "main", "other"],
+        "epoch": [1, 2, 3, 5, 1000],
+        "frame": [1, 2, 3, 100],
+        "ModelSpec": [_MODEL],
+        # So that plans are made, prepared and in force now and then.
+        "Graph": [_graph()],
+        "fingerprint": ["same"],
+        "problem": [""],
+        "times_s": [[0.0, *(dice.choice((0.0, 1e-6, 0.01, 0.3, 1e9)) for _ in range(3))] for _ in range(8)],
+        "fixed_s": [[], [0.0, 0.0, 0.001, 0.0]],
+    }
+    says = Nonsense(dice, known)
+    kinds = [kind for kind in msgspec.inspect.type_info(FromAgent).types]  # type: ignore[attr-defined]
+    # What ends a pipeline's plans comes seldom, what leads to them often.
+    often = {"ModelLoaded": 5.0, "Profiled": 5.0, "LinkMeasured": 10.0, "Ready": 5.0, "ModelFailed": 0.05}
+    weights = [often.get(kind.cls.__name__, 1.0) for kind in kinds]
+    now, numbers, plans = 1000.0, dict[str, int](), 0
+
+    pipeline = PipelineId("main")
+
+    def submit(event: Any) -> None:
+        nonlocal plans
+        waiting, patience = [event], 20
+        while waiting:
+            for command in coordinator.handle(waiting.pop(0), now):
+                if isinstance(command, ComputePlan):
+                    plans += 1
+                    try:
+                        waiting.append(PlanComputed(command.pipeline, command.request, choice_for(command)))
+                    except D3Error as error:
+                        waiting.append(PlanFailed(command.pipeline, command.request, str(error)))
+                elif isinstance(command, SendTo) and patience > 0 and dice.random() < 0.5:
+                    patience -= 1  # orders that follow from answers at once would never end
+                    answers = _fair(command.message)
+                    waiting += [AgentSaid(command.connection, answer) for answer in answers]
+
+    for number in range(inputs):
+        now += dice.choice((0.0, 0.01, 0.2))
+        agent = dice.choice(list(_AGENTS))
+        began_s, outcome, text = time.perf_counter(), "handled", ""
+        try:
+            if agent not in numbers or dice.random() < 0.002:
+                if agent in numbers:
+                    submit(AgentLost(numbers[agent], "fuzz"))
+                numbers[agent] = number + 1
+                address = f"127.0.0.1:{4000 + number % 1000}"
+                submit(
+                    AgentJoined(
+                        number + 1,
+                        Register(AgentId(agent), _AGENTS[agent], 1, "h", address, 1.0, "torch", "0"),
+                    )
+                )
+            kind = dice.choices(kinds, weights)[0]
+            text = json.dumps(says.of(kind.cls))
+            if dice.random() < 0.05:
+                text = _garbled(dice, text)
+            message = decode_from_agent(text)
+            if isinstance(message, Register):
+                outcome = "refused"  # as the door does for a second one
+            else:
+                submit(AgentSaid(numbers[agent], message, len(text)))
+            if number % 20 == 0:
+                submit(Ticked())
+                if coordinator.pipelines[pipeline].phase[0] == "failed":
+                    submit(ChangeStrategy(pipeline, dice.choice(("optimal", "hpa", "edge", "cloud"))))
+                coordinator.snapshot()
+        except RemoteProtocolError:
+            outcome = "refused"
+        except Exception as error:
+            tally.failed(error, text)
+            continue
+        tally.done(outcome, time.perf_counter() - began_s, text)
+    return tally.result() | {
+        "plans": plans,
+        "epochs": coordinator.world.new_epoch() - 1,
+    }
+
+
+def _fair(order: ToAgent) -> list[FromAgent]:
+    """What a good agent answers, so that plans are in force while others talk nonsense."""
+    match order:
+        case LoadModel(model, threads):
+            return [ModelLoaded(model, _graph(), "same", threads, 0.1)]
+        case ProfileModel(model):
+            return [Profiled(model, (0.0, 0.01, 0.02, 0.03), False, 0.1)]
+        case MeasureLinks(peers, quick):
+            return [LinkMeasured(peer.agent, 1e7, 0.001, 0.002, quick=quick) for peer in peers]
+        case Prepare(pipeline, epoch):
+            return [Ready(pipeline, epoch, 0.1)]
+        case _:
+            return []
+
+
+def _graph() -> Graph:
+    """A chain of three convolutions."""
+    maps = TensorSpec((1, 8, 32, 32), "float32")
+    window = Window((3, 3), (1, 1), (1, 1))
+    photo = Vertex("input", "input", (TensorSpec((1, 3, 32, 32), "uint8"),))
+    layers = [Vertex(f"conv{n}", "conv2d", (maps,), ("conv2d",), 10**6, 10**4, window) for n in (1, 2, 3)]
+    return Graph("alexnet", (photo, *layers), tuple(Edge(n, n + 1) for n in range(3)), (Value(3),))
+
+
+def _coordinator(folder: Path) -> Coordinator:
+    names = [AgentId(name) for name in _AGENTS]
+    pipeline = PipelineSettings(PipelineId("main"), names[0], (names[1], names[2]), names[3], _MODEL)
+    settings = ServerSettings(folder, (pipeline,))
+    return Coordinator(settings, link_secret="00", strategies=tuple(STRATEGIES))
+
+
+def _garbled(dice: random.Random, text: str) -> str:
+    at = dice.randrange(len(text) + 1)
+    return (
+        text[:at]
+        + dice.choice(("", "}", "\x00", "\ud800", '"', "[" * 200, "1e999", "9" * 400))
+        + text[at + 1 :]
+    )
+
+
+# ── API ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fuzz_api(seed: int, inputs: int) -> dict[str, Any]:
+    """Requests to a server process. Nothing of it is stopped or ended by them: there are no agents."""
+    return asyncio.run(_api(seed, inputs))
+
+
+async def _api(seed: int, inputs: int) -> dict[str, Any]:
+    tally = _Tally("API", inputs)
+    with tempfile.TemporaryDirectory(prefix="d3bed-fuzz-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        async with Children(folder) as children:
+            config, address = data_dir("configs") / "demo.toml", folder / "data" / "address"
+            command = ["server", "--config", str(config), "--data-dir", str(folder / "data"), "--port", "0"]
+            child = await children.start("server", command)
+            while not address.exists():  # noqa: ASYNC110 - another process makes it
+                await asyncio.sleep(0.05)
+            server = psutil.Process(child.process.pid)
+            early = 0
+            async with aiohttp.ClientSession(address.read_text().strip()) as session:
+                requests = _requests(random.Random(seed), inputs)
+
+                async def ask() -> None:
+                    nonlocal early
+                    for number, (method, path, body) in requests:
+                        await _ask(session, tally, method, path, body)
+                        if number == inputs // 10:
+                            early = server.memory_info().rss
+
+                await asyncio.gather(*[ask() for _ in range(8)])
+                async with session.get("/api/state") as answer:
+                    if answer.status != 200:
+                        tally.failures.append(f"afterwards /api/state answers {answer.status}")
+            growth = server.memory_info().rss - early
+    return tally.result(growth)
+
+
+def _requests(dice: random.Random, inputs: int) -> Iterator[tuple[int, tuple[str, str, bytes | None]]]:
+    known = {
+        "strategy": list(STRATEGIES),
+        "model": ["alexnet", "resnet18"],
+        "from": list(_AGENTS),
+        "to": list(_AGENTS),
+    }
+    says, words = (
+        Nonsense(dice, known, 0.05),
+        ("main", "pi-1", "1-1", "main-1-1", "..", "%00", "é", "a" * 500, "*"),
+    )
+    for number in range(inputs):
+        route = dice.choice(ROUTES)
+        path = "/".join(
+            quote(dice.choice(words), safe="%") if part.startswith("{") else part
+            for part in route.path.split("/")
+        )
+        method = (
+            route.method if dice.random() < 0.95 else dice.choice(("GET", "POST", "PUT", "DELETE", "PATCH"))
+        )
+        body = None
+        if route.body is not None or dice.random() < 0.02:
+            text = json.dumps(says.of(route.body)) if route.body is not None else "{}"
+            body = (_garbled(dice, text) if dice.random() < 0.1 else text).encode("utf-8", "surrogatepass")
+        yield number, (method, path, body)
+
+
+async def _ask(
+    session: aiohttp.ClientSession, tally: _Tally, method: str, path: str, body: bytes | None
+) -> None:
+    began_s, given = time.perf_counter(), f"{method} {path} {body!r}"
+    try:
+        async with session.request(method, path, data=body, timeout=aiohttp.ClientTimeout(30)) as answer:
+            content = await answer.read()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        tally.failed(error, given)
+        return
+    if answer.status >= 500:
+        tally.failures.append(f"HTTP {answer.status} for {given}: {content[:300]!r}"[:2000])
+    elif answer.content_type == "application/json" and method != "HEAD":
+        try:
+            json.loads(content)
+        except ValueError:
+            tally.failures.append(f"no JSON for {given}: {content[:300]!r}"[:2000])
+    elif answer.status < 400 or path.startswith("/api/"):
+        tally.failures.append(f"HTTP {answer.status} as {answer.content_type} for {given}"[:2000])
+    tally.done(f"HTTP {answer.status}", time.perf_counter() - began_s, given)
+
+
+# ── all of it ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def run(
+    json_path: Path | None, console: Console, *, seed: int, wire: int, control: int, api: int
+) -> dict[str, Any]:
+    """Fuzz, print and optionally write what came of it; `bad` is whether anything failed."""
+    result: dict[str, Any] = {"format": "d3bed.bench.fuzz/1", "seed": seed, "bad": False}
+    for name, inputs, fuzz in (
+        ("data port", wire, fuzz_wire),
+        ("control", control, fuzz_control),
+        ("API", api, fuzz_api),
+    ):
+        if not inputs:
+            continue
+        found = result[name] = fuzz(seed, inputs)
+        result["bad"] = result["bad"] or bool(found["failures"])
+        outcomes = ", ".join(f"{count} {what}" for what, count in Counter(found["outcomes"]).most_common(6))
+        console.print(
+            f"{name}: {inputs} inputs in {found['took_s']:.0f} s: {outcomes}; "
+            f"slowest {found['slowest_s'] * 1e3:.0f} ms, memory {found['growth_bytes'] / 2**20:+.1f} MiB",
+            highlight=False,
+        )
+        for failure in found["failures"][:10]:
+            console.print(f"[red]failed:[/] {failure[:600]}", highlight=False, markup=False)
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result

@@ -1,0 +1,18 @@
+"""A short storm of faults; `d3bed bench chaos` is the long one."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from d3bed.bench.chaos import run
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+
+
+def test_killed_paused_and_cut_off_nothing_is_lost_twice_or_wrong() -> None:
+    result = run(None, Console(quiet=True), seed=5, faults=6, minutes=0.4, rounds=0)
+    assert result["bad"] == []
+    assert result["faults"]["struck"] >= 4
+    assert result["frames"]["last"] == result["frames"]["stored"] + result["frames"]["not_stored"] > 50
+    assert result["end"]["sent"] == result["end"]["answered"] > 10
