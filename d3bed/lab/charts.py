@@ -77,7 +77,7 @@ class Axis:
 class Chart:
     def __init__(self, name: str, x: Axis, y: Axis, height: float = 320.0) -> None:
         self._name, self._x, self._y, self._height = name, x, y, height
-        self._bottom = 78.0 if x.names else 46.0
+        self._bottom = 96.0 if x.names else 46.0
         self._parts: list[str] = []
         self._axes()
 

@@ -181,7 +181,7 @@ def targets(results: Results) -> list[Target]:
         text = f"one frame, {best}, over the better rival as published: best case"
         add(text, 3.4, "latency", best, BETTER_PUBLISHED, "most")
     for other, wanted in (("dads", 2.5), ("cloud", 3.0)):
-        text = f"backbone bytes, {best}, summed over the grid: {other}'s over ours"
+        text = f"backbone bytes, {best}, summed over the grid: those of {other} over ours"
         add(text, wanted, "backbone", best, other, "total")
     add(f"backbone bytes, {best}: dads' over ours, best finite case", 3.68, "backbone", best, "dads", "most")
     add(f"backbone bytes, {best}: dads' over ours, least", 1 / 1.02, "backbone", best, "dads", "least")
