@@ -60,7 +60,7 @@ speed = 0.4
 [[agents]]
 name = "edge-2"
 tier = "edge"
-speed = 0.35
+speed = 0.2
 [[agents]]
 name = "cloud-1"
 tier = "cloud"
@@ -246,7 +246,7 @@ class _Bed:
 async def _figures(bed: _Bed, rounds: int) -> dict[str, list[float]]:
     """Seconds, of each round."""
     found: dict[str, list[float]] = {"back_s": [], "replanned_s": [], "registered_s": [], "in_plan_s": []}
-    usual = {"edge": "edge-1", "cloud": "cloud-1"}
+    usual = {"edge": "edge-1"}  # the faster one; whether the cloud has a part is up to the profiles
     for _ in range(rounds):
         await bed.until(lambda v: v["phase"] == "running" and usual.items() <= v["route"].items())
         await bed.kill("server")
