@@ -53,7 +53,10 @@ def run_compare(
         bool, typer.Option("--quick", help="Two networks, two links, few frames: within 3 minutes.")
     ] = False,
     predict: Annotated[
-        bool, typer.Option("--predict", help="From profiles alone: nothing is run; takes seconds.")
+        bool,
+        typer.Option(
+            "--predict", help="From profiles alone: seconds for frames, a few minutes with streams."
+        ),
     ] = False,
     scale: Annotated[
         bool,
@@ -67,7 +70,7 @@ def run_compare(
 ) -> None:
     """Check the claim: ours, its rivals and single tiers over networks and links, with plots.
 
-    The whole grid as predicted, in seconds: d3bed compare --predict --out grid
+    The whole grid as predicted, in seconds: d3bed compare --predict --frames 10 --out grid
 
     Really run, on emulated boards; cut short, the same command goes on: d3bed compare --out real
 
