@@ -219,6 +219,8 @@ def server(
     frames: FramesOption = None,
     rate: RateOption = None,
     token: TokenOption = None,
+    tls: Annotated[bool, typer.Option("--tls", help="HTTPS and secured data links, by an own CA.")] = False,
+    tls_name: Annotated[list[str] | None, typer.Option(help="Another name boards reach it by.")] = None,
     idle: Annotated[bool, typer.Option("--idle", help="Start no frames until asked to.")] = False,
     fixed: FixedOption = False,
     data_dir: Annotated[Path, typer.Option(help="Database, token and secrets.")] = Path(".d3bed"),
@@ -271,6 +273,8 @@ def server(
         host=settings.host,
         port=settings.port,
         token=token,
+        tls=tls,
+        names=tuple(tls_name or ()),
         retention=settings.retention,
         networks=offered_networks(),
         scenes=offered_scenes(settings),
@@ -503,16 +507,6 @@ def draw_tiles(
     console.print(draw(found, block, photo, svg), highlight=False)
 
 
-@app.command()
-def test(
-    arguments: Annotated[list[str] | None, typer.Argument(help="Passed to pytest.")] = None,
-) -> None:
-    """Run every check: formatting, types, and all tests (browser included)."""
-    from d3bed.lab.checks import run_checks
-
-    raise typer.Exit(run_checks(arguments or [], errors))
-
-
 # ── running ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -593,6 +587,7 @@ _EXTRAS = {
     "numpy": "agent",
     "psutil": "agent",
     "pytest": "dev",
+    "cryptography": "tls",
 }
 
 

@@ -308,6 +308,7 @@ def agent_settings(
         identity=identity if joined is not None else None,
         engine=base.engine if engine is None else engine,
         models_bytes=round(base.models_mb * 1e6),
+        authority=joined.authority if joined is not None else "",
     )
 
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 import time
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ from d3bed.agent.control import resident_bytes, run_control
 from d3bed.agent.engines import chosen
 from d3bed.agent.executor import Executor
 from d3bed.agent.files import FileStore
-from d3bed.agent.identity import change_credential, read_identity
+from d3bed.agent.identity import change_credential, key_file, read_identity
 from d3bed.agent.links import Links
 from d3bed.agent.load import BusyProcesses
 from d3bed.agent.machine import read_machine
@@ -88,7 +89,7 @@ from d3bed.core.messages import (
 from d3bed.core.program import programs_for
 from d3bed.model import LoadedModel, fingerprint, load
 from d3bed.model.images import decoder, folder, shipped
-from d3bed.net import Listener, Sender, TrafficControl
+from d3bed.net import LinkTls, Listener, Sender, TrafficControl
 
 __all__ = ["SERVER_GONE_S", "Agent", "reachable"]
 
@@ -113,10 +114,15 @@ class Agent:
         self._reporter = Reporter(self._clock)
         self._executor = Executor(self._compute, settings.speed, self._reporter)
         self._sampler = Sampler(self._executor)
-        self._links = Links(settings.agent, TrafficControl() if settings.tc else None)
+        self._tls = _link_tls(settings)
+        self._links = Links(settings.agent, TrafficControl() if settings.tc else None, self._tls)
         self._profiles = ProfileCache(settings.cache_dir)
         self._files = FileStore(
-            settings.cache_dir / "models", settings.server, lambda: self._token, settings.models_bytes
+            settings.cache_dir / "models",
+            settings.server,
+            lambda: self._token,
+            settings.models_bytes,
+            tls=ssl.create_default_context(cadata=settings.authority) if settings.authority else None,
         )
         self._threads = 1
         self._models: dict[str, LoadedModel] = {}
@@ -148,6 +154,7 @@ class Agent:
                 secret=None,
                 on_tensor=self._executor.receive,
                 on_lost=self._peer_left,
+                tls=self._tls,
             )
         except OSError as error:
             where = f"{settings.listen_host}:{settings.listen_port}"
@@ -161,6 +168,7 @@ class Agent:
                 self._clock,
                 self._reporter,
                 self._handle,
+                settings.authority,
             )
         )
         self._spawn(self._watch_board())
@@ -304,6 +312,7 @@ class Agent:
             tc=settings.tc,
             node=self._node,
             machine=self._machine,
+            tls=self._tls is not None,
         )
 
     def _heartbeat(self) -> Heartbeat:
@@ -529,6 +538,13 @@ def _board(identity: Path | None) -> tuple[str, Machine]:
         return "", Machine()
     node = read_identity(identity).node
     return node, read_machine(node)
+
+
+def _link_tls(settings: AgentSettings) -> LinkTls | None:
+    """Where the server speaks TLS, data links do."""
+    if settings.identity is None or not settings.authority:
+        return None
+    return LinkTls(key_file(settings.identity), settings.authority)
 
 
 def reachable(address: str, server: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 
@@ -58,9 +59,13 @@ async def run_control(
     clock: ClockOffset,
     reporter: Reporter,
     handle: Callable[[ToAgent], Awaitable[None]],
+    authority: str = "",
 ) -> None:
     """Keep one control connection alive until cancelled. Raises `ConfigError` when refused."""
     address = server.rstrip("/").replace("http", "ws", 1) + "/ws/agent"
+    context = None
+    if address.startswith("wss:"):
+        context = ssl.create_default_context(cadata=authority or None)
     failures = 0
     while True:
         secret = token()  # the server may have given us another
@@ -72,6 +77,7 @@ async def run_control(
                 max_size=MAX_CONTROL_BYTES,
                 max_queue=64,
                 proxy=None,
+                ssl=context,
                 open_timeout=3,
                 close_timeout=1,
             ) as socket:
@@ -88,6 +94,9 @@ async def run_control(
             if error.rcvd is not None and error.rcvd.code == REFUSED:
                 raise ConfigError(server, "agent", f"the server refused it: {error.rcvd.reason}") from error
             _log.warning("connection to the server was lost: %s", error)
+        except ssl.SSLCertVerificationError as error:
+            problem = f"its certificate is not trusted: {error.verify_message}"
+            raise ConfigError(server, "TLS", problem, "join again, with its --ca: d3bed join") from error
         except (OSError, TimeoutError, InvalidHandshake) as error:
             _log.warning("no connection to %s yet: %s", server, error)
         delay_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]

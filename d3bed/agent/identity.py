@@ -13,13 +13,24 @@ from d3bed.core.errors import ConfigError
 from d3bed.core.ids import AgentId, Tier
 from d3bed.core.joining import Machine
 
-__all__ = ["Identity", "change_credential", "find_identity", "new_node", "read_identity", "write_identity"]
+__all__ = [
+    "Identity",
+    "change_credential",
+    "find_identity",
+    "key_file",
+    "new_node",
+    "read_identity",
+    "write_identity",
+    "write_secret",
+]
 
 _FORMAT = "d3bed.identity/1"
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """`node` was made once, on the machine that `machine` marks; `server` is its address."""
+    """`node` was made once, on the machine that `machine` marks; `server` is its address. `authority` (PEM)
+    is whom the server's certificate, and those of other boards, must be signed by; the board's own key and
+    certificate are in `key_file` beside the identity file. "": no TLS."""
 
     node: str
     machine: Machine
@@ -27,11 +38,17 @@ class Identity(msgspec.Struct, frozen=True):
     tier: Tier
     server: str
     credential: str
+    authority: str = ""
     format: str = _FORMAT
 
 
 def new_node() -> str:
     return secrets.token_hex(16)
+
+
+def key_file(path: Path) -> Path:
+    """Where the key and certificate of the identity in `path` are."""
+    return path.with_suffix(".pem")
 
 
 def find_identity(path: Path) -> Identity | None:
@@ -60,13 +77,18 @@ def read_identity(path: Path) -> Identity:
 
 def write_identity(path: Path, identity: Identity) -> None:
     """Replaces the file as a whole: a power cut leaves the old one or the new. Raises `ConfigError`."""
+    write_secret(path, msgspec.json.format(msgspec.json.encode(identity)) + b"\n")
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """As `write_identity`, whatever it is."""
     new = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         new.unlink(missing_ok=True)
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(identity)) + b"\n")
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)

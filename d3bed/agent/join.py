@@ -5,15 +5,18 @@ Runs before there is an agent, in the standard library alone: a board has no web
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import http.client
 import socket
+import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import msgspec
 
-from d3bed.agent.identity import Identity, find_identity, new_node, write_identity
+from d3bed.agent.identity import Identity, find_identity, key_file, new_node, write_identity, write_secret
 from d3bed.agent.machine import read_machine
 from d3bed.core.errors import ConfigError
 from d3bed.core.ids import Tier
@@ -25,13 +28,25 @@ _TIMEOUT_S = 10.0
 _MOST_BYTES = 64 * 1024
 
 
-def join(server: str, token: str, path: Path, *, name: str | None, tier: Tier | None) -> tuple[Identity, str]:
+def join(
+    server: str, token: str, path: Path, *, name: str | None, tier: Tier | None, pin: str | None = None
+) -> tuple[Identity, str]:
     """Write the identity that the server gives to `path`; and a word about a copied one that was there ("").
 
-    A board that joins again keeps its node id. Raises `ConfigError` with the server's reason.
+    A board that joins again keeps its node id. `pin` is the fingerprint of a TLS server's authority. Raises
+    `ConfigError` with the server's reason.
     """
     server = server.rstrip("/")
     before = find_identity(path)
+    authority, key, asked = "", b"", None
+    if server.startswith("https:"):
+        from d3bed.agent.certificate import new_key, signing_request
+
+        if pin is None:
+            raise ConfigError("--ca", "", "is needed with https", "it is on the line of d3bed agents invite")
+        authority = _authority(server, pin)
+        key = new_key()
+        asked = signing_request(key)
     node = before.node if before is not None else new_node()
     machine, told = read_machine(node), ""
     if before is not None and not same_machine(before.machine, machine):
@@ -40,29 +55,63 @@ def join(server: str, token: str, path: Path, *, name: str | None, tier: Tier | 
         )
         node = new_node()
         machine = read_machine(node)
-    request = JoinRequest(node, machine, socket.gethostname()[:255], name, tier)
-    joined = _ask(server, token, request)
-    identity = Identity(node, machine, joined.agent, joined.tier, server, joined.credential)
+    request = JoinRequest(node, machine, socket.gethostname()[:255], name, tier, asked)
+    joined = _ask(server, token, request, authority)
+    if joined.certificate is not None:
+        write_secret(key_file(path), key + joined.certificate.encode())
+    identity = Identity(node, machine, joined.agent, joined.tier, server, joined.credential, authority)
     write_identity(path, identity)
     return identity, told
 
 
-def _ask(server: str, token: str, body: JoinRequest) -> Joined:
+def _authority(server: str, pin: str) -> str:
+    """The authority's certificate (PEM), as the server tells it to anybody: believed for its fingerprint."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with _opener(context).open(f"{server}/ca.pem", timeout=_TIMEOUT_S) as answer:
+            pem: str = answer.read(_MOST_BYTES).decode()
+        found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        problem = f"no d3bed server with TLS answers here ({getattr(error, 'reason', error)})"
+        raise ConfigError(server, "join", problem, "check the address") from None
+    if not hmac.compare_digest(found, pin.lower().replace(":", "").removeprefix("sha256")):
+        raise ConfigError(
+            server,
+            "--ca",
+            "another authority signs for the server that answers here: not the one of the invitation",
+            "do not go on unless you know why; d3bed ca on the server shows the right one",
+        )
+    return pem
+
+
+def _opener(context: ssl.SSLContext | None) -> urllib.request.OpenerDirector:
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if context is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    return urllib.request.build_opener(*handlers)
+
+
+def _ask(server: str, token: str, body: JoinRequest, authority: str) -> Joined:
     request = urllib.request.Request(
         f"{server}/api/join",
         data=msgspec.json.encode(body),
         headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
         method="POST",
     )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    context = ssl.create_default_context(cadata=authority) if authority else None
     try:
-        with opener.open(request, timeout=_TIMEOUT_S) as answer:
+        with _opener(context).open(request, timeout=_TIMEOUT_S) as answer:
             return msgspec.json.decode(answer.read(_MOST_BYTES), type=Joined)
     except urllib.error.HTTPError as error:
         with error:
             raise ConfigError(server, "join", f"refused: {_reason(error)}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no such URL, no JSON
         reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            problem = f"the server's certificate is not for this address ({reason.verify_message})"
+            remedy = "start it with --tls-name and the name or address that boards use"
+            raise ConfigError(server, "join", problem, remedy) from None
         raise ConfigError(
             server, "join", f"no d3bed server answers here ({reason})", "check the address"
         ) from None

@@ -9,7 +9,7 @@ from d3bed.core.errors import LinkBroken
 from d3bed.core.ids import AgentId, PipelineId
 from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import Peer
-from d3bed.net import Pacing, Probe, Sender, TrafficControl, parse_address
+from d3bed.net import LinkTls, Pacing, Probe, Sender, TrafficControl, parse_address
 
 __all__ = ["Links"]
 
@@ -28,13 +28,14 @@ class Links:
     `change` said last of their peer, else to what the peer comes with; all links to a peer share one emulated
     link, whatever their pipeline. With `tc` the kernel holds them, as far as it can."""
 
-    def __init__(self, me: AgentId, tc: TrafficControl | None = None) -> None:
+    def __init__(self, me: AgentId, tc: TrafficControl | None = None, tls: LinkTls | None = None) -> None:
         self._me, self._tc = me, tc
         self._open: dict[tuple[PipelineId, AgentId], _Open] = {}
         self._changed: dict[AgentId, LinkShape] = {}
         self._pacings: dict[AgentId, Pacing] = {}
         self._lock = asyncio.Lock()
         self.secret: bytes | None = None
+        self._tls = tls
 
     @property
     def unsent_bytes(self) -> int:
@@ -120,6 +121,7 @@ class Links:
             secret=self.secret,
             shape=shape,
             pacing=None if shape is None else self._pacing(peer.agent, shape),
+            tls=self._tls,
         )
 
     async def _held(self, peer: Peer, shape: LinkShape) -> LinkShape | None:

@@ -13,7 +13,8 @@ __all__ = ["AgentSettings"]
 
 
 class AgentSettings(msgspec.Struct, frozen=True):
-    """One agent process. A board that joined has an `identity` file, and from it its `token`.
+    """One agent process. A board that joined has an `identity` file, and from it its `token`, and the
+    `authority` (PEM) where the server speaks TLS.
 
     `server` is the control plane's base address (`http://host:port`). `listen_host` is where the data
     listener binds and what peers are told; port 0 takes a free one. `speed` < 1 emulates a board that
@@ -36,6 +37,7 @@ class AgentSettings(msgspec.Struct, frozen=True):
     cache_dir: Path = Path(".d3bed/cache")
     shaped: bool = False
     identity: Path | None = None
+    authority: str = ""
     tc: bool = False
     cpus: float | None = None
     engine: str = TORCH

@@ -14,7 +14,16 @@ import msgspec
 
 from d3bed.core.ids import AgentId, Tier
 
-__all__ = ["AGENT_NAME", "JoinRequest", "Joined", "Machine", "same_machine"]
+__all__ = [
+    "AGENT_NAME",
+    "CredentialKept",
+    "CutOff",
+    "JoinRequest",
+    "Joined",
+    "Machine",
+    "NewCredential",
+    "same_machine",
+]
 
 #: What agents may be called, in files, on the command line and on joining.
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -47,18 +56,44 @@ def same_machine(bound: Machine, found: Machine) -> bool:
 
 class JoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`agent` null: the name that the join token is for, else the board's `host` name; `tier` null: as the
-    server's config says."""
+    server's config says. `request`: a certificate signing request (PEM), where the server speaks TLS."""
 
     node: _Node
     machine: Machine
     host: Annotated[str, msgspec.Meta(max_length=255)]
     agent: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     tier: Tier | None = None
+    request: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """`credential` is the agent's own; it is told this once, and the server keeps only its digest."""
+    """`credential` is the agent's own; it is told this once, and the server keeps only its digest.
+    `certificate` (PEM) answers a request for one."""
 
     agent: AgentId
     tier: Tier
+    credential: str
+    certificate: str | None = None
+
+
+# ── on the control connection, see `messages` ─────────────────────────────────────────────────────
+
+
+class CredentialKept(msgspec.Struct, frozen=True, tag=True):
+    """The new credential of this id is on my disk."""
+
+    id: str
+
+
+class CutOff(msgspec.Struct, frozen=True, tag=True):
+    """Close all links with `agent`, and have others prove that they know the new `link_secret` (hex)."""
+
+    agent: AgentId
+    link_secret: str
+
+
+class NewCredential(msgspec.Struct, frozen=True, tag=True):
+    """Keep this one in place of yours, and say so (`CredentialKept`); until then both are good."""
+
+    id: str
     credential: str

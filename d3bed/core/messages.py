@@ -15,7 +15,7 @@ from d3bed.core.checks import LinkCheck
 from d3bed.core.errors import RemoteProtocolError
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
-from d3bed.core.joining import Machine
+from d3bed.core.joining import CredentialKept, CutOff, Machine, NewCredential
 from d3bed.core.measurements import BoardFacts, BoardSample, FrameReport, LinkShape, Span, Thumbnail, Transfer
 from d3bed.core.models import TORCH, ModelFile, ModelSpec
 from d3bed.core.numbers import Bytes, Count, EpochNumber, FrameNumber, LinkSpeed, Place, Rate, Real, Seconds
@@ -113,8 +113,8 @@ class Route(msgspec.Struct, frozen=True):
 class Register(msgspec.Struct, frozen=True, tag=True):
     """First message of a connection. `speed` < 1 is emulated slowness: 0.2 means five times slower. `cpus`: a
     control group gives the process so many cores (None: no such limit); `tc`: the kernel holds its emulated
-    links. A board that joined has a `node` id and marks of its `machine`. `protocol` stays where it is in
-    every version."""
+    links. A board that joined has a `node` id and marks of its `machine`. `tls`: its data links are.
+    `protocol` stays where it is in every version."""
 
     agent: AgentId
     tier: Tier
@@ -130,6 +130,7 @@ class Register(msgspec.Struct, frozen=True, tag=True):
     node: str = ""
     machine: Machine = Machine()
     protocol: int = PROTOCOL
+    tls: bool = False
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
@@ -150,12 +151,6 @@ class ClockPing(msgspec.Struct, frozen=True, tag=True):
     """`sent_s` is on the agent's own clock; the answer is a `ClockPong`."""
 
     sent_s: Real
-
-
-class CredentialKept(msgspec.Struct, frozen=True, tag=True):
-    """The new credential of this id is on my disk."""
-
-    id: str
 
 
 class ModelLoaded(msgspec.Struct, frozen=True, tag=True):
@@ -382,20 +377,6 @@ class Welcome(msgspec.Struct, frozen=True, tag=True):
     link_secret: str
     heartbeat_s: float
     cut_off: tuple[AgentId, ...] = ()
-
-
-class CutOff(msgspec.Struct, frozen=True, tag=True):
-    """Close all links with `agent`, and have others prove that they know the new `link_secret` (hex)."""
-
-    agent: AgentId
-    link_secret: str
-
-
-class NewCredential(msgspec.Struct, frozen=True, tag=True):
-    """Keep this one in place of yours, and say so (`CredentialKept`); until then both are good."""
-
-    id: str
-    credential: str
 
 
 class ClockPong(msgspec.Struct, frozen=True, tag=True):

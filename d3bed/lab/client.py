@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from typing import Any
 
 import aiohttp
@@ -33,6 +35,17 @@ async def post(
     return await _ask("POST", server, path, body, token, timeout_s)
 
 
+def _context(server: str) -> ssl.SSLContext | bool:
+    """For https: trust whom `D3BED_CA` names, else whom the system trusts."""
+    file = os.environ.get("D3BED_CA")
+    if not server.startswith("https:") or file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=file)
+    except OSError as error:
+        raise ConfigError("D3BED_CA", file, f"no certificate: {error}", "d3bed ca shows the file") from error
+
+
 async def _ask(
     method: str,
     server: str,
@@ -45,9 +58,14 @@ async def _ask(
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s)) as session,
-            session.request(method, server.rstrip("/") + path, json=body, headers=headers) as response,
+            session.request(
+                method, server.rstrip("/") + path, json=body, headers=headers, ssl=_context(server)
+            ) as response,
         ):
             answer = await response.json()
+    except aiohttp.ClientConnectorCertificateError as error:
+        remedy = "export D3BED_CA=FILE with its authority; on its machine d3bed ca shows it"
+        raise ConfigError(server, "TLS", "its certificate is not trusted", remedy) from error
     except (aiohttp.ClientConnectionError, TimeoutError) as error:
         raise ConfigError(
             server, "", "no d3bed server answers here", "start one, or give --server"

@@ -159,6 +159,16 @@ def networks() -> None:
 
 
 @steer.command()
+def test(
+    arguments: Annotated[list[str] | None, typer.Argument(help="Passed to pytest.")] = None,
+) -> None:
+    """Run every check: formatting, types, and all tests (browser included)."""
+    from d3bed.lab.checks import run_checks
+
+    raise typer.Exit(run_checks(arguments or [], Console(stderr=True)))
+
+
+@steer.command()
 def stop(name: AgentArgument, server: ServerOption = LOCAL, token: TokenOption = None) -> None:
     """End an agent's process in an orderly way."""
     _post(server, f"agents/{name}/stop", {"by": _who()}, token)

@@ -39,6 +39,9 @@ def join(
     tier: Annotated[
         str | None, typer.Option(help="device, edge or cloud, where the server's config does not say.")
     ] = None,
+    ca: Annotated[
+        str | None, typer.Option(help="Fingerprint of the server's authority, where it speaks TLS.")
+    ] = None,
     identity: IdentityOption = IDENTITY,
 ) -> None:
     """Make this board an agent of a server: a join token becomes a credential of its own.
@@ -52,7 +55,8 @@ def join(
         raise ConfigError("SERVER", "", f"{server!r} is not an address", "write it as http://host:port")
     if tier is not None and tier not in set(Tier):
         raise ConfigError("--tier", "", f"no tier named {tier!r}", "use device, edge or cloud")
-    made, told = ask(server, token, identity, name=name, tier=None if tier is None else Tier(tier))
+    wanted = None if tier is None else Tier(tier)
+    made, told = ask(server, token, identity, name=name, tier=wanted, pin=ca)
     if told:
         console.print(told, style="yellow", highlight=False, soft_wrap=True)
     where = "" if identity == IDENTITY else f" --identity {identity}"
@@ -82,8 +86,29 @@ def invite(
     made = _post(server, "invitations", body, token)
     left = "until it is revoked" if made["expires_s"] is None else f"for {lasting}"
     console.print(f"join token {made['id']}, good {left}. On the board:", highlight=False)
-    line = f"d3bed join {server.rstrip('/')} --token {made['token']}"
+    pin = made["command"].partition(" --ca ")[2]
+    line = f"d3bed join {server.rstrip('/')} --token {made['token']}" + (f" --ca {pin}" if pin else "")
     console.print(line, style="bold", highlight=False, soft_wrap=True)
+
+
+@trust.command()
+def ca(
+    data_dir: Annotated[Path, typer.Option(help="The server's data folder.")] = Path(".d3bed"),
+) -> None:
+    """Show the server's own certificate authority, and make it if there is none yet.
+
+    Boards trust it for the fingerprint on their join line, browsers and commands for its file.
+    """
+    from d3bed.server.authority import Authority
+
+    made = Authority(data_dir / "tls")
+    console.print(f"fingerprint  {made.fingerprint}", highlight=False, soft_wrap=True)
+    console.print(f"file         {made.certificate_file}", highlight=False, soft_wrap=True)
+    console.print(
+        f"commands: export D3BED_CA={made.certificate_file.absolute()}; browsers: import the file",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @agents.command("list")

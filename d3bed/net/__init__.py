@@ -7,9 +7,11 @@ from d3bed.net.sender import Sender
 from d3bed.net.shaping import Pacing
 from d3bed.net.sockets import new_event_loop, parse_address
 from d3bed.net.tc import TrafficControl
+from d3bed.net.tls import LinkTls
 
 __all__ = [
     "Limits",
+    "LinkTls",
     "Listener",
     "Pacing",
     "Probe",

@@ -29,6 +29,7 @@ from d3bed.net.codec import (
 )
 from d3bed.net.handshake import NONCE_BYTES, Acceptance
 from d3bed.net.sockets import no_delay
+from d3bed.net.tls import LinkTls, agent_named
 from d3bed.net.wire import Event, ProbeBegun, ProbeEnded, Role, Wire, WireState
 
 __all__ = ["Listener"]
@@ -158,6 +159,7 @@ class _Incoming(asyncio.BufferedProtocol):
                 assert self._hello is not None
                 self._listener.on_tensor(*self._hello.origin, event)
             case Hello():
+                self._check_certificate(event)
                 self._reply(self._acceptance.greeted(event))
             case Proof():
                 hello, accepted = self._acceptance.proved(event)
@@ -176,6 +178,15 @@ class _Incoming(asyncio.BufferedProtocol):
                 self._transport.close()
             case _:  # the state table lets nothing else come this way
                 raise WireViolation(Breach.ORDER, f"unexpected {type(event).__name__}")
+
+    def _check_certificate(self, hello: Hello) -> None:
+        """On TLS: whoever it says it is must be in its certificate."""
+        if self._transport.get_extra_info("ssl_object") is not None:
+            named = agent_named(self._transport.get_extra_info("peercert"))
+            if named != hello.sender:
+                raise WireViolation(
+                    Breach.PROOF, f"a certificate of {named or 'nobody'}, not of {hello.sender}"
+                )
 
     def _reply(self, message: Message) -> None:
         self._wire.send(message)
@@ -229,11 +240,19 @@ class Listener:
         on_tensor: OnTensor,
         on_lost: OnLost,
         limits: Limits = Limits(),  # noqa: B008 — frozen
+        tls: LinkTls | None = None,
     ) -> Listener:
-        """Listen on `host`, `port` (0: any free one); see `address`. Raises `OSError` if that is taken."""
+        """Listen on `host`, `port` (0: any free one); see `address`. With `tls` peers must show a certificate
+        of the name that they give. Raises `OSError` if the port is taken."""
         listener = cls(me, secret, on_tensor, on_lost, limits)
         server = await asyncio.get_running_loop().create_server(
-            lambda: _Incoming(listener), host, port, backlog=128
+            lambda: _Incoming(listener),
+            host,
+            port,
+            backlog=128,
+            ssl=tls.server if tls is not None else None,
+            ssl_handshake_timeout=limits.timeout_s if tls is not None else None,
+            ssl_shutdown_timeout=1.0 if tls is not None else None,
         )
         listener._server = server
         bound = server.sockets[0].getsockname()

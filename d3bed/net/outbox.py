@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from d3bed.core.measurements import LinkShape
 from d3bed.net.shaping import Pacing, Slot
+from d3bed.net.tls import TlsSocket
 
 __all__ = ["Outbox", "Outgoing"]
 
@@ -77,7 +78,7 @@ class Outgoing:
 class Outbox:
     """Owns the writing half of a connected, non-blocking socket; `failed` is told of a lost one."""
 
-    def __init__(self, sock: socket.socket, failed: Callable[[OSError], None]) -> None:
+    def __init__(self, sock: socket.socket | TlsSocket, failed: Callable[[OSError], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._socket, self._failed = sock, failed
         self._pacing: Pacing | None = None

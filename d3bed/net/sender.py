@@ -33,6 +33,7 @@ from d3bed.net.outbox import Outbox, Outgoing
 from d3bed.net.probe import PINGS, QUICK_PINGS, Probe, RateSearch
 from d3bed.net.shaping import Pacing
 from d3bed.net.sockets import no_delay, parse_address, send_buffer_for
+from d3bed.net.tls import LinkTls, TlsSocket, secured
 from d3bed.net.wire import Event, Role, Wire, WireState
 
 __all__ = ["Sender"]
@@ -101,7 +102,7 @@ class Sender:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.socket | TlsSocket,
         introduction: Introduction,
         address: str,
         shape: LinkShape | None,
@@ -144,10 +145,12 @@ class Sender:
         limits: Limits = Limits(),  # noqa: B008 — frozen
         on_lost: Callable[[Exception], None] | None = None,
         pacing: Pacing | None = None,
+        tls: LinkTls | None = None,
     ) -> Sender:
         """Connect to `address` (`host:port`) and prove who we are, within `limits.timeout_s`.
 
         Links with the same `pacing` share one emulated link; a link that has a `shape` and none gets its own.
+        With `tls` the peer must show a certificate of its name.
 
         Raises `LinkBroken` if nobody is there, or the peer refuses us; `RemoteProtocolError` if what
         is there is not `peer`.
@@ -157,7 +160,10 @@ class Sender:
         introduction = Introduction(me, peer, pipeline, secret, nonce, latency_s)
         try:
             async with asyncio.timeout(limits.timeout_s):
-                sock = await _connected_socket(address)
+                sock: socket.socket | TlsSocket = await _connected_socket(address)
+                if tls is not None:
+                    assert isinstance(sock, socket.socket)
+                    sock = await secured(sock, tls, peer)
                 sender = cls(sock, introduction, address, shape, limits, on_lost, pacing)
                 try:
                     await sender._open()
@@ -335,18 +341,23 @@ class Sender:
 
     def _readable(self) -> None:
         try:
-            received = self._socket.recv_into(self._wire.get_buffer())
-            if not received:
-                self._ended()
-            self._wire.buffer_updated(received)
-            for event in self._wire.events_received():
-                self._handle(event)
+            self._read()
+            while isinstance(self._socket, TlsSocket) and self._down is None and self._socket.pending:
+                self._read()
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._fail(LinkBroken(f"link to {self.peer} was lost: {error.strerror or error}"))
         except D3Error as error:
             self._fail(error)
+
+    def _read(self) -> None:
+        received = self._socket.recv_into(self._wire.get_buffer())
+        if not received:
+            self._ended()
+        self._wire.buffer_updated(received)
+        for event in self._wire.events_received():
+            self._handle(event)
 
     def _ended(self) -> None:
         try:

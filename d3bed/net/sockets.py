@@ -7,9 +7,13 @@ import selectors
 import socket
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from d3bed.core.errors import ConfigError
 from d3bed.core.measurements import LinkShape
+
+if TYPE_CHECKING:
+    from d3bed.net.tls import TlsSocket
 
 __all__ = ["new_event_loop", "no_delay", "parse_address", "send_buffer_for"]
 
@@ -55,7 +59,7 @@ def no_delay(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_S * 1000)
 
 
-def send_buffer_for(sock: socket.socket, shape: LinkShape) -> None:
+def send_buffer_for(sock: socket.socket | TlsSocket, shape: LinkShape) -> None:
     """Let the kernel hold about 50 ms of the emulated link, not the megabytes that it would by itself."""
     nbytes = min(max(shape.bytes_per_s * _SHAPED_BUFFER_S, _LEAST_BUFFER_BYTES), _MOST_BUFFER_BYTES)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, int(nbytes))

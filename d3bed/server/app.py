@@ -6,9 +6,11 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -33,6 +35,9 @@ from d3bed.server.sockets import Sockets
 from d3bed.server.store import Store
 from d3bed.server.trust import Trust
 from d3bed.server.views import ServerReport
+
+if TYPE_CHECKING:
+    from d3bed.server.authority import Authority
 
 __all__ = ["make_app", "serve"]
 
@@ -86,7 +91,8 @@ async def _serve(
     files = ModelFiles()
     settings = await files.stamped_all(settings)
     link_secret, _ = kept_secret(settings.data_dir / "link-secret")
-    trust = Trust(settings.data_dir, token)
+    authority, context = await asyncio.to_thread(_tls, settings)
+    trust = Trust(settings.data_dir, token, authority)
     coordinator = brain(
         settings,
         link_secret=link_secret,
@@ -103,9 +109,9 @@ async def _serve(
     await web_runner.setup()
     try:
         runner.start()
-        await web.SockSite(web_runner, listener).start()
+        await web.SockSite(web_runner, listener, ssl_context=context).start()
         if ready is not None:
-            ready(_address(settings.host, listener))
+            ready(_address(settings.host, listener, "https" if context is not None else "http"))
         await asyncio.Event().wait()
     finally:
         await web_runner.cleanup()
@@ -125,9 +131,22 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError("server", "host", f"cannot listen on {host} port {port} ({error})") from None
 
 
-def _address(host: str, listener: socket.socket) -> str:
+def _tls(settings: ServerSettings) -> tuple[Authority | None, ssl.SSLContext | None]:
+    """The authority and the server's context, where it speaks TLS. Raises `ConfigError`."""
+    if not settings.tls:
+        return None, None
+    from d3bed.server.authority import Authority, own_names
+
+    authority = Authority(settings.data_dir / "tls")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(authority.serve_as(own_names(settings.host, *settings.names)))
+    return authority, context
+
+
+def _address(host: str, listener: socket.socket, scheme: str) -> str:
     port = listener.getsockname()[1]
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"
 
 
 # ── the application ───────────────────────────────────────────────────────────────────────────────
@@ -147,6 +166,8 @@ def make_app(
     app.router.add_get("/metrics", _metrics(runner, this))
     app.router.add_get("/healthz", healthz(runner))
     app.router.add_get(CONTROL, sockets.agent)
+    if trust.authority is not None:
+        app.router.add_get("/ca.pem", _authority(trust.authority))
     add_login(app, trust)
     app.router.add_get(FILE, runner.files.get)
     app.router.add_get("/ws/events", sockets.events)
@@ -172,6 +193,13 @@ def _metrics(runner: Runner, this: ServerReport) -> Handler:
         )
 
     return metrics
+
+
+def _authority(authority: Authority) -> Handler:
+    async def pem(request: web.Request) -> web.StreamResponse:
+        return web.Response(text=authority.pem, content_type="application/x-pem-file")
+
+    return pem
 
 
 def _handler(api: Api, route: Route) -> Handler:

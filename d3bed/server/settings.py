@@ -124,8 +124,10 @@ class ServerSettings(msgspec.Struct, frozen=True):
     """`host` and `port` to listen on (port 0: any free one); `data_dir` holds database and secrets.
 
     `token` is required of agents and of requests that change something whenever it is set; where
-    `host` is not loopback and none is given, one is made in `data_dir` on the first start. `retention`
-    says how much of what happened is kept. `networks` by name, and `scenes`, are what users may choose from.
+    `host` is not loopback and none is given, one is made in `data_dir` on the first start. With `tls` it
+    speaks HTTPS, by a certificate of its own authority for its own names and addresses and these `names`.
+    `retention` says how much of what happened is kept. `networks` by name, and `scenes`, are what users may
+    choose from.
     """
 
     data_dir: Path
@@ -133,6 +135,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8333
     token: str | None = None
+    tls: bool = False
+    names: tuple[str, ...] = ()
     models: tuple[str, ...] = PAPER_MODELS
     retention: Retention = Retention()
     networks: dict[str, Network] = {}

@@ -9,7 +9,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -21,6 +21,9 @@ from d3bed.server.credentials import Credential, Credentials, Denied, Invitation
 from d3bed.server.door import Caller, Door
 from d3bed.server.events import AgentRevoked, Noted, OrderAgent
 from d3bed.server.runner import Runner
+
+if TYPE_CHECKING:  # it needs `cryptography`, which a server without TLS does without
+    from d3bed.server.authority import Authority
 
 __all__ = [
     "CloseOrder",
@@ -92,9 +95,11 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Trust:
-    """`data_dir` holds `credentials.json` and `link-secret`. Raises `ConfigError` for a broken file."""
+    """`data_dir` holds `credentials.json` and `link-secret`. With an `authority` every board gets a
+    certificate of its name, and data links are TLS. Raises `ConfigError` for a broken file."""
 
-    def __init__(self, data_dir: Path, token: str | None) -> None:
+    def __init__(self, data_dir: Path, token: str | None, authority: Authority | None = None) -> None:
+        self.authority = authority
         self.credentials = Credentials(data_dir / "credentials.json")
         self.door = Door(token, self.credentials)
         self._link_secret = data_dir / "link-secret"
@@ -130,7 +135,8 @@ class Trust:
         except Denied:
             self.credentials.close_invitation(made.id)
             raise
-        return Invited(made.id, secret, f"d3bed join {base} --token {secret}", expires_s)
+        pin = f" --ca {self.authority.fingerprint}" if self.authority is not None else ""
+        return Invited(made.id, secret, f"d3bed join {base} --token {secret}{pin}", expires_s)
 
     async def invitations(self) -> list[InvitationView]:
         now = self.now()
@@ -155,6 +161,7 @@ class Trust:
         agent = _joining_name(body, invitation)
         tier = self._tier(agent, body.tier)
         self._check_free(agent, body, caller)
+        certificate = self._certificate(agent, body)
         if invitation is not None:
             self.credentials.spend(invitation)
         before = [c for c in self.credentials.credentials.values() if c.agent == agent and not c.ended]
@@ -171,7 +178,7 @@ class Trust:
         told = f"{agent} ({tier}), credential {made.id}, host {body.host!r}"
         self.audit.changed(now, caller.who, caller.host, "joined", told)
         self.runner.submit(Noted(f"{agent} ({tier}) got a credential, by {caller.who}"))
-        return Joined(agent, tier, secret)
+        return Joined(agent, tier, secret, certificate)
 
     async def revoke(self, id: str, caller: Caller) -> Outcome:
         """Cut the agent off now, whatever the disk says; the others prove themselves anew from now on."""
@@ -209,6 +216,9 @@ class Trust:
     async def admit(self, caller: Caller, register: Register) -> None:
         """Raises `Denied` for an agent that is not the one, or not on the machine, that the credential was
         given to; or that was revoked since it came to the door."""
+        if register.tls is not (self.authority is not None):
+            told = "TLS" if self.authority is not None else "plain"
+            raise Denied(403, f"data links are {told} here: join again (d3bed join)")
         if caller.kind != "agent":
             return
         found = self.credentials.credentials[caller.id]
@@ -248,6 +258,13 @@ class Trust:
         tier = configured or wanted
         assert tier is not None
         return tier
+
+    def _certificate(self, agent: AgentId, body: JoinRequest) -> str | None:
+        if self.authority is None:
+            return None
+        if body.request is None:
+            raise Denied(400, "this server speaks TLS: the board needs pip install 'd3bed[tls]'")
+        return self.authority.sign_agent(agent, body.request)
 
     def _check_free(self, agent: AgentId, body: JoinRequest, caller: Caller) -> None:
         """Raises `Denied` for a copied identity, or a name that another board has."""
