@@ -66,6 +66,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     speed: float = 1.0
     host: str = "127.0.0.1"
     port: int = 0
+    address: str | None = None
     photos: str | None = None
     engine: str = TORCH
     models_mb: float = 4000.0
@@ -175,6 +176,9 @@ def read_config(path: Path) -> Config:
             raise ConfigError(
                 where, f"{key}.name", f"{agent.name!r} is not a name", "use letters, digits, - and _"
             )
+        if agent.address is not None and not re.fullmatch(r"\S+:\d{1,5}", agent.address):
+            problem = f"{agent.address!r} is no address"
+            raise ConfigError(where, f"{key}.address", problem, "write it as 203.0.113.5:4750")
         if not 0 < agent.speed <= 1:
             raise ConfigError(
                 where, f"{key}.speed", f"{agent.speed} is out of range", "use more than 0, at most 1"
@@ -305,6 +309,7 @@ def agent_settings(
         shaped=shaped,
         tc=tc,
         cpus=cpus,
+        address=base.address,
         identity=identity if joined is not None else None,
         engine=base.engine if engine is None else engine,
         models_bytes=round(base.models_mb * 1e6),

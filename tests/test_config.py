@@ -171,6 +171,20 @@ def test_image_files_have_no_floats(tmp_path: Path) -> None:
         read_config(path)
 
 
+def test_the_address_that_others_reach_an_agent_by_can_be_fixed(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    text = '[[agents]]\nname = "pi-1"\ntier = "device"\nport = 4750\naddress = "203.0.113.5:14750"\n'
+    path.write_text(text)
+    rest: dict[str, Any] = {"tier": None, "host": None, "port": None, "photos": None, "speed": None}
+    settings = agent_settings(
+        name="pi-1", server=None, token="t", config=path, identity=tmp_path / "n", cache_dir=tmp_path, **rest
+    )
+    assert (settings.listen_port, settings.address) == (4750, "203.0.113.5:14750")
+    path.write_text(text.replace(":14750", ""))
+    with pytest.raises(ConfigError, match="agents.0..address"):
+        read_config(path)
+
+
 def test_a_board_that_joined_needs_no_options_and_keeps_its_credential_to_itself(
     tmp_path: Path,
 ) -> None:

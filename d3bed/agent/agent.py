@@ -303,7 +303,7 @@ class Agent:
             tier=settings.tier,
             pid=os.getpid(),
             host=socket.gethostname(),
-            data_address=reachable(self._listener.address, settings.server),
+            data_address=settings.address or reachable(self._listener.address, settings.server),
             speed=settings.speed,
             engine=settings.engine,
             version=__version__,

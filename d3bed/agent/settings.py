@@ -17,7 +17,8 @@ class AgentSettings(msgspec.Struct, frozen=True):
     `authority` (PEM) where the server speaks TLS.
 
     `server` is the control plane's base address (`http://host:port`). `listen_host` is where the data
-    listener binds and what peers are told; port 0 takes a free one. `speed` < 1 emulates a board that
+    listener binds and what peers are told, unless there is an `address` for that (beyond a NAT that
+    forwards a port); port 0 takes a free one. `speed` < 1 emulates a board that
     is 1/speed times slower than this machine. `photos` (device only) is a folder of images; None means
     the photos that ship inside installed packages. `cache_dir` keeps profiles. `shaped`: its links will be
     held to emulated rates, which needs an event loop with finer timers (and rules out uvloop). `tc`: the
@@ -36,6 +37,7 @@ class AgentSettings(msgspec.Struct, frozen=True):
     photos: Path | None = None
     cache_dir: Path = Path(".d3bed/cache")
     shaped: bool = False
+    address: str | None = None
     identity: Path | None = None
     authority: str = ""
     tc: bool = False

@@ -204,7 +204,7 @@ def _stopped(check: LinkCheck) -> tuple[str, str]:
             return (
                 f"{check.address} refuses: nothing listens there",
                 f"{peer} listens elsewhere, or a firewall rejects: open TCP port {port} there; with a NAT"
-                f" before it, forward that port",
+                f" before it, forward that port and fix its address in the config",
             )
         case "silent":
             return (
