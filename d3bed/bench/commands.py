@@ -220,3 +220,27 @@ def bench_lab(
     from d3bed.config import data_dir, read_config
 
     run(json_file, console, read_config(config or data_dir("configs") / "boards.toml"), times, cut)
+
+
+@bench.command("dashboard")
+def bench_dashboard(
+    json_file: JsonOption = None,
+    minutes: Annotated[
+        float, typer.Option(help="How long the page is watched; its heap is judged over ten.", min=0.1)
+    ] = 1.0,
+    events: Annotated[int, typer.Option(help="Events a second.", min=10)] = 1000,
+    clients: Annotated[str, typer.Option(help="Numbers of clients, comma-separated.")] = "1,10,50",
+) -> None:
+    """The page under load in a real Chromium, and what it costs the server: two to three minutes.
+
+    A server of its own tells of a made-up testbed. Needs the packages playwright and psutil, and Chromium.
+    """
+    from d3bed.bench.dashboard import run
+
+    run(
+        json_file,
+        console,
+        minutes=minutes,
+        events=events,
+        clients=[int(count) for count in clients.split(",")],
+    )

@@ -17,7 +17,7 @@ const TOP = 6;
 const AXIS = 20;
 const SHOWN = 8; // about so many frames fit
 const BAR = { compute: 14, transfer: 10, serialise: 14, queue: 5, wait: 2 };
-const DRAW_MS = 100; // the canvas follows at most so often
+const DRAW_MS = 200; // the canvas follows at most so often
 const HOLD_MS = 1_000; // the newest frame stays below long enough to be read
 
 const endOf = (frame) => frame.started_s + frame.latency_s;

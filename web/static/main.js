@@ -178,12 +178,26 @@ const draw = () => {
   plan(pipeline);
   orders.see(live.orders);
   controls(state, pipeline, nowS);
+  time(state.seconds, pipeline, history, decided);
+  frameViews(frames, pipeline, performance.now());
+  if (performance.now() - listedMs < LIST_MS) {
+    listing ??= setTimeout(ask, LIST_MS);
+    return;
+  }
+  clearTimeout(listing);
+  [listedMs, listing] = [performance.now(), null];
+  list(pipeline, frames, history, nowS);
+};
+
+// What people read rather than watch changes four times a second at most.
+const LIST_MS = 250;
+let listedMs = -Infinity;
+let listing = null;
+const list = (pipeline, frames, history, nowS) => {
   welcome(state, pipeline);
   testbed(state, state.pipelines, nowS);
   graph(pipeline, state.links, state.agents);
   if (!hasCharts()) chart(pipeline, frames, history, slowed(state.agents).length > 0);
-  time(state.seconds, pipeline, history, decided);
-  frameViews(frames, pipeline, performance.now());
   tiles(pipeline);
   links(state.links, state.agents);
   epochs(history);

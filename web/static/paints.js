@@ -4,6 +4,7 @@
 const TEXTURES = { device: null, edge: "stripes", cloud: "dots", transfer: null, queue: "bars", wait: null };
 
 let known = null;
+let patterns = new WeakMap(); // context → part → what it is filled with
 
 const read = () => {
   const style = getComputedStyle(document.documentElement);
@@ -19,11 +20,17 @@ export const paints = () => (known ??= read());
 export const onScheme = (draw) =>
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     known = null;
+    patterns = new WeakMap();
     draw();
   });
 
 // What a canvas fills an area of this part with: its colour, with a texture where it has one.
 export const fillOf = (context, part) => {
+  if (!patterns.has(context)) patterns.set(context, {});
+  return (patterns.get(context)[part] ??= made(context, part));
+};
+
+const made = (context, part) => {
   const kind = TEXTURES[part];
   const colours = paints();
   if (!kind) return colours[part];

@@ -255,9 +255,12 @@ export const createTime = (root) => {
       });
   });
 
-  return (...now) => {
-    if (now.every((value, n) => value === drawn[n])) return;
-    drawn = now;
+  // Of a pipeline only its name counts here; its numbers change all the time.
+  return (seconds, pipeline, epochs, decisions) => {
+    const [before, its, planned, decided] = drawn;
+    const same = seconds === before && epochs === planned && decisions === decided;
+    if (same && pipeline?.id === its?.id && drawn.length) return;
+    drawn = [seconds, pipeline, epochs, decisions];
     draw();
   };
 };
