@@ -388,7 +388,8 @@ class Agent:
         torch.set_num_threads(threads)
         # Loading and exporting build parameters, which inference mode would spoil for good.
         with torch.inference_mode(False):
-            return load(spec, files)
+            kept = self.settings.cache_dir / "exported"
+            return load(spec, files, kept=kept, reference=self.settings.tier is Tier.DEVICE)
 
     def _load_photos(self, model: LoadedModel) -> list[Photo]:
         where = self.settings.photos

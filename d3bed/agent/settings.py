@@ -20,11 +20,11 @@ class AgentSettings(msgspec.Struct, frozen=True):
     listener binds and what peers are told, unless there is an `address` for that (beyond a NAT that
     forwards a port); port 0 takes a free one. `speed` < 1 emulates a board that
     is 1/speed times slower than this machine. `photos` (device only) is a folder of images; None means
-    the photos that ship inside installed packages. `cache_dir` keeps profiles. `shaped`: its links will be
-    held to emulated rates, which needs an event loop with finer timers (and rules out uvloop). `tc`: the
-    kernel holds them, not user space. `cpus`: its control group lets the process have so many cores, or will
-    once it is ready; None: all there are. `engine`: what runs its part of a network, one of
-    `ENGINES`. `models_bytes`: how much of the disk files of models may take.
+    the photos that ship inside installed packages. `cache_dir` keeps profiles and exported networks.
+    `shaped`: its links will be held to emulated rates, which needs an event loop with finer timers (and
+    rules out uvloop). `tc`: the kernel holds them, not user space. `cpus`: its control group lets the
+    process have so many cores, or will once it is ready; None: all there are. `engine`: what runs its
+    part of a network, one of `ENGINES`. `models_bytes`: how much of the disk files of models may take.
     """
 
     agent: AgentId

@@ -436,7 +436,7 @@ def profiled(pipeline: PipelineSettings, cache_dir: Path, say: Say) -> tuple[Gra
 
     torch.set_num_threads(pipeline.threads)
     say(f"loading {pipeline.model.name} …")
-    loaded = load(pipeline.model)
+    loaded = load(pipeline.model, kept=cache_dir / "exported", reference=False)
     cache, print_ = ProfileCache(cache_dir), fingerprint(pipeline.threads)
     if cache.get(loaded.graph.digest, print_, pipeline.threads) is None:
         say("profiling it on this machine …")

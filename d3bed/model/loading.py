@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from d3bed.core.errors import ModelError
 from d3bed.core.graph import Graph, TensorSpec
 from d3bed.core.messages import ModelSpec
 from d3bed.core.models import ONNX, TORCH
-from d3bed.model import sessions, weights, zoo
-from d3bed.model.export import decode, export_module, flatten, normalise, read_pt2, with_decode
+from d3bed.model import exported, sessions, weights, zoo
+from d3bed.model.export import Flat, decode, export_module, flatten, normalise, read_pt2, with_decode
 from d3bed.model.packing import packable
 from d3bed.model.vertices import Body, vertices_of
 
@@ -44,45 +46,46 @@ class LoadedModel:
     threads: int = 1
 
 
-def load(spec: ModelSpec, files: Mapping[str, Path] = MappingProxyType({})) -> LoadedModel:
+def load(
+    spec: ModelSpec,
+    files: Mapping[str, Path] = MappingProxyType({}),
+    *,
+    kept: Path | None = None,
+    reference: bool = True,
+) -> LoadedModel:
     """Build, fill and export a network; takes seconds. Raises `ModelError`.
 
     Call it with the intra-op threads that the network will run with: they decide which kernels do.
 
     A `.pt2` file brings its own weights: they are used unless `spec.weights` is a `.safetensors` file.
     Weights `pretrained` of a user's factory are those that the factory gave. `files`: where files that the
-    spec names were put.
+    spec names were put. `kept`: a folder for what exporting made (`exported`). Who will not ask for the
+    `reference` takes that from there, and `whole` is built if it is called after all.
     """
-    weights_file = files.get(spec.weights, Path(spec.weights))
-    from_file, pretrained = spec.weights.endswith(".safetensors"), spec.weights == "pretrained"
-    seed = None if from_file or pretrained else weights.seed_of(spec.weights)
-    if spec.name.endswith(".pt2"):
-        program = read_pt2(Path(spec.name))
-        module: nn.Module = program.module()
-        mean, std = zoo.IMAGENET
-        if from_file:
-            weights.load_file(module, weights_file)
-    else:
-        built = zoo.build(spec.name, spec.input, pretrained)
-        module, mean, std = built.module, built.mean, built.std
-        if from_file:
-            weights.load_file(module, weights_file)
-        elif seed is not None:
-            weights.randomise(module, seed)
-        program = export_module(spec.name, module, torch.zeros(1, *built.input))
-
+    runs = fingerprint(torch.get_num_threads())
+    found = exported.get(kept, spec, runs) if kept is not None and not reference else None
+    if found is not None:
+        flat, packed = found
+        graph, body, takes = _vertices(spec, flat)
+        return LoadedModel(
+            spec,
+            graph,
+            _Later(spec, files),
+            takes,
+            replace(body, packable=packed),
+            threads=torch.get_num_threads(),
+        )
+    module, program, mean, std, fills = _build(spec, files)
     mean_, std_ = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
     flat = flatten(spec.name, program, mean_, std_, loaded=spec.name.endswith(".pt2"))
-    if spec.floats:
-        flat.image.meta["val"] = flat.image.meta["val"].to(torch.float32)
-    graph, body = vertices_of(spec.name, with_decode(flat, spec.encoded) if spec.encoded else flat)
-    takes = graph.vertices[1 if spec.encoded else 0].outputs[0]
-    if spec.input and takes.shape[1:] != spec.input:
-        size, asked = ("x".join(map(str, s)) for s in (takes.shape[1:], spec.input))
-        raise ModelError(spec.name, "input", f"takes {size}, not {asked}", "leave `input` out")
+    drafted = exported.draft(flat, fills) if kept is not None else None
+    graph, body, takes = _vertices(spec, flat)
     takes_uint8 = not any(vertex.kind == "normalise" for vertex in graph.vertices)
     if takes_uint8 and spec.floats:
         raise ModelError(spec.name, "floats", "it normalises uint8 pixels itself", "leave `floats` out")
+    packed = packable(graph, body)
+    if kept is not None and drafted is not None:
+        exported.put(kept, spec, runs, drafted, packed)
 
     def whole(image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with torch.inference_mode():
@@ -91,13 +94,55 @@ def load(spec: ModelSpec, files: Mapping[str, Path] = MappingProxyType({})) -> L
             return tuple(pytree.tree_leaves(module(first)))
 
     return LoadedModel(
-        spec,
-        graph,
-        whole,
-        takes,
-        replace(body, packable=packable(graph, body)),
-        threads=torch.get_num_threads(),
+        spec, graph, whole, takes, replace(body, packable=packed), threads=torch.get_num_threads()
     )
+
+
+class _Later:
+    """The reference of a network that was taken as it was kept."""
+
+    def __init__(self, spec: ModelSpec, files: Mapping[str, Path]) -> None:
+        self._load = functools.cache(lambda: load(spec, files).whole)
+
+    def __call__(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.inference_mode(False):  # it would spoil parameters for good
+            whole = self._load()
+        return whole(image)
+
+
+def _build(
+    spec: ModelSpec, files: Mapping[str, Path]
+) -> tuple[nn.Module, ExportedProgram, Sequence[float], Sequence[float], dict[int, weights.Fill]]:
+    """The module with its weights; exported; its pixels' mean and standard deviation; its random weights."""
+    weights_file = files.get(spec.weights, Path(spec.weights))
+    from_file, pretrained = spec.weights.endswith(".safetensors"), spec.weights == "pretrained"
+    seed = None if from_file or pretrained else weights.seed_of(spec.weights)
+    if spec.name.endswith(".pt2"):
+        program = read_pt2(Path(spec.name))
+        module: nn.Module = program.module()
+        if from_file:
+            weights.load_file(module, weights_file)
+        return module, program, *zoo.IMAGENET, {}
+    built = zoo.build(spec.name, spec.input, pretrained)
+    fills = {}
+    if from_file:
+        weights.load_file(built.module, weights_file)
+    elif seed is not None:
+        fills = weights.randomise(built.module, seed)
+    program = export_module(spec.name, built.module, torch.zeros(1, *built.input))
+    return built.module, program, built.mean, built.std, fills
+
+
+def _vertices(spec: ModelSpec, flat: Flat) -> tuple[Graph, Body, TensorSpec]:
+    """The graph, and what its vertex of pixels gives."""
+    if spec.floats:
+        flat.image.meta["val"] = flat.image.meta["val"].to(torch.float32)
+    graph, body = vertices_of(spec.name, with_decode(flat, spec.encoded) if spec.encoded else flat)
+    takes = graph.vertices[1 if spec.encoded else 0].outputs[0]
+    if spec.input and takes.shape[1:] != spec.input:
+        size, asked = ("x".join(map(str, s)) for s in (takes.shape[1:], spec.input))
+        raise ModelError(spec.name, "input", f"takes {size}, not {asked}", "leave `input` out")
+    return graph, body, takes
 
 
 def fingerprint(threads: int, engine: str = TORCH) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
 import torch
@@ -21,7 +21,7 @@ from torch import nn
 
 from d3bed.core.errors import ModelError
 
-__all__ = ["load_file", "randomise", "seed_of"]
+__all__ = ["Fill", "fill", "load_file", "randomise", "seed_of"]
 
 #: torch has no public common base of its batch, instance, group and layer norms; they share these names.
 _RUNNING = {"running_mean": (-0.2, 0.2), "running_var": (0.6, 1.4)}
@@ -42,9 +42,20 @@ def seed_of(weights: str) -> int:
     return int(seed)
 
 
+class Fill(NamedTuple):
+    """All that decides a tensor's seeded numbers, `low` to `high`."""
+
+    key: str
+    low: float
+    high: float
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
 @torch.no_grad()
-def randomise(module: nn.Module, seed: int) -> None:
-    """Fill every floating-point parameter and running statistic."""
+def randomise(module: nn.Module, seed: int) -> dict[int, Fill]:
+    """Fill every floating-point parameter and running statistic; with what, by the address of its data."""
+    fills = {}
     for path, part in module.named_modules():
         for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
             if not tensor.is_floating_point():
@@ -55,7 +66,10 @@ def randomise(module: nn.Module, seed: int) -> None:
                 low, high = _RUNNING[name]
             else:
                 continue  # a buffer that the module computed, such as a mask
-            _fill(tensor, f"{seed}:{path}.{name}", low, high)
+            made = Fill(f"{seed}:{path}.{name}", low, high, tuple(tensor.shape), tensor.dtype)
+            fills[tensor.data_ptr()] = made
+            tensor.copy_(fill(made))
+    return fills
 
 
 def _bounds(part: nn.Module, name: str, tensor: torch.Tensor) -> tuple[float, float]:
@@ -73,11 +87,12 @@ def _bounds(part: nn.Module, name: str, tensor: torch.Tensor) -> tuple[float, fl
     return -0.5, 0.5  # tokens, positions, layer scales
 
 
-def _fill(tensor: torch.Tensor, key: str, low: float, high: float) -> None:
-    digest = hashlib.sha256(key.encode()).digest()
+def fill(made: Fill) -> torch.Tensor:
+    """The numbers, in memory of their own."""
+    digest = hashlib.sha256(made.key.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    numbers = torch.rand(tensor.shape, generator=generator)
-    tensor.copy_(numbers.mul_(high - low).add_(low))
+    numbers = torch.rand(made.shape, generator=generator)
+    return numbers.mul_(made.high - made.low).add_(made.low).to(made.dtype)
 
 
 @torch.no_grad()

@@ -26,8 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @contextlib.asynccontextmanager
 async def demo(folder: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`d3bed demo …` in a folder of its own; killed at the end if it still runs. What agents found out of this
-    machine is shared by all tests."""
+    """`d3bed demo …` in a folder of its own; killed at the end if it still runs.
+
+    What agents found out of this machine is shared by all tests.
+    """
     kept = folder.parent / "kept"
     kept.mkdir(exist_ok=True)
     (folder / ".d3bed").mkdir(exist_ok=True)
