@@ -68,6 +68,7 @@ from d3bed.core.messages import (
     PhotosPrepared,
     Prepare,
     PrepareFailed,
+    Preparing,
     Profiled,
     ProfileModel,
     Ready,
@@ -458,6 +459,12 @@ class Agent:
                 senders[peer.agent] = await self._links.to(order.pipeline, peer)
                 reserved.add(senders[peer.agent])
             on_device = self.settings.tier is Tier.DEVICE
+            loop = asyncio.get_running_loop()
+
+            def progress(done: int, of: int) -> None:
+                told = Preparing(order.pipeline, order.epoch, (done, of))
+                loop.call_soon_threadsafe(self._reporter.fact, told)
+
             work, tiles = await epoch_work(
                 order,
                 model,
@@ -466,8 +473,10 @@ class Agent:
                 keep=frozenset(model.graph.results) if on_device else frozenset(),
                 compute=self._compute,
                 times_s=self._nominal_s.get(order.model.key),
+                speed=self.settings.speed,
                 fingerprint=fingerprint(self._threads, model.engine),
                 cache_dir=self.settings.cache_dir,
+                progress=progress,
             )
         except (D3Error, OSError, TimeoutError, ValueError) as error:
             self._reporter.fact(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from d3bed.agent.compute import ComputeThread
@@ -13,7 +13,8 @@ from d3bed.agent.executor import EpochWork, nominal_times
 from d3bed.core.errors import ModelError
 from d3bed.core.graph import Value
 from d3bed.core.ids import AgentId
-from d3bed.core.messages import Prepare, TileReady
+from d3bed.core.measurements import TileReady
+from d3bed.core.messages import Prepare
 from d3bed.core.program import Program
 from d3bed.model import LoadedModel, PreparedTile, compile_step, prepare_tiles
 from d3bed.net import Sender
@@ -47,11 +48,14 @@ async def epoch_work(
     keep: frozenset[Value],
     compute: ComputeThread,
     times_s: Sequence[float] | None,
+    speed: float,
     fingerprint: str,
     cache_dir: Path,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[EpochWork, tuple[TileReady, ...]]:
     """Compile the steps and check the tiles; the latter runs on the compute thread and takes seconds the
-    first time. `times_s` is the profile of this machine, unheld.
+    first time. `times_s` is the profile of this machine, unheld; profiles and tiles are told
+    as an agent of `speed` takes for them. `progress` is told on that thread how many tiles are checked.
 
     Raises `ModelError` if a link is missing.
     """
@@ -63,7 +67,9 @@ async def epoch_work(
     if tiled:
         async with alone_on_host(cache_dir):
             prepared = await compute.run(
-                lambda: prepare_tiles(model, tiled, cache_dir, fingerprint, tolerance=order.tolerance)
+                lambda: prepare_tiles(
+                    model, tiled, cache_dir, fingerprint, progress, tolerance=order.tolerance
+                )
             )
     tiles = dict(zip(tiled, prepared, strict=True))
     plain = [step for step in program.steps if step.tile is None]
@@ -92,6 +98,7 @@ async def epoch_work(
             identical=tile.identical,
             fallbacks=tile.fallbacks,
             max_rel_err=tile.max_rel_err,
+            time_s=tile.nominal_s / speed,
         )
         for step, tile in tiles.items()
         if step.tile is not None

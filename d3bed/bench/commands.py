@@ -84,7 +84,9 @@ def bench_tiles(
     json_file: JsonOption = None,
     models: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(PAPER_MODELS),
     nodes: Annotated[str, typer.Option(help="Numbers of edge agents, comma-separated.")] = "2,4,8",
-    mbit: Annotated[float, typer.Option(help="Rate of links between edge agents.")] = 1000.0,
+    mbit: Annotated[
+        float, typer.Option(help="Rate of links between edge agents; 0: links are not shaped.")
+    ] = 1000.0,
     methods: Annotated[str, typer.Option(help="vsm, aofl, deepthings, modnn; comma-separated.")] = "vsm",
     speeds: Annotated[str, typer.Option(help="Relative speeds of the agents, as 1,1,1,0.5.")] = "1",
     frames: Annotated[int, typer.Option("--frames", "-f", help="Frames a round.")] = 5,

@@ -13,7 +13,7 @@ import msgspec
 
 from d3bed.core.graph import Value
 from d3bed.core.ids import AgentId
-from d3bed.core.numbers import Bytes, Count, EpochNumber, FrameNumber, Place, Rate, Real
+from d3bed.core.numbers import Bytes, Count, EpochNumber, FrameNumber, Place, Rate, Real, Seconds
 
 __all__ = [
     "BoardFacts",
@@ -23,6 +23,7 @@ __all__ = [
     "LinkShape",
     "Span",
     "SpanKind",
+    "TileReady",
     "Transfer",
 ]
 
@@ -152,3 +153,19 @@ class BoardSample(msgspec.Struct, frozen=True):
     temperature_c: Real | None = None
     frequency_hz: Rate | None = None
     throttled: str = ""
+
+
+class TileReady(msgspec.Struct, frozen=True):
+    """A tile (row, column) of the block from the first to the last of `vertices` was checked.
+
+    `identical`: it makes the bits that the undivided network makes of a photo; `fallbacks` of its vertices
+    are computed on maps of the whole size for that. Else `max_rel_err` is the largest difference, over the
+    largest value of the map. The agent takes `time_s` for it, as slow as its profile; 0: not known.
+    """
+
+    vertices: tuple[Place, Place]
+    tile: tuple[Place, Place]
+    identical: bool
+    fallbacks: Count
+    max_rel_err: Real = 0.0
+    time_s: Seconds = 0.0

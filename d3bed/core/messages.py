@@ -16,7 +16,16 @@ from d3bed.core.errors import RemoteProtocolError
 from d3bed.core.graph import Graph
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.joining import CredentialKept, CutOff, Machine, NewCredential
-from d3bed.core.measurements import BoardFacts, BoardSample, FrameReport, LinkShape, Span, Thumbnail, Transfer
+from d3bed.core.measurements import (
+    BoardFacts,
+    BoardSample,
+    FrameReport,
+    LinkShape,
+    Span,
+    Thumbnail,
+    TileReady,
+    Transfer,
+)
 from d3bed.core.models import TORCH, ModelFile, ModelSpec
 from d3bed.core.numbers import Bytes, Count, EpochNumber, FrameNumber, LinkSpeed, Place, Rate, Real, Seconds
 from d3bed.core.plan import Plan
@@ -58,6 +67,7 @@ __all__ = [
     "Prepare",
     "PhotosPrepared",
     "PrepareFailed",
+    "Preparing",
     "ProfileModel",
     "Profiled",
     "Ready",
@@ -73,7 +83,6 @@ __all__ = [
     "StartSource",
     "Stop",
     "StopSource",
-    "TileReady",
     "ToAgent",
     "Transferred",
     "Welcome",
@@ -261,21 +270,6 @@ class FrameRescued(msgspec.Struct, frozen=True, tag=True):
     problem: str
 
 
-class TileReady(msgspec.Struct, frozen=True):
-    """A tile (row, column) of the block from the first to the last of `vertices` was checked.
-
-    `identical`: it makes the bits that the undivided network makes of a photo; `fallbacks` of its vertices
-    are computed on maps of the whole size for that. Else `max_rel_err` is the largest difference, over the
-    largest value of the map.
-    """
-
-    vertices: tuple[Place, Place]
-    tile: tuple[Place, Place]
-    identical: bool
-    fallbacks: Count
-    max_rel_err: Real = 0.0
-
-
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """All that `Prepare` asked for is done: segments compiled, tiles checked, links up."""
 
@@ -283,6 +277,12 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     epoch: EpochNumber
     took_s: Real
     tiles: tuple[TileReady, ...] = ()
+
+
+class Preparing(msgspec.Struct, frozen=True, tag=True):
+    pipeline: PipelineId
+    epoch: EpochNumber
+    tiles: tuple[Count, Count]  # so many of an agent's are checked, of how many
 
 
 class PrepareFailed(msgspec.Struct, frozen=True, tag=True):
@@ -357,6 +357,7 @@ FromAgent = (
     | FrameFailed
     | FrameRescued
     | Ready
+    | Preparing
     | PrepareFailed
     | Drained
     | FramesAnswered

@@ -3,7 +3,7 @@
 Every vertex crops its inputs to what its patch reads; a convolution or pool sees padding only where its
 window really leaves the map. What would round differently on a small map is made to round as on the whole:
 - a convolution runs the kernel that torch would choose for the whole map, not the tile's, and where that
-  is not enough, it runs on a map of the whole size: see `Way`. `exact` finds out which patches need what;
+  is not enough, on a map as tall, or of the whole size: see `Way`. `exact` finds out which patches need what;
 - (ONNX Runtime rounds as it likes: there nothing of this is done, and tiles are only close)
 - any other operator that may round the last few positions of a map differently runs at the whole size,
   too: vector code computes what fills its registers, other code the rest.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +31,7 @@ from d3bed.model.packing import RUN_PACKED, kernels_of, prepacked
 if TYPE_CHECKING:
     from d3bed.model.loading import LoadedModel
 
-__all__ = ["Way", "rectangles_graph", "tile_graph"]
+__all__ = ["LAYOUTS", "Way", "is_pointwise", "rectangles_graph", "tile_graph"]
 
 aten = torch.ops.aten
 
@@ -46,9 +46,24 @@ class Way(enum.Enum):
     PACKED = "packed"
     #: The whole map's kernel.
     FORCED = "forced"
+    #: Of a 1×1 convolution: its positions laid out in as many rows as the whole map has. They know no
+    #: neighbours, but how oneDNN adds up many channels follows from the rows (more than 10 or not).
+    ROWS = "rows"
+    #: The same, and at least two thirds of the whole map's positions, zeros behind the last. (MKL adds up
+    #: 1,024 channels otherwise for less than 192 positions; Inception-v4 has 289 there.)
+    MOST = "most"
     #: The whole map's operator on a map of the whole size that is zero around what the patch reads: always
     #: right, and as slow as the whole.
     FULL = "full"
+
+
+#: Ways of 1×1 convolutions only.
+LAYOUTS = frozenset({Way.ROWS, Way.MOST})
+
+
+def is_pointwise(window: Window | None) -> bool:
+    """Whether a window makes each position of one, and never of padding."""
+    return window is not None and window.kernel == (1, 1) and window.padding == (0, 0)
 
 
 #: Operators that give the same bits wherever a position lies: they compute nothing, or a single rounding.
@@ -93,6 +108,27 @@ def _frame(tensor: torch.Tensor, box: _Box, padding: tuple[int, ...], fill: floa
         return part.contiguous()
     top, bottom, left, right = padding
     return functional.pad(part, (left, right, top, bottom), value=fill)
+
+
+def _lay(tensor: torch.Tensor, box: _Box, stride: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+    """The positions of a rectangle that a 1×1 kernel takes, as a map of `size`; zeros behind the last."""
+    taken = _crop(tensor, box)[:, :, :: stride[0], :: stride[1]]
+    count = taken.shape[2] * taken.shape[3]
+    flat = tensor.new_empty((*tensor.shape[:2], math.prod(size)))
+    flat[:, :, :count].view(taken.shape).copy_(taken)
+    flat[:, :, count:].zero_()
+    laid = flat.view(*flat.shape[:2], *size)
+    if stride == (1, 1):
+        return laid
+    spread = laid.new_zeros((*laid.shape[:2], size[0] * stride[0], size[1] * stride[1]))
+    spread[:, :, :: stride[0], :: stride[1]] = laid
+    return spread
+
+
+def _lay_back(tensor: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The first positions of a map, as a contiguous map of `size`."""
+    first = tensor.flatten(2)[:, :, : math.prod(size)]
+    return first.contiguous().view(*tensor.shape[:2], *size)
 
 
 def _canvas(tensor: torch.Tensor, size: tuple[int, int], box: _Box) -> torch.Tensor:
@@ -171,8 +207,10 @@ class _Builder:
             head, *behind = body
             source = self._value_of[next(n for n in head.all_input_nodes if n.op != "get_attr")]
             made[head] = (
-                self._on_whole(head, source, patch)
+                self._on_whole(head, source, vertex.window, patch)
                 if way is Way.FULL
+                else self._in_rows(head, source, vertex.window, patch, way)
+                if way in LAYOUTS
                 else self._windowed(head, source, vertex.window, patch, way)
             )
         else:
@@ -193,14 +231,33 @@ class _Builder:
         last = made[self._model.body.values[sink]]
         self._held[sink] = (patch.makes if steady else self._whole(sink), last)
 
-    def _on_whole(self, head: fx.Node, source: Value, patch: Patch) -> fx.Node:
+    def _on_whole(self, head: fx.Node, source: Value, window: Window, patch: Patch) -> fx.Node:
         """The whole map's operator on a map of the whole size."""
-        size = map_size(self._model.graph, source)
-        canvas = self._call(_canvas, self._crop(source, patch.reads), size, _box(patch.reads))
-        whole = self._graph.node_copy(
-            head, lambda node: self._constant(node) if node.op == "get_attr" else canvas
-        )
+        spec = self._model.graph.spec(source)
+        canvas = self._call(_canvas, self._crop(source, patch.reads), spec.shape[2:], _box(patch.reads))
+        if patch.vertex in self._model.body.packable:
+            whole = self._packed(head, window, patch, canvas, spec.shape, window.padding)
+        else:
+            whole = self._graph.node_copy(
+                head, lambda node: self._constant(node) if node.op == "get_attr" else canvas
+            )
         return self._call(_frame, whole, _box(patch.makes), tuple(_UNPADDED), 0.0)
+
+    def _in_rows(self, head: fx.Node, source: Value, window: Window, patch: Patch, way: Way) -> fx.Node:
+        """A 1×1 convolution on its positions, laid out in as many rows as the whole map has."""
+        channels, (rows, width) = (
+            self._model.graph.spec(source).shape[:2],
+            map_size(self._model.graph, Value(patch.vertex)),
+        )
+        columns = max(-(-patch.makes.area // rows), -(-2 * width // 3) if way is Way.MOST else 1)
+        (held, node), stride = self._held[source], window.stride
+        key = (source, patch.reads, stride, rows, columns)
+        if key not in self._made:
+            box = _box(patch.reads.within(held))
+            self._made[key] = self._call(_lay, node, box, stride, (rows, columns))
+        size = (*channels, rows * stride[0], columns * stride[1])
+        made = self._kernel(head, source, window, patch, self._made[key], size, [0, 0], Way.PACKED)
+        return self._call(_lay_back, made, (patch.makes.rows.length, patch.makes.columns.length))
 
     def _windowed(self, head: fx.Node, source: Value, window: Window, patch: Patch, way: Way) -> fx.Node:
         name = operator_name(head)
@@ -230,6 +287,23 @@ class _Builder:
         padding = [top if top == bottom else 0, left if left == right else 0]
         beside = Padding(top - padding[0], bottom - padding[0], left - padding[1], right - padding[1])
         read = self._frame(source, patch.reads, beside)
+        heights, widths = beside.top + beside.bottom, beside.left + beside.right
+        rows, columns = patch.reads
+        size = [*self._model.graph.spec(source).shape[:2], rows.length + heights, columns.length + widths]
+        return self._kernel(head, source, window, patch, read, size, padding, way)
+
+    def _kernel(
+        self,
+        head: fx.Node,
+        source: Value,
+        window: Window,
+        patch: Patch,
+        read: fx.Node,
+        size: Sequence[int],
+        padding: list[int],
+        way: Way,
+    ) -> fx.Node:
+        """The whole map's kernel on a map of `size`."""
         stride, dilation, groups = list(window.stride), list(window.dilation), window.groups
         weight, bias = arguments(head)["weight"], arguments(head)["bias"]
         if self._model.engine == ONNX:
@@ -237,11 +311,7 @@ class _Builder:
             return self._call(aten.conv2d.default, *operands, stride, padding, dilation, groups)
         backend = kernels_of(self._model.body.constants, head, window, self._model.graph.spec(source))
         if backend == "Mkldnn" and way is Way.PACKED:
-            heights, widths = beside.top + beside.bottom, beside.left + beside.right
-            rows, columns = patch.reads
-            size = [*self._model.graph.spec(source).shape[:2], rows.length + heights, columns.length + widths]
-            packed = prepacked(self._model.body.constants, head, window, size, padding)
-            return self._call(RUN_PACKED, read, self._extra(f"packed_{patch.vertex}", packed))
+            return self._packed(head, window, patch, read, size, padding)
         operands = read, self._constant(weight), self._constant(bias) if bias is not None else None
         if backend == "Mkldnn":
             plain: Any = aten.mkldnn_convolution.default
@@ -250,6 +320,18 @@ class _Builder:
             slow: Any = aten._slow_conv2d_forward.default
             return self._call(slow, *operands[:2], list(window.kernel), operands[2], stride, padding)
         return self._call(aten.conv2d.default, *operands, stride, padding, dilation, groups)
+
+    def _packed(
+        self,
+        head: fx.Node,
+        window: Window,
+        patch: Patch,
+        read: fx.Node,
+        size: Sequence[int],
+        padding: Sequence[int],
+    ) -> fx.Node:
+        packed = prepacked(self._model.body.constants, head, window, size, padding)
+        return self._call(RUN_PACKED, read, self._extra(f"packed_{patch.vertex}", packed))
 
     # ── nodes ────────────────────────────────────────────────────────────────────────────────────────
 

@@ -36,6 +36,7 @@ from d3bed.core.messages import (
     ModelLoaded,
     PhotosPrepared,
     PrepareFailed,
+    Preparing,
     Profiled,
     Ready,
     Register,
@@ -439,6 +440,8 @@ class Coordinator:
         match message:
             case Ready(epoch=epoch, tiles=tiles):
                 pipe.ready(agent, epoch, tiles)
+            case Preparing(epoch=epoch, tiles=tiles):
+                pipe.tiles_checked(agent, epoch, *tiles)
             case PrepareFailed(epoch=epoch, problem=problem):
                 pipe.prepare_failed(agent, epoch, problem)
             case LinkLost(epoch=epoch, peer=peer, problem=problem):

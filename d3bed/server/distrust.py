@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from d3bed.core.ids import TIERS, AgentId, Tier
-from d3bed.core.messages import ModelLoaded, ModelSpec, TileReady
+from d3bed.core.measurements import TileReady
+from d3bed.core.messages import ModelLoaded, ModelSpec
 from d3bed.plan import Pin
 from d3bed.server.epochs import PlannedEpoch
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,10 +11,11 @@ import msgspec
 from d3bed.core.epochs import EpochLife
 from d3bed.core.graph import Graph
 from d3bed.core.ids import TIERS, AgentId, CauseId, Epoch, PipelineId, Tier
-from d3bed.core.measurements import Span
-from d3bed.core.messages import ModelSpec, TileReady
+from d3bed.core.measurements import Span, TileReady
+from d3bed.core.messages import ModelSpec
 from d3bed.core.plan import Plan
 from d3bed.core.program import Program, Rescue, Step, programs_for
+from d3bed.core.tiles import Tile
 from d3bed.plan import Basis, Change, Choice
 from d3bed.server.events import Subject
 from d3bed.server.statistics import Recent
@@ -89,6 +90,7 @@ class PlannedEpoch:
     #: What agents found when they checked their tiles, and how long tiled parts take.
     tiles: list[TileReady] = field(default_factory=list)
     tiled_s: dict[tuple[int, int], Recent] = field(default_factory=dict)
+    _tile_times_s: dict[tuple[AgentId, tuple[int, int], tuple[int, int]], float] = field(default_factory=dict)
 
     @property
     def number(self) -> Epoch:
@@ -149,6 +151,16 @@ class PlannedEpoch:
     def tiled_parts(self) -> tuple[Rescue, ...]:
         """Runs of tiled blocks between which nothing is gathered, as their owner would do them alone."""
         return self._programs[self.route[Tier.EDGE]].rescues if self.plan.tiles else ()
+
+    def tiles_ready(self, agent: AgentId, tiles: Iterable[TileReady]) -> None:
+        """An agent has checked its tiles, and timed them."""
+        self.tiles += tiles
+        self._tile_times_s |= {(agent, t.vertices, t.tile): t.time_s for t in tiles if t.time_s > 0}
+
+    def tile_time_s(self, agent: AgentId, tile: Tile) -> float | None:
+        """What an agent took for a tile when it prepared it, comparable to its profile."""
+        place = (tile.patches[0].vertex, tile.patches[-1].vertex)
+        return self._tile_times_s.get((agent, place, (tile.row, tile.column)))
 
     def tiled(self, place: tuple[int, int], taken_s: float) -> None:
         """A tiled part, by its first and last vertex, took so long for a frame."""

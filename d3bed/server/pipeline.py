@@ -21,8 +21,8 @@ import msgspec
 
 from d3bed.core.epochs import EpochLife
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, Tier
-from d3bed.core.measurements import LinkShape
-from d3bed.core.messages import Abandon, ModelSpec, Prepare, Retire, Route, TileReady
+from d3bed.core.measurements import LinkShape, TileReady
+from d3bed.core.messages import Abandon, ModelSpec, Prepare, Retire, Route
 from d3bed.core.models import CLOSE, TORCH
 from d3bed.plan import Basis, Choice, Patience, changes, judge
 from d3bed.server.decisions import Decisions
@@ -34,6 +34,7 @@ from d3bed.server.newcomers import Newcomers
 from d3bed.server.settings import PipelineSettings
 from d3bed.server.stream import Stream
 from d3bed.server.succession import Succession
+from d3bed.server.tiles import foretell
 from d3bed.server.views import DecisionView
 from d3bed.server.world import World
 
@@ -368,11 +369,13 @@ class Pipeline:
             block = self._distrust.never_tile(epoch, inexact)
             self.want(f"{epoch.wish.cause} (tiles of {block} on {agent} differ from the undivided network)")
             return
-        epoch.tiles += tiles
+        epoch.tiles_ready(agent, tiles)
         epoch.ready.add(agent)
         if any(each.late for each in lead.group):
             return
         self.wish, epoch = None, lead
+        for each in lead.group:
+            foretell(each, self.world)
         old = self._line.activate()
         if old is not None and epoch.wish.reconsider:
             self._patience.moved(old.identity, epoch.identity, self.world.now)
@@ -389,6 +392,11 @@ class Pipeline:
             reasons.append(f"times on {', '.join(guessed)} are predicted from other networks")
         self.decisions.moved(epoch, old, "; ".join(reasons))
         self.stream.activated(epoch)
+
+    def tiles_checked(self, agent: AgentId, number: Epoch, done: int, of: int) -> None:
+        lead = self._line.preparing
+        if lead is not None and number in [each.number for each in lead.group]:
+            self._stage = ("preparing", f"epoch {number}: {agent} has checked {done} of its {of} tiles")
 
     def prepare_failed(self, agent: AgentId, number: Epoch, problem: str) -> None:
         preparing = self._line.preparing

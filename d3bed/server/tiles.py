@@ -1,13 +1,42 @@
-"""What a report says of tiled blocks: who runs what, what that costs, and how long it took. Pure."""
+"""What is expected of tiled blocks, and what a report says of them: who runs what, what that costs, and how
+long it took. Pure."""
 
 from __future__ import annotations
 
-from d3bed.core.ids import Tier
-from d3bed.core.tiles import tiling
+import msgspec
+
+from d3bed.core.ids import AgentId, Tier
+from d3bed.core.tiles import Tile, tiling
+from d3bed.plan.timeline import timeline
+from d3bed.plan.vsm import PIECE_S, TileCosts
 from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.views import TileReport
+from d3bed.server.world import World
 
-__all__ = ["tile_reports"]
+__all__ = ["foretell", "tile_reports"]
+
+
+def foretell(epoch: PlannedEpoch, world: World) -> None:
+    """Predict the epoch's latency anew, once its agents have timed the tiles that the planner estimated."""
+    if not epoch.tiles:
+        return
+    model, agents = epoch.wish.model, epoch.agents
+    records = {agent: world.agents[agent] for agent in agents}
+    slower = {agent: epoch.shared.get(agent, 1.0) for agent in agents}
+    expected_s = {a: records[a].expected_s(model, world.now) for a in agents}
+    times_s = {a: tuple(t * slower[a] for t in expected_s[a]) for a in agents}
+    fixed_s = {a: tuple(t * slower[a] for t in records[a].expected_fixed_s(model, world.now)) for a in agents}
+    costs = TileCosts(epoch.graph, times_s, fixed_s, PIECE_S)
+
+    def tile_s(agent: AgentId, tile: Tile) -> float:
+        taken_s = epoch.tile_time_s(agent, tile)
+        profile_s = sum(records[agent].times_s(model) or ())
+        if taken_s is None or not profile_s:
+            return costs.tile_s(agent, tile)
+        return taken_s * sum(times_s[agent]) / profile_s
+
+    seen = timeline(epoch.graph, epoch.plan, epoch.route, times_s, epoch.basis.rates, tile_s, PIECE_S)
+    epoch.choice = msgspec.structs.replace(epoch.choice, timeline=seen)
 
 
 def tile_reports(epoch: PlannedEpoch) -> tuple[TileReport, ...]:

@@ -117,7 +117,7 @@ class Traffic:
             else:
                 fixed_s = record.fixed.get(epoch.wish.model, ())
                 costs = TileCosts(epoch.graph, {agent: profile_s}, {agent: fixed_s})
-                profiled_s = costs.tile_s(agent, step.tile)
+                profiled_s = epoch.tile_time_s(agent, step.tile) or costs.tile_s(agent, step.tile)
             segment = Segment(epoch.graph.digest, step.vertices)
             jumped |= record.correction.observe(
                 segment, span.end_s - span.start_s, profiled_s, self._world.now

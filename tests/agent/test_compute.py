@@ -91,10 +91,11 @@ def test_a_forgotten_frame_starts_afresh() -> None:
 
 
 def test_a_held_job_really_ran_and_ends_no_earlier_than_its_deadline() -> None:
-    hold, before_s = Hold(0.1), time.monotonic()
+    torch.ones(3).mul(2)  # not for the first time
+    hold, before_s = Hold(0.01), time.monotonic()
     done = run_held(lambda: (torch.ones(3) * 2,), hold, "f", before_s, nominal_s=0.0003)
     assert torch.equal(done.outputs[0], torch.full((3,), 2.0))
-    assert done.end_s - before_s >= 0.003 - 1e-6
+    assert done.end_s - before_s >= 0.03 - 1e-6
     assert done.held_s > 0
     assert time.monotonic() >= done.end_s
 
@@ -108,6 +109,13 @@ def test_many_jobs_that_start_cold_after_a_hold_are_still_held_to_nominal() -> N
     for _ in range(10):
         now_s = busy.until("f", now_s, now_s + 0.004, 0.004, nominal_s=0.0015)
     assert now_s == pytest.approx(0.4), "work that takes this long is not cold but slow"
+
+
+def test_one_job_that_the_machine_interrupts_is_held_to_nominal() -> None:
+    hold, now_s = Hold(0.1), 0.0
+    for worked_s in (0.002, 0.0045, 0.002):
+        now_s = hold.until("f", now_s, now_s + worked_s, worked_s, nominal_s=0.002)
+    assert now_s == pytest.approx(0.06)
 
 
 async def test_the_compute_thread_refuses_more_than_its_limit() -> None:

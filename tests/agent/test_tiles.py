@@ -133,6 +133,7 @@ class Bed:
                 keep=frozenset(model.graph.results) if agent == DEVICE else frozenset(),
                 compute=node.compute,
                 times_s=None if alone_s is None else (alone_s / count,) * count,
+                speed=1.0,
                 fingerprint=fingerprint(1),
                 cache_dir=self.cache_dir,
             )

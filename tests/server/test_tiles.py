@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
-from d3bed.core.measurements import FrameReport, Span, SpanKind
+from d3bed.core.measurements import FrameReport, Span, SpanKind, TileReady
 from d3bed.core.messages import (
     Abandon,
     Drained,
@@ -15,10 +15,10 @@ from d3bed.core.messages import (
     FramesAnswered,
     LinkLost,
     Prepare,
+    Preparing,
     Ready,
     Retire,
     SpansRecorded,
-    TileReady,
 )
 from d3bed.server.distrust import SHUN_S
 from d3bed.server.events import ChangeStrategy
@@ -93,6 +93,30 @@ def test_tiles_within_the_tolerance_are_used_and_the_report_says_so(make_stage: 
     report = stage.coordinator.report(run.id)
     assert report is not None and report.tolerance == 1e-5
     assert [tile.max_rel_err for tile in report.tiles if not tile.identical] == [3e-7]
+
+
+def test_how_many_tiles_are_checked_is_shown(stage: Stage) -> None:
+    stage.join(DEVICE, EDGE_1, CLOUD)
+    stage.join(EDGE_2, silent=Prepare)
+    stage.say(EDGE_2, Preparing(DEMO, Epoch(1), (3, 7)))
+    assert stage.coordinator.view(DEMO).phase_text == "epoch 1: edge-2 has checked 3 of its 7 tiles"
+    stage.say(EDGE_2, Preparing(DEMO, Epoch(9), (1, 7)))
+    assert "3 of its 7" in stage.coordinator.view(DEMO).phase_text
+
+
+def test_what_tiles_were_measured_to_take_is_predicted_and_no_reason_to_doubt_the_agent(stage: Stage) -> None:
+    stage.join(DEVICE, EDGE_1, CLOUD)
+    stage.join(EDGE_2, silent=Prepare)
+    epoch = stage.coordinator.pipelines[DEMO].epochs[Epoch(1)]
+    tiled, estimated_s = epoch.plan.tiles[0], epoch.predicted_s
+    place = tiled.block.vertices[0], tiled.block.vertices[-1]
+    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0), True, 0, time_s=0.5),)))
+    assert stage.active == 1 and epoch.predicted_s > 0.5 > estimated_s
+    for frame in range(1, 6):
+        span = Span(FrameId(frame), Epoch(1), SpanKind.COMPUTE, 0.0, 0.5, place, tile=(1, 0))
+        stage.say(EDGE_2, SpansRecorded(DEMO, 0.0, (span,)))
+    factor = stage.coordinator.world.agents[EDGE_2].correction.factor(stage.now)
+    assert factor is not None and factor.value == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("off", [2e-5, float("nan")])
