@@ -10,10 +10,9 @@ faults come as a seed says, of these kinds, each for a random while and so that 
 - `stall link`: a link's emulated rate falls to nearly nothing;
 - `cut link`: the kernel ends an agent's data connections (as root, with `ss -K`).
 
-The device's process is paused but never killed: it is the one that knows which frames there are. At the end
-every frame that it started must have its answer. Frames are also counted in the server's database: none may
-be there twice; that some are missing is told, since a server that is killed has heard of answers that it
-has not stored.
+The device's process is paused but never killed: it is the one that knows which frames there are. It ends the
+run once each has its answer. Then frames are counted in the server's database: none may be there twice, and
+none may be missing but about when a server was killed, which had heard of answers that it had not stored.
 """
 
 from __future__ import annotations
@@ -92,6 +91,8 @@ BACK_S, REPLANNED_S, IN_PLAN_S = 3.0, 3.0, 5.0
 #: Of the device's memory, from the first tenth of the run to the end.
 GROWTH = 0.1
 
+#: How long before its end a server may have heard of an answer that it had not stored.
+_UNSTORED_S = 2.0
 #: In a shorter run memory says nothing: caches still fill.
 _LEAST_SAMPLES = 240
 
@@ -130,7 +131,7 @@ async def _run(
             shutil.copytree(folder / "logs", logs, dirs_exist_ok=True)
             raise ConfigError("bench chaos", "", str(error), f"the processes' logs are in {logs}") from error
         await bed.end_server()
-    result["frames"] = _judged(folder / "data" / "d3bed.sqlite3")
+    result["frames"] = _judged(folder / "data" / "d3bed.sqlite3", bed.server_died_s)
     result["memory"] = bed.memory.figures()
     result["bad"] = _bad(result)
     _tell(result, console)
@@ -176,6 +177,8 @@ class _Bed:
         self.base = f"http://127.0.0.1:{self._port}"
         self.memory = _Memory()
         self.pids: dict[str, int] = {}
+        #: When the server was killed, seconds since 1970.
+        self.server_died_s: list[float] = []
 
     async def start(self, *names: str) -> None:
         for name in names:
@@ -191,6 +194,8 @@ class _Bed:
 
     async def kill(self, name: str) -> None:
         del self.pids[name]
+        if name == "server":
+            self.server_died_s.append(time.time())
         self._children.send(name, signal.SIGKILL)
         await self._children.left(name)
 
@@ -378,24 +383,35 @@ async def _end(bed: _Bed) -> dict[str, Any]:
     frames = view["frames"]
     return {
         "recovered_s": recovered_s,
-        "sent": frames["sent"],
         "answered": frames["answered"],
-        "lost": frames["sent"] - frames["answered"],
     }
 
 
-def _judged(database: Path) -> dict[str, Any]:
-    """The answers that the server has stored, over all of its lives."""
+def _judged(database: Path, server_died_s: list[float]) -> dict[str, Any]:
+    """The answers that the server has stored, over all of its lives.
+
+    One that is missing about when the server was killed may have been heard of and not stored; any other is
+    lost.
+    """
     with contextlib.closing(sqlite3.connect(database)) as connection:
         rows = connection.execute(
             "SELECT frame, epoch, started_s, latency_s, attempts, identical FROM frames ORDER BY id"
         ).fetchall()
     counts = Counter(row[0] for row in rows)
+    spans = {row[0]: (row[2], row[2] + row[3]) for row in rows}
+    missing = set(range(1, max(counts, default=0) + 1)) - set(counts)
+    unheard = set()
+    for number in missing:
+        before_s = max((spans[n][0] for n in spans if n < number), default=float("-inf"))
+        after_s = min((spans[n][1] for n in spans if n > number), default=float("inf"))
+        if any(before_s - _UNSTORED_S <= died_s <= after_s + _UNSTORED_S for died_s in server_died_s):
+            unheard.add(number)
     ends = sorted(row[2] + row[3] for row in rows)
     return {
         "stored": len(rows),
         "last": max(counts, default=0),
-        "not_stored": max(counts, default=0) - len(counts),
+        "not_stored": len(unheard),
+        "lost": len(missing - unheard),
         "twice": sum(count > 1 for count in counts.values()),
         "wrong": sum(row[5] == 0 for row in rows),
         "unchecked": sum(row[5] is None for row in rows),
@@ -409,13 +425,17 @@ def _judged(database: Path) -> dict[str, Any]:
 
 
 def _bad(result: dict[str, Any]) -> list[str]:
-    frames, end = result["frames"], result["end"]
+    frames = result["frames"]
     found = [
         f"{frames[key]} frames {what}"
-        for key, what in (("twice", "answered twice"), ("wrong", "wrong"), ("unchecked", "not checked"))
+        for key, what in (
+            ("lost", "lost"),
+            ("twice", "answered twice"),
+            ("wrong", "wrong"),
+            ("unchecked", "not checked"),
+        )
         if frames[key]
     ]
-    found += [f"{end['lost']} frames lost"] if end["lost"] else []
     found += [f"epochs fell {frames['epochs_fell']} times"] if frames["epochs_fell"] else []
     growth = result["memory"]["device_growth"]
     found += [f"the device's memory grew by {growth:.0%}"] if growth is not None and growth > GROWTH else []
@@ -443,7 +463,7 @@ def _tell(result: dict[str, Any], console: Console) -> None:
         kinds = ", ".join(f"{count} × {kind}" for kind, count in sorted(faults["kinds"].items()))
         console.print(f"{faults['struck']} faults in {faults['seconds']:.0f} s: {kinds}", highlight=False)
     console.print(
-        f"{frames['last']} frames: {end['lost']} lost, {frames['twice']} twice, {frames['wrong']} wrong; "
+        f"{frames['last']} frames: {frames['lost']} lost, {frames['twice']} twice, {frames['wrong']} wrong; "
         f"{frames['run_again']} run again, longest gap {frames['longest_gap_s']:.1f} s, "
         f"{frames['not_stored']} answers that a killed server had not stored; "
         f"all back {end['recovered_s']:.1f} s after the last fault",
