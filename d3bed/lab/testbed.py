@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ __all__ = [
 
 _T = TypeVar("_T")
 
+#: A plan is waited for so long: profiles and checks of tiles may take minutes.
+_PATIENCE_S = 200.0
 _POLL_S = 0.1
 #: The server has stored a run's last frames by then.
 _STORED_POLLS = 50
@@ -165,8 +168,11 @@ class Testbed:
 
     async def _settled(self) -> dict[str, Any]:
         """The pipeline's view once a plan is in force; where no frames flow, one from measured times."""
+        until_s = time.monotonic() + _PATIENCE_S
         while True:
             view = await self._view()
+            if time.monotonic() > until_s:
+                raise SwitchFailed(f"no plan for {_PATIENCE_S:g} s: {view['phase']}: {view['phase_text']}")
             if view["phase"] == "running" or (view["phase"] == "idle" and not view["guessed"]):
                 return view
             if view["phase"] == "failed":

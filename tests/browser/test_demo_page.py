@@ -86,11 +86,13 @@ async def test_strategy_pressed_on_the_page_moves_layers_and_the_feed_tells_it(
     before = await page.eval_on_selector_all(".vertex", "all => all.map(v => v.dataset.tier)")
     await page.get_by_role("button", name="device", exact=True).click()
     await expect(page.locator("#strategy-said")).to_contain_text("is in force", timeout=SLOW_MS)
-    assert await page.eval_on_selector_all(".vertex", "all => all.map(v => v.dataset.tier)") != before
-    await expect(page.locator("#moved")).to_contain_text("moved")
-    await expect(page.locator("#events .move").first).to_contain_text(
-        "strategy device chosen", timeout=SLOW_MS
+    await page.wait_for_function(
+        "before => [...document.querySelectorAll('.vertex')].some((v, i) => v.dataset.tier !== before[i])",
+        arg=before,
     )
+    await expect(page.locator("#moved")).to_contain_text("moved")
+    told = page.locator("#events .move", has_text="strategy device chosen")
+    await expect(told.first).to_be_visible(timeout=SLOW_MS)
     await picture(page, "moved")
     await page.get_by_role("button", name="optimal", exact=True).click()
     await expect(page.locator("#strategy-said")).to_contain_text("optimal: epoch", timeout=SLOW_MS)

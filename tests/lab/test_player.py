@@ -157,8 +157,9 @@ async def test_what_people_do_on_a_running_testbed_is_recorded_and_can_be_played
             await client.post(bed.base, "/api/agents/edge-1/load", {"processes": 1, "for_s": 0.5})
             await client.post(bed.base, "/api/pipelines/main/rate", {"rate_per_s": 5})
             await bed.switch(strategy="device")
-            while (await client.get(bed.base, "/api/conditions")) != []:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+            async with asyncio.timeout(60):
+                while (await client.get(bed.base, "/api/conditions")) != []:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
             await asyncio.sleep(0.3)  # the feed's next batch
             recorder.send_signal(signal.SIGINT)
             output, said = await recorder.communicate()

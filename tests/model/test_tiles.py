@@ -162,7 +162,7 @@ def blocks_of(graph: Graph, longest: int = 1) -> list[Block]:
     return found
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_tiles_of_random_networks_make_the_bits_of_the_whole(
     data: st.DataObject, split: Split, photo: Photo

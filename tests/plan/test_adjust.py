@@ -62,7 +62,7 @@ def check_adjusted(problem: Problem, before: tuple[Tier, ...], adjusted: Adjustm
 
 
 @given(st.integers(0, 2**32))
-@given_settings(max_examples=150, deadline=None, suppress_health_check=[FIXTURE])
+@given_settings(max_examples=150, suppress_health_check=[FIXTURE])
 def test_what_can_be_gained_is_bounded_for_every_kind_of_change(
     random_problem: MakeProblem, seed: int
 ) -> None:
@@ -88,7 +88,7 @@ def test_what_can_be_gained_is_bounded_for_every_kind_of_change(
 
 
 @given(st.integers(0, 2**32))
-@given_settings(max_examples=40, deadline=None, suppress_health_check=[FIXTURE])
+@given_settings(max_examples=40, suppress_health_check=[FIXTURE])
 def test_no_change_moves_nothing(random_problem: MakeProblem, seed: int) -> None:
     rng = random.Random(seed)
     problem = random_problem(rng, rng.randint(1, 40), shape="inception")

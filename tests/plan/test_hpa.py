@@ -142,7 +142,7 @@ def test_limits_hold_or_the_stage_that_binds_is_named(
 
 
 @given(st.integers(0, 2**32), st.integers(1, 40), st.sampled_from(["any", "residual", "inception"]))
-@given_settings(max_examples=60, deadline=None, suppress_health_check=[FIXTURE])
+@given_settings(max_examples=60, suppress_health_check=[FIXTURE])
 def test_a_plan_is_monotone_where_it_may_be_and_not_above_a_single_tier(
     random_problem: MakeProblem, seed: int, count: int, shape: str
 ) -> None:
@@ -156,7 +156,7 @@ def test_a_plan_is_monotone_where_it_may_be_and_not_above_a_single_tier(
 
 
 @given(st.integers(0, 2**32), st.integers(-8, 8))
-@given_settings(max_examples=40, deadline=None, suppress_health_check=[FIXTURE])
+@given_settings(max_examples=40, suppress_health_check=[FIXTURE])
 def test_scaling_all_costs_changes_nothing(random_problem: MakeProblem, seed: int, power: int) -> None:
     rng = random.Random(seed)
     problem = random_problem(rng, rng.randint(2, 60), shape="inception")

@@ -208,7 +208,7 @@ def test_a_tensor_with_many_readers_is_paid_once() -> None:
 
 seeds = st.integers(0, 2**32)
 sizes = st.integers(1, 40)
-brief = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+brief = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(seed=seeds, size=sizes, direct=st.booleans())

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.plan.vsm.conftest import Tools
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
-slow = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+slow = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 AGENTS = tuple(AgentId(f"edge-{i}") for i in range(1, 9))
 Rates = dict[tuple[AgentId, AgentId], LinkRate]

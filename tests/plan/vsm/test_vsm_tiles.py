@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.plan.vsm.conftest import Net, Tools
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
-slow = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+slow = settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 
 
 def photo(net: Net) -> torch.Tensor:

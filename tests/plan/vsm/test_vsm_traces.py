@@ -25,7 +25,7 @@ def _spans(grid: Grid, axis: int) -> Spans:
     return Spans(np.array([a for a, _ in cuts]), np.array([b for _, b in cuts]))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_bands_of_all_borders_walk_along_together(data: st.DataObject, tools: Tools) -> None:
     net = data.draw(tools.nets())
