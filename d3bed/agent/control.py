@@ -22,7 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from d3bed.agent.clock import ClockOffset
-from d3bed.agent.reporter import BATCH_S, Reporter
+from d3bed.agent.reporter import Reporter
 from d3bed.core.errors import ConfigError, RemoteProtocolError
 from d3bed.core.messages import (
     MAX_CONTROL_BYTES,
@@ -147,7 +147,7 @@ async def _serve(
             for message in reporter.drain():
                 await socket.send(encode(message))
             reporter.spent_s += time.thread_time() - began_s
-            await asyncio.sleep(BATCH_S)
+            await reporter.rest()
 
     tasks = [asyncio.create_task(work()) for work in (beat, report, watch)]
     try:

@@ -16,7 +16,7 @@ from d3bed.core.ids import AgentId
 from d3bed.core.measurements import TileReady
 from d3bed.core.messages import Prepare
 from d3bed.core.program import Program
-from d3bed.model import LoadedModel, PreparedTile, compile_step, prepare_tiles
+from d3bed.model import LoadedModel, PreparedTile, compile_step, prepare_tiles, prepared_before
 from d3bed.net import Sender
 
 __all__ = ["alone_on_host", "epoch_work"]
@@ -53,9 +53,10 @@ async def epoch_work(
     cache_dir: Path,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[EpochWork, tuple[TileReady, ...]]:
-    """Compile the steps and check the tiles; the latter runs on the compute thread and takes seconds the
-    first time. `times_s` is the profile of this machine, unheld; profiles and tiles are told
-    as an agent of `speed` takes for them. `progress` is told on that thread how many tiles are checked.
+    """Compile the steps and check the tiles; new tiles are checked on the compute thread, in seconds. All
+    else is done beside the frames that are under way. `times_s` is the profile of this machine, unheld;
+    profiles and tiles are told as an agent of `speed` takes for them. `progress` is told on that thread how
+    many tiles are checked.
 
     Raises `ModelError` if a link is missing.
     """
@@ -63,13 +64,16 @@ async def epoch_work(
     if missing:
         raise ModelError(order.model.name, "", f"the plan needs a link to {', '.join(sorted(missing))}")
     tiled = [step for step in program.steps if step.tile is not None]
-    prepared: list[PreparedTile] = []
+    tolerance = order.tolerance
+    prepared: list[PreparedTile] | None = []
     if tiled:
+        prepared = await asyncio.to_thread(
+            lambda: prepared_before(model, tiled, cache_dir, fingerprint, tolerance=tolerance)
+        )
+    if prepared is None:
         async with alone_on_host(cache_dir):
             prepared = await compute.run(
-                lambda: prepare_tiles(
-                    model, tiled, cache_dir, fingerprint, progress, tolerance=order.tolerance
-                )
+                lambda: prepare_tiles(model, tiled, cache_dir, fingerprint, progress, tolerance=tolerance)
             )
     tiles = dict(zip(tiled, prepared, strict=True))
     plain = [step for step in program.steps if step.tile is None]

@@ -1,13 +1,15 @@
 """What this agent tells the server, batched and out of band.
 
-Spans, transfers and answers wait here for at most `BATCH_S`; nothing that computes ever waits for the
-server. While the server is away the buffers keep the newest entries and drop the oldest. Local times
-become server times here, once, and to the microsecond: digits that mean nothing cost bytes.
+Spans, transfers and answers wait here for at most `BATCH_S`; facts, for which the server may be waiting,
+leave at once and take along what is there. Nothing that computes ever waits for the server. While the server
+is away the buffers keep the newest entries and drop the oldest. Local times become server times here, once,
+and to the microsecond: digits that mean nothing cost bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict, deque
 
 import msgspec
@@ -45,7 +47,7 @@ class Reporter(Observer):
         self._counts: dict[PipelineId, tuple[int, int]] = {}
         self._facts: deque[FromAgent] = deque(maxlen=_KEEP)
         self._board: BoardSample | None = None
-        self._some = asyncio.Event()
+        self._some, self._urgent = asyncio.Event(), asyncio.Event()
         #: CPU seconds that telling the server has taken so far.
         self.spent_s = 0.0
 
@@ -70,7 +72,8 @@ class Reporter(Observer):
         self.fact(FrameFailed(pipeline, epoch, frame, problem))
 
     def rescued(self, pipeline: PipelineId, epoch: Epoch, frame: FrameId, problem: str) -> None:
-        self.fact(FrameRescued(pipeline, epoch, frame, problem))
+        self._facts.append(FrameRescued(pipeline, epoch, frame, problem))  # the frame goes on: it may wait
+        self._some.set()
 
     def sampled(self, board: BoardSample) -> None:
         """How the board does now; an older sample that did not leave yet is forgotten."""
@@ -81,14 +84,21 @@ class Reporter(Observer):
         """Queue any other message; order among facts is kept, and they follow what came before."""
         self._facts.append(message)
         self._some.set()
+        self._urgent.set()
 
     async def wait(self) -> None:
         """Until there is something to report."""
         await self._some.wait()
 
+    async def rest(self) -> None:
+        """Between two reports: for `BATCH_S`, or until there is a fact."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._urgent.wait(), BATCH_S)
+
     def drain(self) -> list[FromAgent]:
         """Everything collected so far, oldest first: spans and answers before other facts."""
         self._some.clear()
+        self._urgent.clear()
         messages: list[FromAgent] = []
         for pipeline, spans in self._spans.items():
             while spans:

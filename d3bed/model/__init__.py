@@ -8,7 +8,7 @@ strides. Knows torch; knows nothing of plans' making, links or servers.
 from __future__ import annotations
 
 from d3bed.core.models import ZOO
-from d3bed.model.exact import PreparedTile, prepare_tiles
+from d3bed.model.exact import PreparedTile, prepare_tiles, prepared_before
 from d3bed.model.loading import LoadedModel, fingerprint, load
 from d3bed.model.segment import compile_step
 from d3bed.model.tensors import from_wire, relative_error, to_wire
@@ -22,6 +22,7 @@ __all__ = [
     "from_wire",
     "load",
     "prepare_tiles",
+    "prepared_before",
     "relative_error",
     "to_wire",
 ]

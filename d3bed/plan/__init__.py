@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d3bed.plan.adapt import Basis, Change, Patience, Verdict, changes, judge
+from d3bed.plan.adapt import YOUNG_S, Basis, Change, Patience, Verdict, changes, judge
 from d3bed.plan.adjust import Adjustment, Standing, adjust
 from d3bed.plan.choose import Choice, Pin, Variant, choose, pinned
 from d3bed.plan.estimate import Factor, LinkEstimate, LinkEstimator, ProfileCorrection, Segment
@@ -38,6 +38,7 @@ __all__ = [
     "Timeline",
     "Variant",
     "Verdict",
+    "YOUNG_S",
     "Work",
     "adjust",
     "changes",

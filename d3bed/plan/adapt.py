@@ -23,8 +23,10 @@ from d3bed.core.measurements import LinkRate
 
 __all__ = [
     "FACTOR_BAND",
+    "KEPT_PART",
     "LEAST_GAIN",
     "RATE_BAND",
+    "YOUNG_S",
     "Basis",
     "Change",
     "Patience",
@@ -42,8 +44,12 @@ BAND_SPREADS = 3.5
 #: A new plan must save this share of the frame's latency, and this much: predictions are about so far off on
 #: a testbed, and what they say of less is noise.
 LEAST_GAIN, LEAST_GAIN_S = 0.07, 0.002
-#: Seconds between decisions; doubled, up to the second, each time a plan comes back that was left lately.
+#: So soon after a move another one must save so many times as much: little is known of the new plan yet.
+YOUNG_S, YOUNG = 5.0, 2.0
+#: Seconds between decisions; doubled, up to the second, each time a plan comes back that was left lately. One
+#: to keep the plan needs a part of that.
 COOL_S, COOL_MOST_S, LATELY_S = 1.0, 60.0, 30.0
+KEPT_PART = 0.3
 #: For so long, a decision to keep the plan is no news for the same agents and links.
 QUIET_S = 60.0
 
@@ -111,10 +117,11 @@ class Verdict(msgspec.Struct, frozen=True):
     reason: str
 
 
-def judge(kept_s: float, planned_s: float) -> Verdict:
-    """Compare the predicted latency of staying with that of the new plan, under the same conditions."""
+def judge(kept_s: float, planned_s: float, *, young: bool = False) -> Verdict:
+    """Compare the predicted latency of staying with that of the new plan, under the same conditions.
+    `young`: the present plan is in force for less than `YOUNG_S`."""
     gain_s = kept_s - planned_s
-    need_s = max(LEAST_GAIN * kept_s, LEAST_GAIN_S)
+    need_s = max(LEAST_GAIN * kept_s, LEAST_GAIN_S) * (YOUNG if young else 1.0)
     words = f"{kept_s * 1e3:.0f} → {planned_s * 1e3:.0f} ms predicted"
     if gain_s >= need_s:
         return Verdict(True, words)
@@ -143,7 +150,7 @@ class Patience:
         `subjects` are the agents and links that changed. Returns whether it is news: one of them was not
         among those of such a decision in the last `QUIET_S`.
         """
-        self._next_s = now + self._cool_s
+        self._next_s = now + KEPT_PART * self._cool_s
         news = not subjects or any(now >= self._said.get(s, float("-inf")) + QUIET_S for s in subjects)
         if news:
             self._said |= dict.fromkeys(subjects, now)

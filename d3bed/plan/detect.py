@@ -30,6 +30,8 @@ __all__ = ["Detector"]
 #: In natural logarithms, while the scatter is at most `USUAL_SCATTER`; beyond, they widen with it.
 ALLOWANCE, MOST_AT_ONCE, THRESHOLD = 0.11, 0.40, 0.70
 USUAL_SCATTER = 0.08
+#: So much of it is worth a look at what else has changed: about a single sample that is off by 1.4×.
+SUSPICION = 0.25
 #: The level is the median of so many samples, of at least `LEAST`; the scatter is that of the last `LONG`.
 SHORT, LEAST, LONG = 7, 3, 30
 
@@ -47,6 +49,12 @@ class Detector:
     def scatter(self) -> float:
         """Robust standard deviation of the logarithm about its level."""
         return 1.4826 * statistics.median(self._off) if self._off else 0.0
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether the last samples, or a single one, are far enough off to be the first of a jump."""
+        wide = max(1.0, self.scatter / USUAL_SCATTER)
+        return max(self._up, self._down) >= SUSPICION * wide
 
     def add(self, value: float) -> int:
         """0, or if this sample shows a jump: how many of the last samples, this one included, came after."""

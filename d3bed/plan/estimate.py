@@ -8,10 +8,14 @@ number jumps (see `detect`) the samples from before are dropped, so that the est
 drifts shows after `WINDOW // 2 + 1` samples. The spread is the median absolute deviation, relative.
 
 Profiles. A segment's factor is measured over profiled time; an agent's is that of all its segments,
-weighted by their profiled time, so it is what the agent as a whole is slower by. An agent that frames have
+weighted by their profiled time, so it is what the agent as a whole is slower by. Load is the board's: where
+a segment that matters has jumped, what the others showed before counts no more. An agent that frames have
 left is asked for a sample now and then. Where one segment
 differs clearly from the agent, its vertices take its own factor: in-situ profiles are some per cent off,
 unevenly. Segments that no longer run are left out as soon as others are known.
+
+Suspicion. One sample far off its level is no jump yet, but the first of one, if there is one: it is worth
+looking at what else may have changed with it.
 
 Links. Transfers tell the rate if most of the last ones took `TELLING_S` (then they crossed in many chunks,
 and timers do not count; picking single long ones would pick the hiccups of a fast link). Enough of them
@@ -37,7 +41,9 @@ from d3bed.plan.detect import Detector
 
 __all__ = [
     "LARGE_BYTES",
+    "LATELY_S",
     "LEAST_TRANSFERS",
+    "LOOK_SOON_S",
     "TELLING_S",
     "WINDOW",
     "Factor",
@@ -53,6 +59,8 @@ WINDOW = 7
 LEAST_FRAMES = 3
 #: Load from longer ago than this says nothing about now; nor do transfers, if there are newer ones.
 FORGET_S, FORGET_LINK_S = 60.0, 300.0
+#: A segment of less than this share of the longest one's time says nothing of the board.
+MATTERS = 0.25
 #: A segment differs from its agent by at least this share, and by `DIFFERS_SPREADS` of its spreads.
 DIFFERS, DIFFERS_SPREADS = 0.10, 3.0
 
@@ -60,13 +68,20 @@ DIFFERS, DIFFERS_SPREADS = 0.10, 3.0
 LARGE_BYTES, SMALL_BYTES = 100_000, 6_000
 #: So many transfers tell a link's rate, if their median time is at least this.
 LEAST_TRANSFERS, TELLING_S = 5, 0.010
-#: A link that carried nothing for `IDLE_S` may be probed. It is worth a look once what is known is older than
-#: `LOOK_AFTER_S`, and a thorough measurement after `PROBE_AFTER_S`.
+#: A link that carried nothing for `IDLE_S` may be probed, an agent that did nothing sampled. Either is worth
+#: a look once what is known is older than `LOOK_AFTER_S`, a link a thorough one after `PROBE_AFTER_S`.
 IDLE_S, LOOK_AFTER_S, PROBE_AFTER_S = 1.0, 2.0, 60.0
 #: Looks take at most this share of a link's time. One takes so many round trips, and at least so many bytes.
 LOOK_SHARE, LOOK_ROUND_TRIPS, LOOK_BYTES = 0.025, 4, 16 * 1024
+#: What changed lately may soon change back: for so long after a change it is worth a look this often, and
+#: looks may take this share.
+LATELY_S, LOOK_SOON_S, LOOK_SOON_SHARE = 60.0, 0.5, 0.10
 #: A sample of an idle agent that is off by less confirms what was known: it is one layer, once.
 NEAR = 1.25
+#: How far one layer may stray from the network that it stands for.
+SAMPLE_SPREAD = 0.15
+#: A transfer that takes so many times less than it should refutes what was known.
+REFUTED = 1.5
 #: A look that is off what was known by more than this is doubted; so is another latency, beyond `SAME_S`.
 SAME, SAME_S = 1.15, 0.003
 
@@ -79,7 +94,7 @@ class _Window:
         self._keep_s = keep_s
         self._samples: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._detector = Detector()
-        self.jumped = False
+        self.jumped = self._cut = False
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -96,9 +111,20 @@ class _Window:
         self._samples.append((now, value))
         return since > 0
 
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether the last sample may be the first ones of a jump."""
+        return self._detector.is_suspicious
+
+    def forget_before(self, since_s: float) -> None:
+        """Something else jumped then."""
+        self._cut = True
+        while self._samples and self.first_s < since_s:
+            self._samples.popleft()
+
     def tells(self, least: int) -> bool:
-        """Whether there are enough samples: `least`, or those that showed a jump."""
-        return len(self) >= least or self.jumped
+        """Whether there are enough samples: `least`, or those that showed a jump here or elsewhere."""
+        return len(self) >= least or self.jumped or (self._cut and len(self) >= least - 1)
 
     @property
     def first_s(self) -> float:
@@ -145,7 +171,7 @@ class ProfileCorrection:
         #: What samples told since segments ran: the graph, and how much longer than profiled it takes.
         self._sampled: tuple[str, float] | None = None
         self._doubtful: float | None = None
-        self._heard_s = float("-inf")
+        self._heard_s = self._worked_s = self._changed_s = float("-inf")
 
     def observe(self, segment: Segment, measured_s: float, profiled_s: float, now: float) -> bool:
         """One frame's run of a segment, and what its profile says. Without a profile it tells nothing.
@@ -154,9 +180,13 @@ class ProfileCorrection:
         """
         if not (measured_s > 0 and profiled_s > 0):
             return False
-        self._heard_s, self._doubtful = now, None
+        self._heard_s = self._worked_s = now
+        self._doubtful = None
         jumped = self._ratios.setdefault(segment, _Window(FORGET_S)).add(measured_s / profiled_s, now)
         self._profiled_s[segment] = profiled_s
+        if jumped:
+            self._changed_s = now
+            self._forget_others(segment)
         counted = set(self._counted())
         if counted:  # what is not counted any more would never be again: the plan changed
             self._sampled = None
@@ -164,6 +194,30 @@ class ProfileCorrection:
             for old in [s for s, ratios in self._ratios.items() if ratios.last_s < since_s]:
                 del self._ratios[old], self._profiled_s[old]
         return jumped
+
+    def _forget_others(self, jumped: Segment) -> None:
+        """What other segments showed before this one jumped. Small ones stray by themselves: they tell
+        nothing of others."""
+        if self._profiled_s[jumped] < MATTERS * max(self._profiled_s.values()):
+            return
+        since_s = self._ratios[jumped].first_s
+        for other in [s for s in self._ratios if s != jumped]:
+            self._ratios[other].forget_before(since_s)
+            if not self._ratios[other]:
+                del self._ratios[other], self._profiled_s[other]
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether the last thing heard may be the beginning of a change."""
+        if self.is_doubtful:
+            return True
+        return any(
+            self._ratios[s].is_suspicious for s in self._counted() if self._ratios[s].last_s == self._worked_s
+        )
+
+    def is_idle(self, now: float) -> bool:
+        """Whether no frame was worked on there lately."""
+        return now - self._worked_s >= IDLE_S
 
     def sampled(self, graph: str, ratio: float, now: float) -> None:
         """One layer of an idle agent took so many times what its profile says. What is near what was known
@@ -178,7 +232,7 @@ class ProfileCorrection:
         elif not _is_near(counts := statistics.median((believed, doubted, ratio)), believed):
             self._ratios.clear()
             self._profiled_s.clear()
-            self._sampled = graph, counts
+            self._sampled, self._changed_s = (graph, counts), now
 
     @property
     def is_doubtful(self) -> bool:
@@ -190,7 +244,8 @@ class ProfileCorrection:
 
     def sample_due(self, now: float) -> bool:
         """Whether the agent is idle, and little is known of it."""
-        return self.is_doubtful or now - self._heard_s >= LOOK_AFTER_S
+        after_s = LOOK_SOON_S if now - self._changed_s < LATELY_S else LOOK_AFTER_S
+        return self.is_doubtful or now - self._heard_s >= after_s
 
     def forget(self, graph: str) -> None:
         """The profile of the graph with this digest is another one now."""
@@ -206,7 +261,7 @@ class ProfileCorrection:
             return None
         if not counted:
             assert self._sampled is not None
-            return Factor(self._sampled[1], 0.0, age_s)
+            return Factor(self._sampled[1], SAMPLE_SPREAD, age_s)
         weights = [self._profiled_s[segment] for segment in counted]
 
         def weighted(numbers: Iterable[float]) -> float:
@@ -285,6 +340,11 @@ class _Transfers:
         return jumped
 
     @property
+    def is_suspicious(self) -> bool:
+        """The last one, or the one before, took so long that its rate says something."""
+        return self.bytes_per_s.is_suspicious and max(list(self.taken_s)[-2:]) >= TELLING_S
+
+    @property
     def tell(self) -> bool:
         enough = self.bytes_per_s.tells(LEAST_TRANSFERS)
         return enough and statistics.median(self.taken_s) >= TELLING_S
@@ -297,7 +357,11 @@ class LinkEstimator:
         self._probe: tuple[float, LinkRate] | None = None
         self._doubtful: LinkRate | None = None
         self._large, self._small = _Transfers(), _Transfers()
+        self._last: _Transfers | None = None
+        #: Whether a transfer was far faster than the link is thought to be, and too short to say how fast.
+        self._refuted = False
         self._used_s: float | None = None
+        self._changed_s = float("-inf")
 
     def probed(self, rate: LinkRate, now: float, *, quick: bool = False) -> None:
         """The idle link was measured, or given a `quick` look: older transfers count no more."""
@@ -308,8 +372,11 @@ class LinkEstimator:
                 self._doubtful, rate = rate, known.rate
             else:
                 rate = _median(known.rate, doubted, rate)
+                if not _is_same(rate, known.rate):
+                    self._changed_s = now
         self._probe = (now, rate)
-        self._large, self._small = _Transfers(), _Transfers()
+        self._large, self._small, self._last = _Transfers(), _Transfers(), None
+        self._refuted = False
 
     def transferred(self, nbytes: int, taken_s: float, now: float) -> bool:
         """A tensor crossed the link in `taken_s`, latency excluded. Returns whether the link carries another
@@ -317,7 +384,14 @@ class LinkEstimator:
         self._used_s = now
         if nbytes < SMALL_BYTES or taken_s <= 0:
             return False
-        return (self._large if nbytes >= LARGE_BYTES else self._small).add(nbytes, taken_s, now)
+        believed = self.estimate(now)
+        expected_s = nbytes / believed.bytes_per_s if believed is not None else 0.0
+        self._refuted = max(expected_s / REFUTED, taken_s) >= TELLING_S > taken_s
+        self._last = self._large if nbytes >= LARGE_BYTES else self._small
+        jumped = self._last.add(nbytes, taken_s, now)
+        if jumped:
+            self._changed_s = now
+        return jumped
 
     def estimate(self, now: float) -> LinkEstimate | None:
         """None if nothing is known."""
@@ -336,6 +410,18 @@ class LinkEstimator:
         """Whether the last look told something else than what was known, and another one is wanted."""
         return self._doubtful is not None and self._told() is None
 
+    @property
+    def is_refuted(self) -> bool:
+        """Whether the link is faster than transfers can tell: it is worth a look though it is in use."""
+        return self._refuted
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether the last thing heard may be the beginning of a change."""
+        if self.is_doubtful or self._refuted:
+            return True
+        return self._last is not None and self._last.is_suspicious
+
     def _told(self) -> _Window | None:
         """Rates of the large transfers; of small ones where large ones do not tell, or cross no more."""
         large, small = self._large.bytes_per_s, self._small.bytes_per_s
@@ -346,17 +432,24 @@ class LinkEstimator:
     def probe_due(self, now: float) -> bool:
         """Whether a thorough probe would disturb nobody and tell something new."""
         known = self.estimate(now)
-        return self._is_idle(now) and (known is None or known.age_s >= PROBE_AFTER_S)
+        return self.is_idle(now) and (known is None or known.age_s >= PROBE_AFTER_S)
 
     def look_due(self, now: float) -> bool:
         """Whether a quick look would: more often, as long as that takes little of the link's time."""
         known = self.estimate(now)
-        if not self._is_idle(now) or known is None or self.is_doubtful:
-            return self._is_idle(now)
+        if self.is_doubtful:
+            return True
+        if self._refuted:
+            return self._probe is None or now - self._probe[0] >= LOOK_SOON_S
+        if not self.is_idle(now) or known is None:
+            return self.is_idle(now)
+        lately = now - self._changed_s < LATELY_S
+        after_s, share = (LOOK_SOON_S, LOOK_SOON_SHARE) if lately else (LOOK_AFTER_S, LOOK_SHARE)
         look_s = LOOK_BYTES / known.bytes_per_s + LOOK_ROUND_TRIPS * 2 * known.latency_s
-        return known.age_s >= max(LOOK_AFTER_S, look_s / LOOK_SHARE)
+        return known.age_s >= max(after_s, look_s / share)
 
-    def _is_idle(self, now: float) -> bool:
+    def is_idle(self, now: float) -> bool:
+        """Whether no frame has crossed it lately."""
         return self._used_s is None or now - self._used_s >= IDLE_S
 
 

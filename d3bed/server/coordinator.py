@@ -414,15 +414,18 @@ class Coordinator:
                 expected_s = times_s[vertex] if times_s is not None and vertex < len(times_s) else 0.0
                 if loaded is not None and expected_s > 0:
                     record.correction.sampled(loaded.graph.digest, taken_s / expected_s, world.now)
+                    self._looked(record, again=record.correction.is_doubtful)
             case LinkMeasured(peer=peer):
-                record.due.pop(("link", peer), None)
+                record.measured(peer)
                 link = world.links.setdefault((agent, peer), LinkRecord())
                 link.probed(message, world.now)
                 world.publish("link", link.view(agent, peer, world.now))
-                if not message.quick:
+                if message.quick:
+                    self._looked(record, again=link.estimator.is_doubtful)
+                else:
                     self._measurement("link", f"{agent}→{peer}", message)
             case LinkFailed(peer, problem):
-                record.due.pop(("link", peer), None)
+                record.measured(peer)
                 link = world.links.setdefault((agent, peer), LinkRecord())
                 link.failed(problem, world.now)
                 world.publish("link", link.view(agent, peer, world.now))
@@ -460,6 +463,12 @@ class Coordinator:
                 traffic.transferred(agent, transfers)
             case SourceEnded(sent=sent, answered=answered, dropped=dropped):
                 traffic.source_ended(sent, answered, dropped)
+
+    def _looked(self, record: AgentRecord, *, again: bool) -> None:
+        """What a look told need not wait for the next tick; but a second one does, or the same hiccup would
+        spoil both."""
+        for pipe in () if again else self._pipelines_of(record):
+            pipe.watch()
 
     def _pipelines_of(self, record: AgentRecord) -> list[Pipeline]:
         return self._of_agent.get(record.register.agent, [])

@@ -34,7 +34,8 @@ class Wish(msgspec.Struct, frozen=True):
     `forced`: even an equal plan becomes a new epoch. `reconsider`: the present plan may go on, conditions
     have changed; it goes on unless the new one is enough better. `seen` is what changed.
     Agents and links that the new one is about to use must have been heard of `since_s`; those in `verify` are
-    looked at for that.
+    looked at for that, until `until_s` at most. What may be used instead is looked at as well. `begun_s`:
+    when it was wished.
     """
 
     cause: str
@@ -46,6 +47,8 @@ class Wish(msgspec.Struct, frozen=True):
     reconsider: bool = False
     seen: tuple[Change, ...] = ()
     since_s: float = 0.0
+    begun_s: float = 0.0
+    until_s: float = 0.0
     verify: tuple[Subject, ...] = ()
 
     @property

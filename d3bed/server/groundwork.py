@@ -8,22 +8,25 @@ not know what is wanted, or what the plan will be.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 
-from d3bed.core.ids import AgentId, Tier
-from d3bed.core.messages import ModelSpec, Peer
+from d3bed.core.ids import TIERS, AgentId, Tier
+from d3bed.core.messages import ModelSpec, Peer, Prepare, Route
 from d3bed.plan import Choice
+from d3bed.server.epochs import PlannedEpoch, Wish
 from d3bed.server.events import Subject
 from d3bed.server.settings import PipelineSettings
 from d3bed.server.views import Phase
 from d3bed.server.world import LinkRecord, World
 
-__all__ = ["Groundwork", "Stage"]
+__all__ = ["LOOK_S", "VERIFY_S", "Groundwork", "Stage"]
 
 #: A link or an agent that a frame keeps busy for less than this share of its latency hardly matters.
 _MATTERS = 0.02
-#: From the change on; what does not answer by then is planned with as it is known.
-VERIFY_S = 3.0
+#: After a change what it is about to be planned with is looked at for so long, and what may be instead for
+#: `LOOK_S`; what does not answer by then is planned with as it is known.
+VERIFY_S, LOOK_S = 2.0, 0.5
+#: What was heard of longer ago than this may have changed together with what has.
+FRESH_S = 1.0
 
 #: What a pipeline is at, and of whom or what it waits.
 Stage = tuple[Phase, str]
@@ -35,6 +38,8 @@ class Groundwork:
     def __init__(self, settings: PipelineSettings, world: World) -> None:
         self.settings = settings
         self._world = world
+        #: Since when something seems to change; None while nothing does.
+        self._suspected_s: float | None = None
 
     def load(self, model: ModelSpec, members: dict[AgentId, Tier]) -> Stage | None:
         waiting = [agent for agent in members if model not in self._world.agents[agent].loaded]
@@ -83,42 +88,78 @@ class Groundwork:
 
     def measure_out_of_sight(self, model: ModelSpec, members: dict[AgentId, Tier]) -> None:
         """While frames flow: links that nothing has crossed, and nobody has measured, for a while; agents
-        that had nothing to do for a while."""
+        that had nothing to do for a while. Where something may be about to change all of them: what would be
+        used instead is known once it has."""
+        self._suspect(members)
+        suspected_s = self._suspected_s
+        stale = set(self.stale(members, suspected_s)) if suspected_s is not None else set()
         for agent in members:
-            if self._world.agents[agent].correction.sample_due(self._world.now):
+            if (agent,) in stale or self._world.agents[agent].correction.sample_due(self._world.now):
                 self._world.order_sample(agent, model)
-            peers = [p for p in self._peers(agent, members) if self._is_out_of_sight(agent, p.agent)]
+            peers = [
+                peer
+                for peer in self._peers(agent, members)
+                if (agent, peer.agent) in stale or self._is_out_of_sight(agent, peer.agent)
+            ]
             if peers:
                 self._world.order_links(agent, tuple(peers), quick=True)
 
+    def _suspect(self, members: dict[AgentId, Tier]) -> None:
+        agents, links = self._world.agents, self._world.links
+        suspicious = any(agents[agent].correction.is_suspicious for agent in members) or any(
+            links[ends].estimator.is_suspicious
+            for ends in itertools.permutations(members, 2)
+            if ends in links
+        )
+        if not suspicious:
+            self._suspected_s = None
+        elif self._suspected_s is None:
+            self._suspected_s = self._world.now
+
+    @property
+    def changed_since_s(self) -> float:
+        """What was known earlier may have changed together with what has changed now."""
+        fresh_s = self._world.now - FRESH_S
+        return fresh_s if self._suspected_s is None else min(self._suspected_s, fresh_s)
+
+    def stale(self, members: dict[AgentId, Tier], since_s: float) -> tuple[Subject, ...]:
+        """Agents without work and links without frames, toward the cloud or between edge boxes, of which
+        nobody has heard since then."""
+        idle = [
+            ends
+            for ends in itertools.permutations(members, 2)
+            if TIERS.index(members[ends[0]]) <= TIERS.index(members[ends[1]])
+            and (link := self._world.links.get(ends)) is not None
+            and link.measured is not None
+            and (link.estimator.is_idle(self._world.now) or link.estimator.is_refuted)
+        ]
+        now, agents = self._world.now, self._world.agents
+        found = [*((a,) for a in members if agents[a].correction.is_idle(now)), *idle]
+        return tuple(subject for subject in found if self._is_unheard(subject, since_s))
+
     def unheard(self, choice: Choice, since_s: float) -> tuple[Subject, ...]:
         """Links and agents that matter to a plan, and that nobody has heard of since then: what happened to
-        one may have happened to the next one, too. None once the time for looking is over: a plan would be
-        made again and again."""
-        if self._world.now >= since_s + VERIFY_S:
-            return ()
+        one may have happened to the next one, too."""
         least_s = _MATTERS * choice.latency_s
         agents = sorted(choice.participants)
         subjects = (*((agent,) for agent in agents), *itertools.permutations(agents, 2))
         busy = (subject for subject in subjects if choice.busy_s.get("→".join(subject), 0.0) >= least_s)
         return tuple(subject for subject in busy if self._is_unheard(subject, since_s))
 
-    def verify(
-        self, subjects: Iterable[Subject], model: ModelSpec, members: dict[AgentId, Tier], since_s: float
-    ) -> Stage | None:
-        """Those of these that nobody has heard of since then are looked at, for `VERIFY_S` at most."""
-        waiting = []
-        for subject in subjects if self._world.now < since_s + VERIFY_S else ():
-            if not set(subject) <= members.keys() or not self._is_unheard(subject, since_s):
-                continue
-            match subject:
-                case (agent,):
-                    self._world.order_sample(agent, model)
-                case (source, target):
-                    peer = self.peer(source, members[source], target, members[target])
-                    self._world.order_links(source, (peer,), quick=True)
-            waiting.append("→".join(subject))
-        return ("measuring", f"{', '.join(waiting)} looked at before they are used") if waiting else None
+    def verify(self, wish: Wish, members: dict[AgentId, Tier]) -> Stage | None:
+        """What the wish wants to be heard of is looked at, as long as there is time."""
+        waiting: list[Subject] = []
+        if self._world.now < wish.until_s:
+            known = (subject for subject in wish.verify if set(subject) <= members.keys())
+            waiting = [subject for subject in known if self._is_unheard(subject, wish.since_s)]
+        for agent in members:
+            if (agent,) in waiting:
+                self._world.order_sample(agent, wish.model)
+            peers = [p for p in self._peers(agent, members) if (agent, p.agent) in waiting]
+            if peers:
+                self._world.order_links(agent, tuple(peers), quick=True)
+        names = ", ".join(map("→".join, waiting))
+        return ("measuring", f"{names} looked at before they are used") if waiting else None
 
     def _is_unheard(self, subject: Subject, since_s: float) -> bool:
         if len(subject) == 1:
@@ -134,6 +175,23 @@ class Groundwork:
         """Whom `agent` may have to send to."""
         others = self.settings.neighbours(agent, members)
         return tuple(self.peer(agent, members[agent], other, members[other]) for other in others)
+
+    def prepare(self, epoch: PlannedEpoch) -> None:
+        """Order its agents to get ready for it."""
+        for agent, tier in epoch.agents.items():
+            peers = tuple(self.peer(agent, tier, to, epoch.agents[to]) for to in epoch.receivers(agent))
+            self._world.send(
+                agent,
+                Prepare(
+                    self.settings.id,
+                    epoch.number,
+                    epoch.wish.model,
+                    epoch.plan,
+                    Route(epoch.route),
+                    peers,
+                    self.settings.tolerance,
+                ),
+            )
 
     def peer(self, agent: AgentId, tier: Tier, other: AgentId, there: Tier) -> Peer:
         """The link from `agent` to `other`, as `agent` is told of it."""

@@ -22,14 +22,14 @@ import msgspec
 from d3bed.core.epochs import EpochLife
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, Tier
 from d3bed.core.measurements import LinkShape, TileReady
-from d3bed.core.messages import Abandon, ModelSpec, Prepare, Retire, Route
+from d3bed.core.messages import Abandon, ModelSpec, Retire
 from d3bed.core.models import CLOSE, TORCH
-from d3bed.plan import Basis, Choice, Patience, changes, judge
+from d3bed.plan import YOUNG_S, Basis, Choice, Patience, Verdict, changes, judge
 from d3bed.server.decisions import Decisions
 from d3bed.server.distrust import IN_A_ROW, Distrust
 from d3bed.server.epochs import PlannedEpoch, Wish
 from d3bed.server.events import ComputePlan
-from d3bed.server.groundwork import Groundwork, Stage
+from d3bed.server.groundwork import LOOK_S, VERIFY_S, Groundwork, Stage
 from d3bed.server.newcomers import Newcomers
 from d3bed.server.settings import PipelineSettings
 from d3bed.server.stream import Stream
@@ -42,8 +42,6 @@ __all__ = ["PREPARE_S", "Pipeline"]
 
 #: How long agents may take to prepare an epoch.
 PREPARE_S = 120.0
-#: What is known of a link that a plan is to move to must not be older when conditions change.
-FRESH_S = 1.0
 
 
 class Pipeline:
@@ -211,8 +209,7 @@ class Pipeline:
             return
         stage = stage or self._ground.profile(self.wish.model, members)
         stage = stage or self._ground.measure(members, busy=self.stream.is_running)
-        wish = self.wish
-        stage = stage or self._ground.verify(wish.verify, wish.model, members, wish.since_s)
+        stage = stage or self._ground.verify(self.wish, members)
         if stage is not None:
             self._stage = stage
         else:
@@ -274,25 +271,26 @@ class Pipeline:
             active.wish = msgspec.structs.replace(active.wish, strategy=wish.strategy, tiling=wish.tiling)
             self._keep(active, wish, choice, "the plan is the same")
             return
-        if (
-            active is not None
-            and not new
-            and wish.reconsider
-            and choice.kept_s is not None
-            and not choice.outrun
-        ):
-            verdict = judge(choice.kept_s, choice.latency_s)
+        if active is not None and (verdict := self._verdict(active, wish, choice)) is not None:
             if not verdict.move:
                 self._keep(active, wish, choice, verdict.reason)
                 return
-            if unheard := self._ground.unheard(choice, wish.since_s):
-                self.wish = msgspec.structs.replace(wish, verify=unheard)
+            until_s = wish.begun_s + VERIFY_S  # or a plan would be made again and again
+            if self.world.now < until_s and (unheard := self._ground.unheard(choice, wish.since_s)):
+                self.wish = msgspec.structs.replace(wish, verify=unheard, until_s=until_s)
                 return
         epoch = self._proposed(wish, choice, connections)
         self._line.propose(epoch)
         self._stage = ("preparing", f"epoch {epoch.number}: {epoch.sentence()}")
         for each in epoch.group:
-            self._prepare(each)
+            self._ground.prepare(each)
+
+    def _verdict(self, active: PlannedEpoch, wish: Wish, choice: Choice) -> Verdict | None:
+        """Whether a plan is enough better than the present one; None where that does not matter."""
+        if wish.forced or active.broken or not wish.reconsider or choice.outrun or choice.kept_s is None:
+            return None
+        young = active.activated_at is not None and self.world.now < active.activated_at + YOUNG_S
+        return judge(choice.kept_s, choice.latency_s, young=young)
 
     def _proposed(self, wish: Wish, choice: Choice, connections: dict[AgentId, int]) -> PlannedEpoch:
         """The epoch of a plan; of a mix that of the first plan, which leads the others."""
@@ -326,25 +324,6 @@ class Pipeline:
         )
         return lead
 
-    def _prepare(self, epoch: PlannedEpoch) -> None:
-        for agent, tier in epoch.agents.items():
-            peers = tuple(
-                self._ground.peer(agent, tier, to, epoch.agents[to]) for to in epoch.receivers(agent)
-            )
-            route = Route(epoch.route)
-            self.world.send(
-                agent,
-                Prepare(
-                    self.settings.id,
-                    epoch.number,
-                    epoch.wish.model,
-                    epoch.plan,
-                    route,
-                    peers,
-                    self.settings.tolerance,
-                ),
-            )
-
     def _keep(self, active: PlannedEpoch, wish: Wish, choice: Choice, reason: str) -> None:
         """The active epoch goes on, and from now on counts as made for the present conditions."""
         self.wish = None
@@ -373,9 +352,15 @@ class Pipeline:
         epoch.ready.add(agent)
         if any(each.late for each in lead.group):
             return
-        self.wish, epoch = None, lead
         for each in lead.group:
             foretell(each, self.world)
+        if (active := self.active) is not None and any(each.tiles for each in lead.group):
+            verdict = self._verdict(active, lead.wish, lead.choice)
+            if verdict is not None and not verdict.move:  # its tiles take longer than the planner thought
+                self._line.call_off()
+                self._keep(active, lead.wish, lead.choice, f"with tiles as timed {verdict.reason}")
+                return
+        self.wish, epoch = None, lead
         old = self._line.activate()
         if old is not None and epoch.wish.reconsider:
             self._patience.moved(old.identity, epoch.identity, self.world.now)
@@ -550,6 +535,7 @@ class Pipeline:
         found = changes(self.active.basis, self.world.conditions(members, self.settings.id))
         if found and self._patience.ready(self.world.now):
             cause = "; ".join(change.text for change in found[:3])
+            since_s, now = self._ground.changed_since_s, self.world.now
             self.wish = msgspec.structs.replace(
                 self.active.wish,
                 cause=cause,
@@ -557,8 +543,10 @@ class Pipeline:
                 forced=False,
                 reconsider=True,
                 seen=tuple(found),
-                since_s=self.world.now - FRESH_S,
-                verify=(),
+                since_s=since_s,
+                begun_s=now,
+                until_s=now + LOOK_S,
+                verify=self._ground.stale(members, since_s),
             )
             return
         self._ground.measure_out_of_sight(self.active.wish.model, members)

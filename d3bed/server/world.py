@@ -48,11 +48,13 @@ SAMPLE_S = 0.3
 RETRY_LINK_S = 5.0
 #: Epochs that a server which crashed may have given out and not stored.
 MOST_UNKNOWN_EPOCHS = 1000
+#: Looks wait for so long for a profile that waits for them.
+PROFILE_WAITS_S = 1.0
 #: A prediction is used if operators that were never profiled take at most this share of it.
 MOST_GUESSED = 0.2
 
-#: What an agent was asked for: to load or profile a model, to measure the link to a peer.
-Order = tuple[Literal["load", "profile"], ModelSpec] | tuple[Literal["link"], AgentId]
+#: What an agent was asked for: to load or profile a model, to measure the link to a peer or look at it.
+Order = tuple[Literal["load", "profile"], ModelSpec] | tuple[Literal["link", "look"], AgentId]
 
 
 @dataclass
@@ -100,6 +102,11 @@ class AgentRecord:
     def threads(self) -> int:
         """Intra-op threads of the model that it loaded last; 1 before."""
         return self.last_loaded.threads if self.last_loaded else 1
+
+    def measured(self, peer: AgentId) -> None:
+        """What was asked for of the link to `peer` is done."""
+        self.due.pop(("link", peer), None)
+        self.due.pop(("look", peer), None)
 
     def has_open(self, *kinds: str) -> bool:
         return any(kind in kinds for kind, _ in self.due)
@@ -200,7 +207,8 @@ class LinkRecord:
         known = self.estimator.estimate(now)
         if known is None or self.problem is not None:
             return self.problem is not None
-        return now - known.age_s >= since_s and not self.estimator.is_doubtful
+        told = not (self.estimator.is_doubtful or self.estimator.is_refuted)
+        return told and now - known.age_s >= since_s
 
     def probed(self, measured: LinkMeasured, now: float) -> None:
         self.measured, self.problem = measured, None
@@ -249,6 +257,8 @@ class World:
         self._out: list[Command] = []
         self.boot = boot
         self._causes = 0
+        #: When a profile had to wait for others.
+        self._profile_waits_s = float("-inf")
         self._epoch = last_epoch
 
     # ── numbers ───────────────────────────────────────────────────────────────────────────────────
@@ -323,7 +333,7 @@ class World:
             if agent in ends:
                 link.forget()
         for other in self.agents.values():
-            other.due.pop(("link", agent), None)
+            other.measured(agent)
         self.publish("agent", record.view(self.now))
 
     # ── orders ────────────────────────────────────────────────────────────────────────────────────
@@ -342,9 +352,10 @@ class World:
         a profile on its disk does not do. Returns whether it did not have to wait."""
         host = self.agents[agent].register.host
         busy = any(
-            other.has_open("link") or (other.register.host == host and other.has_open("profile"))
+            other.has_open("link", "look") or (other.register.host == host and other.has_open("profile"))
             for other in self.agents.values()
         )
+        self._profile_waits_s = self.now if busy else float("-inf")
         if not busy:
             self._order(agent, ("profile", model), PROFILE_S, ProfileModel(model, fresh))
         return not busy
@@ -359,15 +370,23 @@ class World:
     @property
     def is_measuring(self) -> bool:
         """Whether any agent profiles or measures links."""
-        return any(record.has_open("link", "profile") for record in self.agents.values())
+        return any(record.has_open("link", "look", "profile") for record in self.agents.values())
 
     def order_links(self, agent: AgentId, peers: tuple[Peer, ...], *, quick: bool = False) -> None:
-        """Waits (does nothing) while any agent profiles or measures links."""
-        if self.is_measuring:
+        """Waits (does nothing) while any agent profiles or measures links. Several agents may have a quick
+        look at once: it is short, and what strays is looked at twice. None begins one while a profile waits:
+        there would always be one."""
+        record = self.agents[agent]
+        if quick:
+            busy = any(other.has_open("link", "profile") for other in self.agents.values())
+            busy |= record.has_open("look") or self.now < self._profile_waits_s + PROFILE_WAITS_S
+        else:
+            busy = self.is_measuring
+        if busy:
             return
         for peer in peers:
             limit_s = QUICK_LINK_S if quick else LINK_S
-            self.agents[agent].due["link", peer.agent] = self.now + limit_s * len(peers)
+            record.due["look" if quick else "link", peer.agent] = self.now + limit_s * len(peers)
         self.send(agent, MeasureLinks(peers, quick))
 
     def _order(self, agent: AgentId, order: Order, limit_s: float, message: ToAgent) -> None:
@@ -382,7 +401,7 @@ class World:
         for record in self.agents.values():
             for order in [order for order, due_s in record.due.items() if self.now >= due_s]:
                 match order:
-                    case ("link", peer):
+                    case (("link" | "look"), peer):
                         found.append((record.connection, LinkFailed(peer, "not measured in time")))
                     case (("load" | "profile") as kind, model):
                         found.append((record.connection, ModelFailed(model, f"did not {kind} in time")))

@@ -228,7 +228,7 @@ def tell_frame(reporter: Reporter, number: int, at_s: float) -> None:
         value = Value(3 + n, 0, Region(Positions(0, 3), Positions(0, 13)))
         taken_s = 0.01 + jitter.random() / 1e3
         reporter.transfer(pipeline, Transfer(helper, frame, epoch, value, 9984, taken_s, 1.25e8))
-    reporter.fact(FrameRescued(pipeline, epoch, frame, "no tiles"))
+    reporter.rescued(pipeline, epoch, frame, "no tiles")
 
 
 async def test_ten_frames_a_second_are_told_in_five_kilobytes_a_second(peer: Peer, relay: Relay) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
 from d3bed.agent.clock import ClockOffset
 from d3bed.agent.reporter import Reporter
 from d3bed.core.graph import Value
@@ -67,3 +71,15 @@ async def test_only_the_latest_sample_of_the_board_leaves() -> None:
     await reporter.wait()
     assert reporter.drain() == [BoardSampled(BoardSample(0.2, 0.0, 0.0, 0.5))]
     assert reporter.drain() == []
+
+
+async def test_between_reports_it_rests_but_a_fact_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("d3bed.agent.reporter.BATCH_S", 3600.0)
+    reporter = make_reporter()
+    reporter.span(PIPELINE, span(1))
+    resting = asyncio.create_task(reporter.rest())
+    await asyncio.sleep(0)
+    assert not resting.done(), "spans can wait"
+    reporter.fact(Drained(PIPELINE, Epoch(1)))
+    await resting
+    assert [type(message) for message in reporter.drain()] == [SpansRecorded, Drained]

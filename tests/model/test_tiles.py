@@ -20,7 +20,7 @@ from d3bed.core.plan import Plan, TiledBlock
 from d3bed.core.program import STAND_INS, Step, programs_for
 from d3bed.core.regions import Region, Span
 from d3bed.core.tiles import Block, Grid, Tiling, largest_grid, map_size, tiling
-from d3bed.model import LoadedModel, compile_step, prepare_tiles
+from d3bed.model import LoadedModel, compile_step, prepare_tiles, prepared_before
 from d3bed.model.export import export_module, flatten, normalise
 from d3bed.model.images import encoded, shipped
 from d3bed.model.tiles import Way
@@ -295,7 +295,9 @@ def test_a_prepared_tile_is_known_the_next_time(loaded: Loaded, tmp_path: Path) 
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert all(tile.identical and tile.nominal_s > 0 for tile in first)
     assert len(list((tmp_path / "kept").iterdir())) == 4
-    again = prepare_tiles(model, steps, tmp_path / "kept", "print", lambda *done: told.append(done))
+    again = prepared_before(model, steps, tmp_path / "kept", "print")
+    assert again is not None
+    assert prepare_tiles(model, steps, tmp_path / "kept", "print", lambda *done: told.append(done))
     assert len(told) == 4
     assert [tile.nominal_s for tile in again] == [tile.nominal_s for tile in first]
     taken = torch.randn(model.graph.spec(steps[0].takes[0]).shape)
@@ -303,6 +305,7 @@ def test_a_prepared_tile_is_known_the_next_time(loaded: Loaded, tmp_path: Path) 
         assert torch.equal(first[0].call(taken)[0], again[0].call(taken)[0])
     prepare_tiles(model, steps[:1], tmp_path / "kept", "another print", lambda *done: told.append(done))
     assert told[4:] == [(1, 1)]
+    assert prepared_before(model, steps, tmp_path / "kept", "another print") is None, "one is not enough"
 
 
 @pytest.mark.parametrize("content", ["", "null", "{}", '{"key": [], "verdict": 1}', "\xff"])

@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 
 from d3bed.core.ids import AgentId
 from d3bed.core.measurements import LinkRate
-from d3bed.plan.adapt import COOL_MOST_S, COOL_S, LATELY_S, QUIET_S, Basis, Patience, changes, judge
+from d3bed.plan.adapt import (
+    COOL_MOST_S,
+    COOL_S,
+    KEPT_PART,
+    LATELY_S,
+    QUIET_S,
+    Basis,
+    Patience,
+    changes,
+    judge,
+)
 
 PI, EDGE = AgentId("pi-1"), AgentId("edge-1")
 BASIS = Basis({PI: 1.0, EDGE: 1.0}, {(PI, EDGE): LinkRate(1e7, 0.002)})
@@ -65,8 +75,17 @@ def test_decisions_are_spaced_out() -> None:
     patience = Patience()
     assert patience.ready(0.0)
     assert patience.kept((), 0.0)
-    assert not patience.ready(0.5 * COOL_S)
-    assert patience.ready(COOL_S)
+    assert not patience.ready(0.9 * KEPT_PART * COOL_S)
+    assert patience.ready(KEPT_PART * COOL_S)
+    patience.moved("a", "b", 10.0)
+    assert not patience.ready(10.0 + 0.9 * COOL_S)
+    assert patience.ready(10.0 + COOL_S)
+
+
+def test_a_plan_that_is_in_force_for_moments_only_is_left_for_a_larger_gain() -> None:
+    assert judge(0.200, 0.180).move
+    assert not judge(0.200, 0.180, young=True).move
+    assert judge(0.200, 0.160, young=True).move
 
 
 def test_plans_that_swing_back_wait_longer_each_time_and_calm_down_again() -> None:

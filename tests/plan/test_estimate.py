@@ -15,8 +15,10 @@ from d3bed.plan.estimate import (
     FORGET_S,
     IDLE_S,
     LARGE_BYTES,
+    LATELY_S,
     LEAST_TRANSFERS,
     LOOK_AFTER_S,
+    LOOK_SOON_S,
     PROBE_AFTER_S,
     WINDOW,
     LinkEstimator,
@@ -96,10 +98,43 @@ def test_after_a_jump_only_what_came_since_counts() -> None:
     agent.run(1.5, segments=[HEAD])
     assert agent.value == pytest.approx(1.0)
     assert agent.correction.observe(HEAD, 1.5 * 0.030, 0.030, agent.now), "the third in a row"
-    assert agent.value == pytest.approx((1.5 * 0.030 + 1.0 * 0.010) / 0.040)
+    assert agent.value == pytest.approx(1.5), (
+        "load is the board's: what the tail showed before counts no more"
+    )
     agent.run(1.5, 1.5, 1.5, segments=[TAIL])
     factor = agent.correction.factor(agent.now)
     assert factor is not None and factor.value == pytest.approx(1.5) and factor.spread == 0
+
+
+def test_a_short_segment_that_jumps_says_nothing_of_the_others() -> None:
+    short = Segment("alexnet", (5,))
+    agent = Agent(HEAD)
+    agent.run(*[1.0] * 10)
+    for slow in (1.0, 1.0, 1.0, 4.0, 4.0, 4.0):
+        agent.run(1.0)
+        agent.correction.observe(short, slow * 0.002, 0.002, agent.now)
+    assert agent.value == pytest.approx((0.030 + 4 * 0.002) / 0.032)
+
+
+def test_a_sample_far_off_is_suspicious_and_the_next_usual_one_is_not() -> None:
+    agent = Agent(HEAD, TAIL)
+    agent.run(*[1.0] * 10)
+    assert not agent.correction.is_suspicious
+    agent.run(2.0)
+    assert agent.correction.is_suspicious and agent.value == pytest.approx(1.0)
+    agent.run(1.0)
+    assert not agent.correction.is_suspicious
+
+
+def test_what_changed_lately_is_sampled_sooner() -> None:
+    agent = Agent(HEAD)
+    agent.run(*[1.0] * 10)
+    assert not agent.correction.sample_due(agent.now + LOOK_SOON_S)
+    agent.run(*[2.0] * 5)
+    assert agent.correction.sample_due(agent.now + LOOK_SOON_S)
+    agent.run(*[2.0] * int(LATELY_S / 0.2))
+    assert not agent.correction.sample_due(agent.now + LOOK_SOON_S)
+    assert agent.correction.sample_due(agent.now + LOOK_AFTER_S)
 
 
 def test_noise_of_a_tenth_gives_a_factor_within_a_few_per_cent_and_shows_as_spread() -> None:
@@ -401,6 +436,53 @@ def test_a_slow_link_is_looked_at_more_seldom() -> None:
     assert not fast.look_due(LOOK_AFTER_S / 2) and fast.look_due(LOOK_AFTER_S)
     assert not slow.look_due(10 * LOOK_AFTER_S), "each look takes two seconds"
     assert slow.look_due(100.0)
+
+
+def test_a_link_that_changed_lately_is_looked_at_sooner() -> None:
+    link = LinkEstimator()
+    link.probed(PROBED, 100.0)
+    assert not link.look_due(100.0 + LOOK_SOON_S)
+    slow = LinkRate(PROBED.bytes_per_s / 2, PROBED.latency_s)
+    link.probed(slow, 102.0, quick=True)
+    assert link.is_suspicious, "one look is doubted"
+    link.probed(slow, 102.1, quick=True)
+    assert not link.is_suspicious and link.estimate(102.1).rate == slow
+    assert not link.look_due(102.1 + 0.9 * LOOK_SOON_S) and link.look_due(102.2 + LOOK_SOON_S)
+    link.probed(slow, 102.0 + LATELY_S + 1, quick=True)
+    assert not link.look_due(103.0 + LATELY_S + LOOK_SOON_S)
+
+
+def test_a_slow_transfer_is_suspicious_where_it_took_long_enough_to_say_something() -> None:
+    link = LinkEstimator()
+    for number in range(8):
+        link.transferred(150_000, 0.015, 100.0 + number)
+    assert not link.is_suspicious
+    link.transferred(150_000, 0.300, 108.0)
+    assert link.is_suspicious
+    fast = LinkEstimator()
+    for taken_s in (0.001, 0.001, 0.001, 0.004):
+        fast.transferred(150_000, taken_s, 100.0)
+    assert not fast.is_suspicious
+
+
+def test_a_link_that_is_faster_than_its_transfers_can_tell_is_looked_at_though_it_is_in_use() -> None:
+    slow, fast = LinkRate(5e5, 0.002), LinkRate(1e7, 0.002)
+    link, now = LinkEstimator(), 100.0
+    link.probed(slow, now)
+    for _ in range(6):
+        now += 0.25
+        link.transferred(36_000, 0.072, now)
+    assert not link.is_suspicious and not link.look_due(now)
+    now += 0.25
+    link.transferred(36_000, 0.0036, now)
+    assert link.is_refuted and link.is_suspicious and link.look_due(now)
+    link.probed(fast, now, quick=True)
+    assert link.look_due(now), "one look is doubted"
+    link.probed(fast, now, quick=True)
+    known = link.estimate(now)
+    assert known is not None and known.rate == fast
+    link.transferred(36_000, 0.0036, now + 0.25)
+    assert not link.is_refuted and not link.look_due(now + 0.25)
 
 
 def test_a_transfer_after_a_long_pause_does_not_make_old_ones_look_recent() -> None:

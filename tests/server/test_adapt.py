@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
-from d3bed.core.messages import Abandon, Activate, LoadModel, MeasureLinks, ModelFailed
+from d3bed.core.messages import (
+    Abandon,
+    Activate,
+    LinkMeasured,
+    LoadModel,
+    MeasureLinks,
+    ModelFailed,
+    ProfileModel,
+    SampleSpeed,
+)
 from d3bed.server.events import Change, StopRun
 
 if TYPE_CHECKING:
@@ -132,6 +141,36 @@ def test_a_plan_moves_to_no_agent_that_nobody_heard_of_since(on_edge: Stage) -> 
     assert any("kept" in text for text in on_edge.notes("info"))
 
 
+def test_what_may_be_used_instead_is_looked_at_with_the_first_frame_that_is_off(on_edge: Stage) -> None:
+    """So that nobody waits for that once it is sure."""
+    slow(on_edge, 1.0, 4)
+    asked = [len(on_edge.heard(EDGE_2, kind)) for kind in (SampleSpeed, MeasureLinks)]
+    slow(on_edge, 2.0, 1)
+    assert [len(on_edge.heard(EDGE_2, kind)) for kind in (SampleSpeed, MeasureLinks)] == [
+        n + 1 for n in asked
+    ]
+    slow(on_edge, 2.0, 2)
+    assert on_edge.active == 2 and len(on_edge.plans) == 2, "planned once, and at once"
+    assert [len(on_edge.heard(EDGE_2, kind)) for kind in (SampleSpeed, MeasureLinks)] == [
+        n + 1 for n in asked
+    ]
+
+
+def test_links_that_are_back_together_cost_one_switch(make_stage: MakeStage) -> None:
+    stage = make_stage(strategy="optimal", frames=None, adapt=True, cloud=None, tiling="none")
+    stage.size = 224
+    stage.join_all()
+    two_links_fall(stage)
+    assert stage.tiers[1:] == (Tier.DEVICE,) * 3
+    stage.tick(5)
+    active = stage.active
+    stage.scripts[DEVICE].links = {}
+    stage.tick(4)
+    assert (stage.active, route(stage)[Tier.EDGE]) == (active + 1, EDGE_1)
+    stage.tick(5)
+    assert stage.active == active + 1
+
+
 def test_while_an_agent_gets_ready_plans_follow_without_it_and_then_with_it(on_edge: Stage) -> None:
     on_edge.lose(EDGE_1)
     assert route(on_edge)[Tier.EDGE] == EDGE_2
@@ -150,6 +189,21 @@ def test_while_an_agent_gets_ready_plans_follow_without_it_and_then_with_it(on_e
     on_edge.tick(0.3)
     assert route(on_edge)[Tier.EDGE] == EDGE_1 and on_edge.active == epoch + 1
     assert any(text.startswith("edge-1 joined → epoch") for text in on_edge.notes("info"))
+
+
+def test_looks_that_never_end_do_not_keep_an_agent_from_coming_back(on_edge: Stage) -> None:
+    """Somebody always looks at something: no more looks begin while a profile waits for them."""
+    on_edge.lose(EDGE_2)
+    on_edge.scripts[CLOUD].silent.add(MeasureLinks)
+    on_edge.tick(3)
+    looks = len(on_edge.heard(DEVICE, MeasureLinks))
+    on_edge.join(EDGE_2)
+    assert not on_edge.heard(EDGE_2, ProfileModel), "vm-1 still looks"
+    on_edge.tick(1)
+    assert len(on_edge.heard(DEVICE, MeasureLinks)) == looks
+    (*_, look) = on_edge.heard(CLOUD, MeasureLinks)
+    on_edge.say(CLOUD, *(LinkMeasured(p.agent, 1e7, 0.001, 0.002, quick=True) for p in look.peers))
+    assert on_edge.heard(EDGE_2, ProfileModel)
 
 
 def test_an_agent_that_cannot_load_the_model_is_left_out_and_the_plan_goes_on(on_edge: Stage) -> None:

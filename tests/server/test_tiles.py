@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
@@ -20,6 +21,7 @@ from d3bed.core.messages import (
     Retire,
     SpansRecorded,
 )
+from d3bed.plan import YOUNG_S
 from d3bed.server.distrust import SHUN_S
 from d3bed.server.events import ChangeStrategy
 
@@ -222,3 +224,28 @@ def test_the_report_tells_of_every_block(stage: Stage) -> None:
         assert tile.predicted_s == planned.choice.timeline.tiled_s[part.place] > 0
         assert tile.measured_s == pytest.approx(0.04)
     assert report.compute_s[Tier.EDGE] >= 0
+
+
+def test_a_move_whose_tiles_turn_out_to_take_longer_is_called_off(stage: Stage) -> None:
+    stage.join(DEVICE, EDGE_1, CLOUD)
+    stage.join(EDGE_2)
+    assert helpers(stage) == {EDGE_2}
+    stage.submit(ChangeStrategy(DEMO, "edge", "none"))
+    assert helpers(stage) == set() and stage.active == 2
+    stage.tick(YOUNG_S + 1)
+    pipe = stage.coordinator.pipelines[DEMO]
+    pipe.want("tiles may help")
+    assert pipe.wish is not None
+    pipe.wish = msgspec.structs.replace(pipe.wish, tiling="vsm", reconsider=True)
+    stage.scripts[EDGE_2].silent.add(Prepare)
+    stage.tick()
+    order = prepared(stage, EDGE_2)[-1]
+    assert order.epoch == 3 and order.plan.tiles
+    slow = tuple(
+        TileReady((t.block.vertices[0], t.block.vertices[-1]), (1, 0), True, 0, time_s=9.0)
+        for t in order.plan.tiles
+    )
+    stage.say(EDGE_2, Ready(DEMO, Epoch(3), 0.1, slow))
+    assert stage.active == 2 and stage.states()[3] == "failed" and pipe.wish is None
+    assert "kept, because with tiles as timed" in stage.notes("info")[-1]
+    assert Retire(DEMO, Epoch(3)) in stage.heard(EDGE_2, Retire)
