@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from d3bed.lab.keeping import keeping
 from d3bed.lab.lab_commands import lab
 from d3bed.lab.reporting import reporting
 from d3bed.lab.scenario_commands import scenario
+from d3bed.lab.signals import until_signal
 from d3bed.lab.trust_commands import IDENTITY, IdentityOption, agents, trust
 
 __all__ = ["app", "main"]
@@ -280,7 +280,7 @@ def server(
         scenes=offered_scenes(settings),
     )
     try:
-        _run(_until_signal(serve(plan, ready=ready, as_page=report_page)))
+        _run(until_signal(serve(plan, ready=ready, as_page=report_page)))
     finally:
         with contextlib.suppress(OSError):
             address.unlink()
@@ -345,7 +345,7 @@ def agent(
         await Agent(settings).run()
 
     with asyncio.Runner(loop_factory=lambda: new_event_loop(settings.shaped)) as runner:
-        runner.run(_until_signal(run()))
+        runner.run(until_signal(run()))
 
 
 @app.command()
@@ -536,16 +536,6 @@ def _c_output_on_stderr() -> Iterator[None]:
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(work)
-
-
-async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
-    """Run until it ends, or until SIGINT or SIGTERM cancels it (then it cleans up and returns)."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from d3bed.core.errors import ConfigError
 from d3bed.lab.commands import LOCAL, ServerOption, TokenOption
+from d3bed.lab.signals import until_signal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -125,10 +126,7 @@ def record_scenario(
     if not output.resolve().parent.is_dir():
         raise ConfigError("--output", str(output), "no such folder", "make it first")
     recorders: list[Recorder] = []
-    try:
-        asyncio.run(_record(server, recorders))
-    except KeyboardInterrupt:
-        pass
+    asyncio.run(until_signal(_record(server, recorders)))
     if not recorders:
         raise ConfigError(server, "", "nothing was heard of it", "check --server")
     found = recorders[0].scenario(output.stem)

@@ -425,7 +425,8 @@ class Coordinator:
                 else:
                     self._measurement("link", f"{agent}→{peer}", message)
             case LinkFailed(peer, problem):
-                record.measured(peer)
+                if not record.measured(peer):
+                    return  # of a process that is gone by now: it says nothing of the next one
                 link = world.links.setdefault((agent, peer), LinkRecord())
                 link.failed(problem, world.now)
                 world.publish("link", link.view(agent, peer, world.now))

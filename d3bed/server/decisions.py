@@ -81,9 +81,16 @@ class Decisions:
         self._world.orders.decided(self._pipeline, "keep", kept)
 
     def failed(
-        self, wish: Wish, problem: str, active: PlannedEpoch | None, level: Literal["warn", "error"]
+        self,
+        wish: Wish,
+        problem: str,
+        active: PlannedEpoch | None,
+        level: Literal["warn", "error"],
+        *,
+        news: bool = True,
     ) -> None:
-        """The wish could not be granted; an active epoch goes on, as far as it can."""
+        """The wish could not be granted; an active epoch goes on, as far as it can. What is no news is only
+        stored."""
         view = self._view(
             wish,
             choice="fail",
@@ -92,7 +99,7 @@ class Decisions:
             plan=active.sentence() if active and not active.broken else "",
             level=level,
         )
-        self._put(view)
+        self._put(view, shown=news)
         self._world.orders.decided(self._pipeline, "fail", problem)
 
     # ── what came of it ───────────────────────────────────────────────────────────────────────────

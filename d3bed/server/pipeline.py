@@ -178,10 +178,12 @@ class Pipeline:
         self._call_off(problem)
         wish, self.wish = self.wish, None
         self._problem = None if self.active else problem
-        if wish is not None:
-            self.decisions.failed(wish, problem, self.active, level)
-        else:
+        if wish is None:
             self.world.note(problem, level, pipeline=self.settings.id)
+            return
+        news = not wish.reconsider or self._patience.kept(wish.subjects, self.world.now)
+        self._patience.settle(self.world.now)
+        self.decisions.failed(wish, problem, self.active, level, news=news)
 
     def _call_off(self, reason: str) -> None:
         self._request = None

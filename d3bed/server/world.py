@@ -103,10 +103,12 @@ class AgentRecord:
         """Intra-op threads of the model that it loaded last; 1 before."""
         return self.last_loaded.threads if self.last_loaded else 1
 
-    def measured(self, peer: AgentId) -> None:
-        """What was asked for of the link to `peer` is done."""
-        self.due.pop(("link", peer), None)
-        self.due.pop(("look", peer), None)
+    def measured(self, peer: AgentId) -> bool:
+        """What was asked for of the link to `peer` is done. Returns whether anything was, of that process."""
+        asked = [order for order in self.due if order in (("link", peer), ("look", peer))]
+        for order in asked:
+            del self.due[order]
+        return bool(asked)
 
     def has_open(self, *kinds: str) -> bool:
         return any(kind in kinds for kind, _ in self.due)

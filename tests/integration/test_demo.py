@@ -61,12 +61,13 @@ def free_port() -> int:
 
 async def until(condition: Any, what: str, limit_s: float = 60.0) -> Any:
     """Wait for a condition (async callable) to give something true."""
-    async with asyncio.timeout(limit_s):
-        while True:
-            if found := await condition():
-                return found
-            await asyncio.sleep(0.05)
-    raise AssertionError(what)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            while True:
+                if found := await condition():
+                    return found
+                await asyncio.sleep(0.05)
+    raise AssertionError(f"no {what} within {limit_s:g} s")
 
 
 async def fetch(port: int, path: str) -> Any:

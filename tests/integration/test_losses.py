@@ -24,25 +24,26 @@ from typing import Any
 import aiohttp
 import pytest
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
 
+#: Boards far enough from each other that a busy machine changes no preference.
 CONFIG = """
 [[agents]]
 name = "pi-1"
 tier = "device"
-speed = 0.3
+speed = 0.25
 [[agents]]
 name = "edge-1"
 tier = "edge"
-speed = 0.4
+speed = 0.3
 [[agents]]
 name = "edge-2"
 tier = "edge"
-speed = 0.35
+speed = 0.15
 [[agents]]
 name = "cloud-1"
 tier = "cloud"
-speed = 0.9
+speed = 0.7
 
 [pipelines.main]
 device = "pi-1"
@@ -62,6 +63,7 @@ tiers = ["edge"]
 vertices = "classifier.*"
 tiers = ["edge", "cloud"]
 """
+FIXED = CONFIG.replace("[pipelines.main]", "[pipelines.main]\nadapt = false")
 
 
 def _demo_tools() -> ModuleType:
@@ -128,7 +130,12 @@ class Bed:
             view = await self.view()
             return view if view and condition(view) else None
 
-        return dict(await tools.until(fits, what))
+        try:
+            return dict(await tools.until(fits, what, 120.0))
+        except AssertionError as late:
+            view, said = await self.view(), await tools.fetch(self.port, "/api/decisions") or []
+            now = f"{view.get('phase')}: {view.get('phase_text')}, route {view.get('route')}"
+            raise AssertionError("\n".join([f"{late}; {now}", *(d["text"] for d in said[-8:])])) from None
 
     async def more(self, frames: int = 8, **route: str) -> dict[str, Any]:
         """Wait for so many more answers, under a route that has these agents."""
@@ -168,8 +175,8 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def bed(tmp_path: Path, profiles: Path) -> AsyncIterator[Bed]:
-    made = Bed(tmp_path, profiles)
+async def bed(request: pytest.FixtureRequest, tmp_path: Path, profiles: Path) -> AsyncIterator[Bed]:
+    made = Bed(tmp_path, profiles, getattr(request, "param", CONFIG))
     try:
         await made.start("server", *AGENTS)
         yield made
@@ -221,7 +228,9 @@ async def test_edges_and_the_cloud_die_stop_and_return_and_no_frame_is_lost(bed:
     assert longest_gap_s(frames) < 6.0, "a stopped edge is noticed after 2 s; the machine is shared"
 
 
+@pytest.mark.parametrize("bed", [FIXED], indirect=True)
 async def test_the_server_and_the_device_die_and_return(bed: Bed) -> None:
+    """The plan does not follow conditions: on a busy machine it might leave the cloud for a moment."""
     before = await bed.more(edge="edge-1", cloud="cloud-1")
     await bed.kill("server")
     await bed.start("server")
@@ -229,7 +238,7 @@ async def test_the_server_and_the_device_die_and_return(bed: Bed) -> None:
     assert back["epoch"] > before["epoch"] and back["run"] != before["run"]
     await bed.kill("server")
     await bed.kill("cloud-1")  # nobody is there to plan anew: the device finds out for itself
-    await tools.until(lambda: bed.said("pi-1", "link from cloud-1 ended: connection ended"), "the loss")
+    await tools.until(lambda: bed.said("pi-1", "link from cloud-1 ended"), "the loss")
     await bed.start("server", "cloud-1")
     await bed.more(edge="edge-1", cloud="cloud-1")
     with_old_device = len(bed.frames())
@@ -251,9 +260,7 @@ async def test_two_hundred_random_switches_lose_repeat_and_mix_no_frame(
     tmp_path: Path, profiles: Path
 ) -> None:
     """Without pins, so that strategies differ; the plan stays where it was put."""
-    free = CONFIG[: CONFIG.index("[[pipelines.main.pins")].replace(
-        "[pipelines.main]", "[pipelines.main]\nadapt = false"
-    )
+    free = FIXED[: FIXED.index("[[pipelines.main.pins")].replace("speed = 0.25", "speed = 0.4")
     bed, dice = Bed(tmp_path, profiles, free), random.Random(3)
     try:
         await bed.start("server", *AGENTS)

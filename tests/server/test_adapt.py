@@ -17,6 +17,7 @@ from d3bed.core.messages import (
     ProfileModel,
     SampleSpeed,
 )
+from d3bed.plan import Pin
 from d3bed.server.events import Change, StopRun
 
 if TYPE_CHECKING:
@@ -81,6 +82,24 @@ def test_where_no_plan_is_enough_better_the_old_one_is_kept_and_asked_about_only
     kept = [text for text in stage.notes("info") if "kept" in text]
     assert kept == ["pi-1 became 2.0× slower: epoch 1 kept, because the plan is the same"]
     assert len(stage.plans) == 2
+
+
+def test_a_change_for_which_there_is_no_plan_is_not_asked_about_at_every_tick(make_stage: MakeStage) -> None:
+    pins = {"alexnet": (Pin("conv2", (Tier.EDGE,)),)}
+    stage = make_stage(strategy="optimal", frames=None, adapt=True, pins=pins)
+    stage.join_all()
+    stage.lose(EDGE_1)
+    stage.lose(EDGE_2)
+    before, said = len(stage.plans), len(stage.notes("error"))
+    assert said == 1 and "the device answers alone" in stage.notes("error")[0]
+    for number in range(100):
+        stage.say(DEVICE, stage.scripts[DEVICE].compute(number, Epoch(1), stage.now - 3, stage.now))
+        stage.tick(0.1)
+    assert 2 <= len(stage.plans) - before <= 11, "about one a second"
+    assert len(stage.notes("error")) == said + 1, "and said once"
+    stage.join(EDGE_2)
+    stage.tick(2)
+    assert route(stage)[Tier.EDGE] == EDGE_2
 
 
 def test_a_fallen_link_moves_the_plan(make_stage: MakeStage) -> None:

@@ -430,6 +430,20 @@ def test_link_that_cannot_be_measured_is_planned_without(stage: Stage) -> None:
     assert "link pi-1→edge-1 cannot be used: refused" in stage.notes("warn")
 
 
+def test_what_was_said_of_the_link_to_a_dead_process_is_not_held_against_the_next_one(stage: Stage) -> None:
+    stage.join(EDGE_2, CLOUD)
+    stage.join(DEVICE, silent=MeasureLinks)
+    stage.join(EDGE_1)
+    stage.lose(EDGE_1)
+    stage.say(DEVICE, LinkFailed(EDGE_1, "reset by peer"))
+    assert not stage.notes("warn")[1:], "only that edge-1 is lost"
+    before = len(stage.heard(DEVICE, MeasureLinks))
+    stage.join(EDGE_1)
+    stage.say(DEVICE, LinkFailed(EDGE_2, "refused"))
+    asked = stage.heard(DEVICE, MeasureLinks)[before:]
+    assert any(peer.agent == EDGE_1 for order in asked for peer in order.peers)
+
+
 def test_lost_link_is_measured_again_and_prepared_anew(stage: Stage) -> None:
     stage.join_all()
     stage.say(DEVICE, LinkLost(DEMO, Epoch(1), EDGE_1, "reset"))
