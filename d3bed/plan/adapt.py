@@ -141,8 +141,8 @@ class Patience:
         return now >= self._next_s
 
     def settle(self, now: float) -> None:
-        """A plan that was asked for came into force: its first frames are cold, and say little of it; or there
-        was none, and will be none so soon."""
+        """A plan that was asked for came into force: its first frames are cold, and say little of it; or
+        there was none, and will be none so soon."""
         self._next_s = max(self._next_s, now + COOL_S)
 
     def kept(self, subjects: Sequence[str], now: float) -> bool:
