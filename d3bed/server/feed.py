@@ -109,9 +109,10 @@ class Feed:
     def unsubscribe(self, subscription: Subscription) -> None:
         self._subscriptions.discard(subscription)
 
-    def snapshot(self) -> str:
-        """The snapshot message; it contains all that was published so far."""
-        state = _encoder.encode(self._snapshot()).decode()
+    def snapshot(self, of: Callable[[object], object] | None = None) -> str:
+        """The snapshot message; it contains all that was published so far, or what `of` makes of that."""
+        whole = self._snapshot()
+        state = _encoder.encode(whole if of is None else of(whole)).decode()
         return f'{{"type":"snapshot","seq":{self._seq},"now":{self._clock()!r},"state":{state}}}'
 
     def _batch(self, events: list[bytes]) -> str:

@@ -1,4 +1,4 @@
-"""What a browser gets: the dashboard with the state inlined, and its files, compressed once.
+"""What a browser gets: the dashboard with the state that it shows at first, and its files, compressed once.
 
 Third-party files (`static/vendor/`) may be missing: then the page is told so, and draws plain charts.
 """
@@ -9,12 +9,14 @@ import asyncio
 import gzip
 import hashlib
 import mimetypes
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 import markupsafe
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -23,6 +25,7 @@ from d3bed.core.errors import ConfigError
 from d3bed.server.api import Api
 from d3bed.server.feed import Feed
 from d3bed.server.history import RunHistory
+from d3bed.server.views import StateView
 
 __all__ = ["AsPage", "StaticFiles", "page", "photos", "report", "web_files"]
 
@@ -38,6 +41,9 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+#: Of each list so many are in the page itself; the feed's first message brings the rest.
+_FIRST = 20
+_IMPORTS = re.compile(r'^(?:import|\} from)\b[^"]*"\./([\w.]+)";$', re.MULTILINE)
 _JPEG = b"\xff\xd8\xff"
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
@@ -69,8 +75,15 @@ class StaticFiles:
 
     @property
     def modules(self) -> list[str]:
-        """Names of the page's own scripts."""
-        return sorted(path.name for path in self._directory.glob("*.js"))
+        """Names of the scripts that the page begins with: what `main.js` imports, and what those do."""
+        found, left = set[str](), ["main.js"]
+        while left:
+            name = left.pop()
+            path = self._directory / name
+            if name not in found and path.is_file():
+                found.add(name)
+                left += _IMPORTS.findall(path.read_text())
+        return sorted(found)
 
     @property
     def has_charts(self) -> bool:
@@ -108,13 +121,13 @@ class StaticFiles:
 
 
 def page(feed: Feed, files: StaticFiles, templates: Path) -> Handler:
-    """The dashboard: drawn from the state that it carries, before its socket opens."""
+    """The dashboard: drawn from what it carries of the state, before its socket opens."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(templates), autoescape=True)
 
     async def get(request: web.Request) -> web.StreamResponse:
         feed.flush()
         text = environment.get_template("index.html").render(
-            snapshot=_for_script(feed.snapshot()),
+            snapshot=_for_script(feed.snapshot(_beginning)),
             version=d3bed.__version__,
             modules=files.modules,
             charts=files.has_charts,
@@ -155,6 +168,13 @@ def photos(thumbnail: Callable[[str, str], bytes | None]) -> Handler:
         return web.Response(body=jpeg, content_type="image/jpeg", headers=_HEADERS)
 
     return get
+
+
+def _beginning(state: object) -> object:
+    """What the first screen shows of the state."""
+    assert isinstance(state, StateView)
+    lists = {name: getattr(state, name)[-_FIRST:] for name in ("epochs", "notes", "decisions", "orders")}
+    return msgspec.structs.replace(state, frames=(), **lists)
 
 
 def _for_script(json: str) -> markupsafe.Markup:

@@ -219,7 +219,7 @@ async def test_parts_of_a_frame_add_up_to_its_latency(modules: Page) -> None:
 
 
 async def test_ticks_are_round_and_reach_the_top(modules: Page) -> None:
-    found = await run(modules, "chart", "return value.map(m.ticks)", [0.13, 1.0, 8.0])
+    found = await run(modules, "series", "return value.map(m.ticks)", [0.13, 1.0, 8.0])
     assert found[1] == [0, 0.25, 0.5, 0.75, 1.0]
     assert found[2] == [0, 2, 4, 6, 8]
     assert found[0][-1] >= 0.13
@@ -254,7 +254,7 @@ async def test_health_is_judged_by_heartbeats_and_by_work(modules: Page) -> None
 async def test_command_names_the_server_and_a_token_where_one_is_needed(modules: Page) -> None:
     found = await run(
         modules,
-        "testbed",
+        "welcome",
         "return value.map(args => m.startHere(...args))",
         [["pi-1", "device", "http://127.0.0.1:8333", False], ["vm-1", "cloud", "http://10.0.0.2:8333", True]],
     )
@@ -267,7 +267,7 @@ async def test_command_names_the_server_and_a_token_where_one_is_needed(modules:
 async def test_board_is_installed_by_an_installer_that_is_there(modules: Page) -> None:
     body = "return m.TIERS.map(tier => value.installBoard('b-1', tier, 'http://10.0.0.2:8333', 'd3j_x'))"
     found = await modules.evaluate(
-        f"async () => {{ const [value, m] = [await load('testbed'), await load('store')]; {body} }}"
+        f"async () => {{ const [value, m] = [await load('welcome'), await load('store')]; {body} }}"
     )
     for line in found:
         words = line.split()
@@ -387,3 +387,34 @@ async def test_seconds_survive_a_snapshot_and_are_kept_for_ten_minutes(modules: 
     told = events(8, ("second", {**SECOND, "at_s": 3}), ("second", {**SECOND, "at_s": 602}))
     state = await run(modules, "store", REDUCE, [SNAPSHOT, told, asked, {**SNAPSHOT, "seq": 99}])
     assert [second["at_s"] for second in state["seconds"]] == [3, 602]
+
+
+async def test_pauses_grow_where_frames_are_dear_and_the_longest_overdue_comes_first(modules: Page) -> None:
+    found = await run(
+        modules,
+        "pace",
+        """
+        const views = [{dueMs: 5}, {dueMs: 2}, {dueMs: 11}];
+        return [[0, 20, 60, 1e4].map(m.stretch), m.dueAt(views, 10).map(view => view.dueMs)];
+        """,
+    )
+    assert found == [[1, 1, 3, 6], [2, 5]]
+
+
+async def test_graph_that_is_told_again_stays_the_same_and_old_states_stay_as_they_were(
+    modules: Page,
+) -> None:
+    told = events(8, ("note", {"text": "later"}), ("agent", {"agent": "pi-1", "state": "lost"}))
+    found = await run(
+        modules,
+        "store",
+        """
+        const one = m.reduce(m.EMPTY, value[0]);
+        const two = m.reduce(one, value[1]);
+        const three = m.reduce(two, structuredClone(value[0]));
+        return [one.pipelines[0].graph === three.pipelines[0].graph, one.notes.length, two.notes.length,
+          one.agents[0].state, two.agents[0].state, one.agents[1] === two.agents[1]];
+        """,
+        [SNAPSHOT, told],
+    )
+    assert found == [True, 0, 1, "connected", "lost", True]

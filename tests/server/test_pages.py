@@ -11,7 +11,8 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from d3bed.server.pages import StaticFiles
+from d3bed.server.pages import StaticFiles, _beginning
+from d3bed.server.views import NoteView, StateView
 
 pytestmark = pytest.mark.sockets
 
@@ -62,3 +63,22 @@ def test_charts_may_be_missing(tmp_path: Path) -> None:
     assert not files.has_charts
     (tmp_path / "vendor" / "uPlot.js").write_text("")
     assert files.has_charts
+
+
+def test_only_what_the_page_begins_with_is_asked_for_ahead(tmp_path: Path) -> None:
+    (tmp_path / "main.js").write_text(
+        'import { a } from "./a.js";\nconst later = () => import("./later.js");\n'
+    )
+    (tmp_path / "a.js").write_text('import {\n  b,\n} from "./b.js";\nimport { a } from "./main.js";\n')
+    for name in ("b", "later", "unused"):
+        (tmp_path / f"{name}.js").write_text("")
+    assert StaticFiles(tmp_path).modules == ["a.js", "b.js", "main.js"]
+
+
+def test_page_carries_the_newest_of_each_list_and_no_frames() -> None:
+    notes = tuple(NoteView(f"{n}", "info", float(n)) for n in range(30))
+    state = StateView((), (), (), (), (), notes, (), ("optimal",), ("alexnet",))
+    first = _beginning(state)
+    assert isinstance(first, StateView)
+    assert first.notes == notes[10:]
+    assert first.strategies == state.strategies

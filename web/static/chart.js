@@ -2,6 +2,7 @@
 
 import { html, onWidth, say, set, svg, swatch } from "./dom.js";
 import { deviation, duration } from "./format.js";
+import { ticks } from "./series.js";
 import { TIERS, median, parts } from "./store.js";
 
 const SHOWN = 100;
@@ -17,14 +18,6 @@ export const PART_NAMES = {
   edge: "edge compute",
   cloud: "cloud compute",
   rest: "transfer, waiting",
-};
-
-// Round steps that divide `most` into about four: 1, 2, 2.5 or 5 times a power of ten.
-export const ticks = (most) => {
-  const rough = most / 4;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].find((s) => s * power >= rough) * power;
-  return Array.from({ length: Math.ceil(most / step) + 1 }, (_, n) => n * step);
 };
 
 const bars = (frames, totals, x, y, slot, top) => {

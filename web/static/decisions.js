@@ -1,7 +1,7 @@
 // What happened and what the planner did about it, in words: moves, plans that were kept, failures, notes, and
 // what users asked for; newest first, filtered, each decision with its evidence.
 
-import { html, say, set } from "./dom.js";
+import { html, keep, say, set } from "./dom.js";
 import { duration, plural, text, timeOfDay } from "./format.js";
 
 const SHOWN = 120;
@@ -150,10 +150,11 @@ export const createDecisions = ({ list, filters, search, count }) => {
         if (newer) kept.get(newer).querySelector("details").open = true;
       }
     shown = kept;
-    list.replaceChildren(
-      ...(kept.size
-        ? kept.values()
-        : [html("li", { class: "empty" }, wanted || chosen !== "all" ? "Nothing of that kind." : "Nothing has happened yet.")]),
+    keep(
+      list,
+      kept.size
+        ? [...kept.values()]
+        : [html("li", { class: "empty" }, wanted || chosen !== "all" ? "Nothing of that kind." : "Nothing has happened yet.")],
     );
     say(count, items.length > SHOWN ? `newest ${SHOWN} of ${items.length}` : "newest first");
   };

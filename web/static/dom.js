@@ -18,7 +18,10 @@ export const svg = (tag, attributes = {}, ...children) =>
 export const set = (node, attributes) => {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) node.removeAttribute(name);
-    else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value === true ? "" : value);
+    else {
+      const words = value === true ? "" : String(value);
+      if (node.getAttribute(name) !== words) node.setAttribute(name, words);
+    }
   }
   return node;
 };
@@ -27,6 +30,16 @@ export const set = (node, attributes) => {
 export const say = (node, text) => {
   if (node.textContent !== text) node.textContent = text;
   return node;
+};
+
+// Makes these the children, in this order; those that are there already are not touched.
+export const keep = (node, children) => {
+  const wanted = new Set(children);
+  for (const child of [...node.children]) if (!wanted.has(child)) child.remove();
+  let next = node.firstElementChild;
+  for (const child of children)
+    if (child === next) next = next.nextElementSibling;
+    else node.insertBefore(child, next);
 };
 
 export const byId = (id) => document.getElementById(id);

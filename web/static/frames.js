@@ -8,16 +8,14 @@ import { html, onWidth, say, set } from "./dom.js";
 import { duration, error, text } from "./format.js";
 import { createGantt, rowsOf } from "./gantt.js";
 import { fillOf, onScheme, paints } from "./paints.js";
-import { PARTS, PART_NAMES } from "./series.js";
+import { PARTS, PART_NAMES, ticks } from "./series.js";
 import { median } from "./store.js";
-import { ticks } from "./chart.js";
 
 const ROW = 22;
 const TOP = 6;
 const AXIS = 20;
 const SHOWN = 8; // about so many frames fit
 const BAR = { compute: 14, transfer: 10, serialise: 14, queue: 5, wait: 2 };
-const DRAW_MS = 200; // the canvas follows at most so often
 const HOLD_MS = 1_000; // the newest frame stays below long enough to be read
 
 const endOf = (frame) => frame.started_s + frame.latency_s;
@@ -51,7 +49,6 @@ export const createFrames = (root) => {
   let pointed = null;
   let bars = [];
   let fills = null;
-  let drawnMs = -Infinity;
   let drawn = null;
   let detailed = null;
   let detailedMs = -Infinity;
@@ -221,11 +218,11 @@ export const createFrames = (root) => {
     paint();
   });
 
-  return (now, its, nowMs) => {
+  return (now, its, nowMs, isSeen) => {
     if (its?.id !== pipeline?.id) chosen = null;
     [frames, pipeline] = [now, its];
-    if (frames !== drawn && nowMs - drawnMs >= DRAW_MS && !pointed) {
-      [drawn, drawnMs] = [frames, nowMs];
+    if (isSeen && frames !== drawn && !pointed) {
+      drawn = frames;
       paint();
     }
     if (chosen) return;

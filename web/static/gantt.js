@@ -3,7 +3,7 @@
 import { onWidth, say, set, svg } from "./dom.js";
 import { duration, text } from "./format.js";
 import { TIERS } from "./store.js";
-import { ticks } from "./chart.js";
+import { ticks } from "./series.js";
 
 const ROW = 26;
 const TOP = 6;

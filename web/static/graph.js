@@ -4,6 +4,9 @@
 // with its bytes and what the link takes for them; a dashed frame a block in tiles. One tab stop: the arrow
 // keys walk through the vertices. The whole can be zoomed and dragged, and searched. After a switch of plan
 // only what moved is marked; above `CALM` vertices nothing is animated.
+//
+// An element for every vertex, and one each for all edges, all that cross tiers and all rings of a kind: a
+// thousand vertices are drawn in a fraction of what an element for every stroke would take.
 
 import { say, set, svg, swatch, html, onWidth } from "./dom.js";
 import { bytes, duration, plural, shape, text } from "./format.js";
@@ -140,8 +143,11 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
   let graph = null;
   let pipeline = null;
   let vertices = [];
-  let edges = [];
+  let paths = [];
+  let lines = null; // of edges: {plain, cut}
+  let rings = null; // around vertices: {hit, moved, here}
   let focused = 0;
+  let pointed = null;
   let shown = null;
   let width = 0;
   let links = [];
@@ -157,7 +163,7 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
   const rebuild = () => {
     if (!width) return;
     canvas.replaceChildren();
-    [vertices, edges, shown] = [[], [], null];
+    [vertices, paths, shown, pointed] = [[], [], null, null];
     kept = { plan: null, route: null, links: null, tiles: null };
     if (!graph) {
       set(canvas, { width, height: 56, viewBox: null });
@@ -169,53 +175,56 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
     set(canvas, { width: g.width, height: g.height, class: graph.vertices.length > CALM ? "calm" : null });
     zooming.of(g.width, g.height);
     const rows = rowsOf(graph);
-    edges = graph.edges.map((edge) => svg("path", { class: "edge", d: edgePath(graph, rows, g, edge) }));
+    paths = graph.edges.map((edge) => edgePath(graph, rows, g, edge));
+    lines = { plain: svg("path", { class: "edge" }), cut: svg("path", { class: "edge cut" }) };
+    rings = Object.fromEntries(["moved", "hit", "here"].map((name) => [name, svg("path", { class: `ring ${name}` })]));
+    const outlines = new Map(); // few kinds, many vertices
     vertices = graph.vertices.map((vertex, v) => {
-      const node = svg(
-        "g",
-        {
-          class: "vertex",
-          transform: `translate(${g.x(vertex.x)} ${g.y(vertex.y)})`,
-          role: "img",
-          tabindex: -1,
-          "data-vertex": v,
-        },
-        svg("circle", { class: "halo", r: g.r + 6 }),
-        svg("path", { class: "shape", d: outline(vertex.kind, g.r) }),
-      );
-      if (g.named) {
-        const above = v % 2 === 0 ? -1 : 1;
-        const label = svg("text", { class: "name", y: above * 27 + 4, "text-anchor": "middle" });
-        node.append(say(label, clip(vertex.name, Math.floor((g.pitch * 2) / 6.6))));
-      }
-      return node;
+      if (!outlines.has(vertex.kind)) outlines.set(vertex.kind, outline(vertex.kind, g.r));
+      return svg("path", {
+        class: "vertex",
+        d: outlines.get(vertex.kind),
+        transform: `translate(${g.x(vertex.x)} ${g.y(vertex.y)})`,
+        role: "img",
+        tabindex: v === focused ? 0 : -1,
+        "data-vertex": v,
+      });
+    });
+    const names = (g.named ? graph.vertices : []).map(({ name, x, y }, v) => {
+      const label = svg("text", { class: "name", x: g.x(x), y: g.y(y) + (v % 2 ? 31 : -23), "text-anchor": "middle" });
+      return say(label, clip(name, Math.floor((g.pitch * 2) / 6.6)));
     });
     [frames, labels] = [svg("g", { class: "frames" }), svg("g", { class: "labels" })];
-    canvas.append(frames, svg("g", {}, ...edges), svg("g", {}, ...vertices), labels);
+    const all = svg("g", {}, ...vertices, ...names);
+    canvas.append(frames, lines.plain, lines.cut, all, ...Object.values(rings), labels);
     paint();
     annotate();
     find();
   };
 
+  const circle = (v) => {
+    const [x, y, r] = [place.x(graph.vertices[v].x), place.y(graph.vertices[v].y), place.r + 6];
+    return `M${rounded(x - r)} ${y}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0`;
+  };
+  const ring = (name, found) => rings && set(rings[name], { d: found.map(circle).join("") || null });
+
   // Colours follow the plan without rebuilding, so that a switch shows only what moved.
   const paint = () => {
+    if (!graph || !lines) return;
     const plan = pipeline?.plan;
     vertices.forEach((node, v) => {
       const tier = plan?.[v] ?? "none";
+      if (node.dataset.tier === tier) return;
       set(node, {
         "data-tier": tier,
         "aria-label": `${graph.vertices[v].name}, ${graph.vertices[v].kind}, ${tier === "none" ? "not placed yet" : `on the ${tier}`}`,
-      });
-      set(node.lastElementChild.matches(".name") ? node.children[1] : node.lastElementChild, {
         fill: `url(#paint-${tier})`,
       });
-      set(node, { tabindex: v === focused ? 0 : -1 });
     });
-    graph?.edges.forEach(([producer, consumer], n) => {
-      const cut = Boolean(plan) && plan[producer] !== plan[consumer];
-      set(edges[n], { class: cut ? "edge cut" : "edge" });
-      if (cut) edges[n].parentNode.append(edges[n]);
-    });
+    const crosses = ([producer, consumer]) => Boolean(plan) && plan[producer] !== plan[consumer];
+    const [plain, cut] = [paths.filter((_, n) => !crosses(graph.edges[n])), paths.filter((_, n) => crosses(graph.edges[n]))];
+    set(lines.plain, { d: plain.join("") || null, "data-edges": plain.length });
+    set(lines.cut, { d: cut.join("") || null, "data-edges": cut.length });
     describe(shown);
   };
 
@@ -225,6 +234,7 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
     if (!graph || !labels) return;
     if (kept.plan === plan && kept.links === links && kept.tiles === pipeline?.tiles && kept.route === pipeline?.route)
       return;
+    const sameTiles = kept.plan !== null && kept.tiles === pipeline?.tiles;
     kept = { plan, links, tiles: pipeline?.tiles, route: pipeline?.route };
     const ways = new Map();
     for (const cut of plan ? cuts(graph, plan) : []) {
@@ -232,29 +242,33 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
       ways.set(key, [...(ways.get(key) ?? []), cut]);
     }
     let lastX = -Infinity;
-    labels.replaceChildren(
-      ...[...ways.values()].map((found) => {
-        const spots = found.map(({ producer, consumer }) => {
-          const [a, b] = [graph.vertices[producer], graph.vertices[consumer]];
-          const onward = b.x > a.x;
-          return [
-            (place.x(a.x) + (onward ? place.x(b.x) : place.x(a.x) + place.pitch)) / 2,
-            place.y(found.length > 1 ? Math.min(a.y, b.y) : onward ? (a.y + b.y) / 2 : a.y),
-          ];
-        });
-        const x = rounded(spots.reduce((sum, [at]) => sum + at, 0) / spots.length);
-        const top = Math.min(...spots.map(([, at]) => at));
-        // Beside another one it goes below.
-        const below = found.length === 1 && x >= lastX && x - lastX < LABEL_WIDTH;
-        const y = top + (below ? place.r + (place.named ? 34 : 13) : -place.r - (place.named ? 24 : 5));
-        lastX = below ? -Infinity : x;
-        const size = found.reduce((sum, cut) => sum + cut.bytes, 0);
-        const times = found.map((cut) => crossingS(links, pipeline.route, cut.from, cut.to, cut.bytes));
-        const taken = times.includes(null) ? null : times.reduce((sum, s) => sum + s, 0);
-        const words = `${found.length > 1 ? `${found.length} tensors · ` : ""}${bytes(size)}${taken === null ? "" : ` · ${duration(taken)}`}`;
-        return say(svg("text", { class: "crossing", x, y, "text-anchor": "middle" }), words);
-      }),
-    );
+    const said = [...ways.values()].map((found) => {
+      const spots = found.map(({ producer, consumer }) => {
+        const [a, b] = [graph.vertices[producer], graph.vertices[consumer]];
+        const onward = b.x > a.x;
+        return [
+          (place.x(a.x) + (onward ? place.x(b.x) : place.x(a.x) + place.pitch)) / 2,
+          place.y(found.length > 1 ? Math.min(a.y, b.y) : onward ? (a.y + b.y) / 2 : a.y),
+        ];
+      });
+      const x = rounded(spots.reduce((sum, [at]) => sum + at, 0) / spots.length);
+      const top = Math.min(...spots.map(([, at]) => at));
+      // Beside another one it goes below.
+      const below = found.length === 1 && x >= lastX && x - lastX < LABEL_WIDTH;
+      const y = top + (below ? place.r + (place.named ? 34 : 13) : -place.r - (place.named ? 24 : 5));
+      lastX = below ? -Infinity : x;
+      const size = found.reduce((sum, cut) => sum + cut.bytes, 0);
+      const times = found.map((cut) => crossingS(links, pipeline.route, cut.from, cut.to, cut.bytes));
+      const taken = times.includes(null) ? null : times.reduce((sum, s) => sum + s, 0);
+      const words = `${found.length > 1 ? `${found.length} tensors · ` : ""}${bytes(size)}${taken === null ? "" : ` · ${duration(taken)}`}`;
+      return { x, y, words };
+    });
+    said.forEach(({ x, y, words }, n) => {
+      const label = labels.children[n] ?? labels.appendChild(svg("text", { class: "crossing", "text-anchor": "middle" }));
+      say(set(label, { x, y }), words);
+    });
+    while (labels.children.length > said.length) labels.lastElementChild.remove();
+    if (sameTiles) return;
     frames.replaceChildren(
       ...(pipeline?.tiles ?? []).flatMap((block) => {
         const inside = tiledVertices(graph, block).map((v) => graph.vertices[v]);
@@ -305,22 +319,26 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
   // What moved, for as long as it is news: in words below, by a ring around each.
   const tellMoved = (moves) => {
     clearTimeout(movedTimer);
-    for (const node of canvas.querySelectorAll(".moved")) node.classList.remove("moved");
     const ways = new Map();
     for (const { v, from, to } of moves) {
       const key = `${from} → ${to}`;
       ways.set(key, [...(ways.get(key) ?? []), graph.vertices[v].name]);
-      vertices[v]?.classList.add("moved");
     }
+    mark("moved", moves.map(({ v }) => v));
     const words = [...ways].map(([way, names]) => {
       const more = names.length - MOVED_NAMED;
       return `${way}: ${names.slice(0, MOVED_NAMED).join(", ")}${more > 0 ? ` and ${more} more` : ""}`;
     });
     say(moved, words.length ? `Epoch ${pipeline.epoch} moved ${plural(moves.length, "vertex", "vertices")}. ${words.join(" · ")}` : "");
     if (moves.length)
-      movedTimer = setTimeout(() => {
-        for (const node of canvas.querySelectorAll(".moved")) node.classList.remove("moved");
-      }, 6_000);
+      movedTimer = setTimeout(() => mark("moved", []), 6_000);
+  };
+
+  // A ring around each of them, and their class.
+  const mark = (name, found) => {
+    for (const node of canvas.querySelectorAll(`.vertex.${name}`)) node.classList.remove(name);
+    for (const v of found) vertices[v]?.classList.add(name);
+    ring(name, place && vertices.length ? found : []);
   };
 
   // Vertices whose name or kind has what is searched; the others step back.
@@ -330,8 +348,8 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
     graph?.vertices.forEach(({ name, kind }, v) => {
       const hit = Boolean(wanted) && `${name} ${kind}`.toLowerCase().includes(wanted);
       if (hit) hits.push(v);
-      vertices[v]?.classList.toggle("hit", hit);
     });
+    mark("hit", hits);
     set(canvas, { "data-searched": wanted && hits.length ? true : null });
     set(search, { "aria-invalid": wanted && !hits.length ? "true" : null });
     return hits;
@@ -357,6 +375,7 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
 
   const describe = (v) => {
     shown = v;
+    ring("here", v === null || !vertices.length ? [] : [v]);
     reasons.about(v === null ? null : graph?.vertices[v], pipeline);
     const vertex = graph?.vertices[v];
     if (!vertex) {
@@ -473,16 +492,28 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
     );
   };
 
+  // The vertex under the pointer, or so near to it that it is meant.
   const vertexAt = (event) => {
     const node = event.target.closest?.("[data-vertex]");
-    return node ? Number(node.dataset.vertex) : null;
+    if (node) return Number(node.dataset.vertex);
+    if (!vertices.length) return null;
+    const [x, y] = zooming.point(event);
+    const near = place.r + 6;
+    const found = graph.vertices.findIndex((each) => Math.hypot(place.x(each.x) - x, place.y(each.y) - y) <= near);
+    return found < 0 ? null : found;
   };
-  canvas.addEventListener("pointerover", (event) => describe(vertexAt(event) ?? shown));
-  canvas.addEventListener("pointerleave", () =>
-    describe(canvas.contains(document.activeElement) ? focused : null),
-  );
+  canvas.addEventListener("pointermove", (event) => {
+    const v = vertexAt(event);
+    if (v === pointed) return;
+    pointed = v;
+    if (v !== null) describe(v);
+  });
+  canvas.addEventListener("pointerleave", () => {
+    pointed = null;
+    describe(canvas.contains(document.activeElement) ? focused : null);
+  });
   canvas.addEventListener("focusin", (event) => {
-    focused = vertexAt(event) ?? focused;
+    focused = Number(event.target.dataset.vertex ?? focused);
     describe(focused);
   });
   canvas.addEventListener("focusout", () => describe(null));

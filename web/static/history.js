@@ -4,7 +4,7 @@ import { html, say, set } from "./dom.js";
 import { bytes, count, duration, text } from "./format.js";
 import { paints } from "./paints.js";
 import { TIERS, median } from "./store.js";
-import { hasCharts } from "./time.js";
+import { hasCharts, loadCharts } from "./uplot.js";
 
 const LISTED = 12;
 const BINS = 240;
@@ -118,10 +118,11 @@ export const createHistory = (root, { onReplay }) => {
     say(find("compare"), chosen.size === 2 ? "Compare the two" : "Compare two: tick them");
   };
 
-  const draw = (two) => {
+  const draw = async (two) => {
     chart?.destroy();
     chart = null;
     if (!hasCharts()) return;
+    const uPlot = await loadCharts();
     const lengthS = Math.max(...two.map(({ run, frames }) => (frames.started_s.at(-1) ?? run.started_s) - run.started_s), 1);
     const times = Array.from({ length: BINS }, (_, n) => (n / BINS) * lengthS);
     const colours = ["accent", "warn"];
@@ -132,7 +133,7 @@ export const createHistory = (root, { onReplay }) => {
       ticks: { show: false },
       ...more,
     });
-    chart = new globalThis.uPlot(
+    chart = new uPlot(
       {
         width: Math.max(260, find("chart").clientWidth),
         height: 190,
@@ -190,7 +191,7 @@ export const createHistory = (root, { onReplay }) => {
         }),
       );
       set(find("comparison"), { hidden: false });
-      draw(full);
+      await draw(full);
     } catch (error) {
       fail(error);
     } finally {

@@ -1,21 +1,19 @@
-// Joins the feed to the views. Messages only queue; everything is drawn on animation frames.
+// Joins the feed to the views. Messages only queue; `pace.js` says when what is drawn. What is not on the first
+// screen (charts, frames, past runs, dialogs) comes when it is needed, or when the page has nothing else to do.
 
-import { createChart } from "./chart.js";
-import { createAgentDialog, createControls, createLinkDialog } from "./controls.js";
+import { createControls } from "./controls.js";
 import { createDecisions } from "./decisions.js";
 import { byId, html, say, set } from "./dom.js";
 import { openFeed } from "./feed.js";
 import { count, duration, exactness, speed, text } from "./format.js";
-import { createFrames } from "./frames.js";
 import { createGraph } from "./graph.js";
-import { createHistory } from "./history.js";
 import { createConditions, createOrderList, createOrders } from "./orders.js";
-import { createReplayBar } from "./replay.js";
+import { createPace } from "./pace.js";
 import { EMPTY, pipelineOf, reduce } from "./store.js";
 import { createEpochs, createLinks } from "./tables.js";
-import { createTestbed, createWelcome } from "./testbed.js";
+import { createTestbed } from "./testbed.js";
 import { createTiles } from "./tiles.js";
-import { createTime, hasCharts } from "./time.js";
+import { hasCharts } from "./uplot.js";
 
 const CONNECTION = {
   live: ["●", "live"],
@@ -23,13 +21,14 @@ const CONNECTION = {
   paused: ["‖", "paused"],
 };
 
+const IDLE_AFTER_MS = 2_500;
+const QUEUE_MOST = 100; // messages; a page that is not drawn takes them in all the same
+
 let live = EMPTY; // what the server says now
-let replayed = null; // what it said at a moment of a past run, while one is watched
-let replayedS = null;
+let replayed = null; // {state, timeS, pipeline} of a past run, while one is watched
 let state = EMPTY; // what is shown: one of the two
 let chosen = null;
 let queue = [];
-let asked = false;
 
 const graph = createGraph({
   canvas: byId("graph"),
@@ -41,13 +40,6 @@ const graph = createGraph({
   why: byId("why"),
   zoom: { near: byId("zoom-in"), far: byId("zoom-out"), fit: byId("zoom-fit") },
 });
-const chart = createChart({
-  canvas: byId("chart"),
-  numbers: byId("numbers"),
-  caption: byId("numbers-caption"),
-});
-const time = createTime(byId("time-card"));
-const frameViews = createFrames(byId("gantt-card"));
 const tiles = createTiles({
   card: byId("tiles-card"),
   list: byId("tiles"),
@@ -56,16 +48,13 @@ const tiles = createTiles({
 });
 const orders = createOrders();
 const controls = createControls(orders);
-const agentDialog = createAgentDialog(orders);
-const linkDialog = createLinkDialog(orders);
 const testbed = createTestbed({
   tiers: byId("tiers"),
   caption: byId("testbed-caption"),
-  change: (name) => !replayed && agentDialog.open(state.agents.find((agent) => agent.agent === name)),
+  change: (name) => openDialog("agent", () => state.agents.find((agent) => agent.agent === name)),
 });
-const welcome = createWelcome({ card: byId("welcome"), list: byId("arrivals"), hint: byId("welcome-hint") });
 const links = createLinks(byId("links"), ([from, to]) =>
-  !replayed && linkDialog.open(state.links.find((link) => link.from === from && link.to === to)),
+  openDialog("link", () => state.links.find((link) => link.from === from && link.to === to)),
 );
 const epochs = createEpochs(byId("epochs"));
 const conditions = createConditions(byId("conditions-part"), byId("conditions"), orders);
@@ -130,7 +119,8 @@ const header = (pipeline) => {
 const choice = byId("pipeline");
 choice.addEventListener("change", () => {
   chosen = choice.value;
-  ask();
+  pace.ask();
+  pace.now();
 });
 const offerPipelines = (pipeline) => {
   set(byId("pipeline-choice"), { hidden: state.pipelines.length < 2 });
@@ -163,65 +153,134 @@ const plan = (pipeline) => {
   say(byId("plan"), lines?.join("\n") ?? "No plan yet.");
 };
 
-const draw = () => {
-  asked = false;
+// ── what is drawn, and how often ────────────────────────────────────────────────────────────────────
+
+let shown = null; // what all views of one frame are drawn from
+const takeIn = () => {
   for (const message of queue) live = reduce(live, message);
   queue = [];
-  state = replayed ?? live;
-  const nowS = replayedS ?? clock.aheadS + Date.now() / 1e3;
-  const pipeline = pipelineOf(state, replayed ? replayBar.pipeline() : chosen);
-  const frames = framesOf(state.frames, pipeline);
-  const history = epochsOf(state.epochs, pipeline);
-  const decided = decisionsOf(state.decisions, pipeline);
+  state = replayed?.state ?? live;
+  const pipeline = pipelineOf(state, replayed ? replayed.pipeline : chosen);
+  shown = {
+    pipeline,
+    nowS: replayed?.timeS ?? clock.aheadS + Date.now() / 1e3,
+    frames: framesOf(state.frames, pipeline),
+    epochs: epochsOf(state.epochs, pipeline),
+    decisions: decisionsOf(state.decisions, pipeline),
+  };
+};
+// Who measures the page hears how far it is drawn.
+const pace = createPace({
+  begin: takeIn,
+  ended: () => document.dispatchEvent(new CustomEvent("drawn", { detail: live.seq })),
+});
+
+// A view in a module of its own: nothing is drawn until that is here.
+const apart = (load) => {
+  let [view, coming] = [null, null];
+  const come = () =>
+    (coming ??= load().then(
+      (made) => {
+        view = made;
+        pace.ask();
+        pace.now();
+      },
+      () => (coming = null), // tried again when it is next wanted
+    ));
+  return { come, draw: (...values) => view?.(...values) };
+};
+// It comes when its card comes near the screen, or the page is idle …
+const idle = new Promise((resolve) => setTimeout(resolve, IDLE_AFTER_MS));
+const later = (card, load) => {
+  const { come, draw } = apart(load);
+  pace.near(card, come);
+  idle.then(come);
+  return draw;
+};
+// … or when it is first drawn.
+const needed = (load) => {
+  const { come, draw } = apart(load);
+  return (...values) => {
+    come();
+    draw(...values);
+  };
+};
+
+const time = later(byId("time-card"), async () => (await import("./time.js")).createTime(byId("time-card")));
+const frameViews = later(byId("gantt-card"), async () =>
+  (await import("./frames.js")).createFrames(byId("gantt-card")),
+);
+const pastRuns = later(byId("history"), async () =>
+  (await import("./history.js")).createHistory(byId("history"), { onReplay: watch }),
+);
+
+let dialogs = null;
+const openDialog = async (kind, find) => {
+  if (replayed) return;
+  const { createAgentDialog, createLinkDialog } = await import("./dialogs.js");
+  dialogs ??= { agent: createAgentDialog(orders), link: createLinkDialog(orders) };
+  dialogs[kind].open(find());
+};
+
+const chart = needed(async () =>
+  (await import("./chart.js")).createChart({
+    canvas: byId("chart"),
+    numbers: byId("numbers"),
+    caption: byId("numbers-caption"),
+  }),
+);
+const welcome = needed(async () =>
+  (await import("./welcome.js")).createWelcome({
+    card: byId("welcome"),
+    list: byId("arrivals"),
+    hint: byId("welcome-hint"),
+  }),
+);
+const isMissing = (name) => !state.agents.some(({ agent }) => agent === name);
+
+pace.add(null, 150, 150, () => {
+  const { pipeline, nowS } = shown;
   offerPipelines(pipeline);
   header(pipeline);
   plan(pipeline);
   orders.see(live.orders);
   controls(state, pipeline, nowS);
-  time(state.seconds, pipeline, history, decided);
-  frameViews(frames, pipeline, performance.now());
-  if (performance.now() - listedMs < LIST_MS) {
-    listing ??= setTimeout(ask, LIST_MS);
-    return;
-  }
-  clearTimeout(listing);
-  [listedMs, listing] = [performance.now(), null];
-  list(pipeline, frames, history, nowS);
-};
-
-// What people read rather than watch changes four times a second at most.
-const LIST_MS = 250;
-let listedMs = -Infinity;
-let listing = null;
-const list = (pipeline, frames, history, nowS) => {
-  welcome(state, pipeline);
-  testbed(state, state.pipelines, nowS);
-  graph(pipeline, state.links, state.agents);
-  if (!hasCharts()) chart(pipeline, frames, history, slowed(state.agents).length > 0);
-  tiles(pipeline);
-  links(state.links, state.agents);
-  epochs(history);
-  conditions(state.conditions, nowS);
-  orderList(state.orders, nowS);
-  // The offset of the clocks is taken once a snapshot: times of day must not flicker.
-  decisions(state.notes, state.decisions, state.orders, clock.nowS, clock.nowMs);
-  pastRuns(live.pipelines);
-};
-
-const ask = () => {
-  if (asked) return;
-  asked = true;
-  requestAnimationFrame(draw);
-};
+  if (!byId("welcome").hidden || Object.keys(pipeline?.members ?? {}).some(isMissing)) welcome(state, pipeline);
+});
+pace.add(byId("graph-card"), 150, 1_000, () => {
+  graph(shown.pipeline, state.links, state.agents);
+  tiles(shown.pipeline);
+});
+pace.add(byId("testbed-card"), 300, 1_000, () => testbed(state, state.pipelines, shown.nowS));
+pace.add(byId("side"), 450, 1_500, () => {
+  conditions(state.conditions, shown.nowS);
+  orderList(state.orders, shown.nowS);
+});
+// The offset of the clocks is taken once a snapshot: times of day must not flicker.
+pace.add(byId("events-card"), 300, 1_500, () =>
+  decisions(state.notes, state.decisions, state.orders, clock.nowS, clock.nowMs),
+);
+pace.add(byId("time-card"), 300, 1_500, (isSeen) => {
+  time(state.seconds, shown.pipeline, shown.epochs, shown.decisions, isSeen);
+  if (!hasCharts()) chart(shown.pipeline, shown.frames, shown.epochs, slowed(state.agents).length > 0);
+});
+pace.add(byId("gantt-card"), 300, 1_500, (isSeen) => frameViews(shown.frames, shown.pipeline, performance.now(), isSeen));
+pace.add(byId("links-card"), 450, 1_500, () => links(state.links, state.agents));
+pace.add(byId("epochs-card"), 450, 1_500, () => epochs(shown.epochs));
+pace.add(byId("history"), 1_500, 1_500, () => pastRuns(live.pipelines));
 
 // While a past run is watched the views are as they were then, and nothing can be steered.
-const replayBar = createReplayBar(byId("replay-bar"), (then, timeS) => {
-  [replayed, replayedS] = [then, timeS];
-  set(document.body, { "data-replay": then ? "" : null });
-  set(byId("side"), { inert: Boolean(then) });
-  ask();
-});
-const pastRuns = createHistory(byId("history"), { onReplay: replayBar.open });
+let replayBar = null;
+const watch = async (run) => {
+  replayBar ??= (await import("./replay.js")).createReplayBar(byId("replay-bar"), (then) => {
+    replayed = then;
+    set(document.body, { "data-replay": then ? "" : null });
+    set(byId("side"), { inert: Boolean(then) });
+    pace.ask();
+    pace.now();
+  });
+  return replayBar.open(run);
+};
 
 // `aheadS`: the server's clock, less this browser's; messages only ever arrive late, so the most counts.
 const clock = { nowS: null, nowMs: null, aheadS: -Infinity };
@@ -230,7 +289,8 @@ const receive = (message) => {
     Object.assign(clock, { nowS: message.now, nowMs: Date.now(), aheadS: -Infinity });
   clock.aheadS = Math.max(clock.aheadS, message.now - Date.now() / 1e3);
   queue.push(message);
-  ask();
+  if (queue.length > QUEUE_MOST) takeIn();
+  pace.ask();
   if (message.type === "snapshot") setTimeout(askSeconds);
 };
 
@@ -240,15 +300,16 @@ const askSeconds = () =>
     .then((answer) => answer.json())
     .then((seconds) => {
       queue.push({ type: "seconds", seconds });
-      ask();
+      pace.ask();
     })
     .catch(() => {}); // they are asked for again with the next snapshot; the charts grow from now on
 
+// The page carries what it shows at first; the feed begins with all the rest.
 const first = JSON.parse(byId("snapshot").textContent || "null");
 if (first) receive(first);
-draw();
+pace.ask();
 openFeed({
-  lastSeq: first?.seq ?? null,
+  lastSeq: null,
   onMessage: receive,
   onState: (name) => {
     const [mark, words] = CONNECTION[name];
@@ -257,4 +318,4 @@ openFeed({
     say(byId("connection-text"), words);
   },
 });
-setInterval(ask, 1_000); // a frame that was held back in the Gantt becomes due
+setInterval(pace.ask, 1_000); // ages go on, and a frame that was held back in the Gantt becomes due

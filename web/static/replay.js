@@ -42,7 +42,7 @@ export const createReplay = ({ events, from_s: fromS, until_s: untilS }) => {
   return { fromS, untilS, at, isEmpty: events.length === 0 };
 };
 
-// The bar with the slider. `onState(state, timeS)` hears what to show, or (null) that it is over.
+// The bar with the slider. `onState({state, timeS, pipeline})` hears what to show, or (null) that it is over.
 export const createReplayBar = (root, onState) => {
   const find = (name) => root.querySelector(`[data-replay="${name}"]`);
   const slider = find("slider");
@@ -60,7 +60,7 @@ export const createReplayBar = (root, onState) => {
     slider.value = String(timeS - replay.fromS);
     set(slider, { "aria-valuetext": `${mmss(into)} into the run` });
     find("time").textContent = `${mmss(into)} of ${mmss(replay.untilS - run.started_s)}`;
-    onState(replay.at(timeS), timeS);
+    onState({ state: replay.at(timeS), timeS, pipeline: run.pipeline });
   };
   const set = (node, attributes) => Object.entries(attributes).forEach(([name, value]) => node.setAttribute(name, value));
 
@@ -98,7 +98,7 @@ export const createReplayBar = (root, onState) => {
     stop();
     replay = null;
     root.hidden = true;
-    onState(null, null);
+    onState(null);
   };
   find("end").addEventListener("click", end);
 
@@ -124,5 +124,5 @@ export const createReplayBar = (root, onState) => {
   part.addEventListener("change", () => load(run, Number(part.value)).catch(end));
 
   // Opens a run; throws an Error with words for people.
-  return { open: (wanted) => load(wanted, 0), pipeline: () => (replay ? run.pipeline : null) };
+  return { open: (wanted) => load(wanted, 0) };
 };

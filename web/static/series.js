@@ -13,6 +13,14 @@ export const PART_NAMES = {
 
 const KEPT_LINKS = 6;
 
+// Round steps that divide `most` into about four: 1, 2, 2.5 or 5 times a power of ten.
+export const ticks = (most) => {
+  const rough = most / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].find((s) => s * power >= rough) * power;
+  return Array.from({ length: Math.ceil(most / step) + 1 }, (_, n) => n * step);
+};
+
 // One entry per second of [fromS, untilS]; null where nothing was told, so that lines break there.
 const spread = (seconds, fromS, untilS, value) => {
   const found = new Array(untilS - fromS + 1).fill(null);

@@ -44,15 +44,29 @@ export const EMPTY = Object.freeze({
 
 export const reduce = (state, message) => {
   if (message.type === "snapshot")
-    return { ...EMPTY, ...message.state, seconds: state.seconds, seq: message.seq, nowS: message.now };
+    return {
+      ...EMPTY,
+      ...message.state,
+      pipelines: message.state.pipelines.map((pipeline) => withGraphOf(state.pipelines, pipeline)),
+      seconds: state.seconds,
+      seq: message.seq,
+      nowS: message.now,
+    };
   if (message.type === "seconds") return { ...state, seconds: joined(message.seconds, state.seconds) };
   if (message.type !== "events") return state;
   const next = { ...state, seq: message.seq, nowS: message.now };
-  for (const event of message.events) if (event.seq > state.seq) apply(next, event);
-  for (const [slice, kept] of Object.entries(KEPT))
-    if (next[slice].length > kept) next[slice] = next[slice].slice(-kept);
+  const copied = new Set(); // slices that are this state's own
+  for (const event of message.events) if (event.seq > state.seq) apply(next, event, copied);
+  for (const slice of copied)
+    if (next[slice].length > KEPT[slice]) next[slice].splice(0, next[slice].length - KEPT[slice]);
   if (next.seconds !== state.seconds) next.seconds = lately(next.seconds);
   return next;
+};
+
+// A graph that is told again stays the same object, so that it is not drawn again.
+const withGraphOf = (known, pipeline) => {
+  const graph = known.find(({ id }) => id === pipeline.id)?.graph;
+  return graph && JSON.stringify(graph) === JSON.stringify(pipeline.graph) ? { ...pipeline, graph } : pipeline;
 };
 
 const lately = (seconds) => {
@@ -72,17 +86,23 @@ export const follows = (seq, message) =>
   message.type === "snapshot" ||
   (message.events[0]?.seq ?? message.seq) <= seq + (message.events.length ? 1 : 0);
 
-const apply = (next, event) => {
+const own = (next, slice, copied) => {
+  if (!copied.has(slice)) next[slice] = [...next[slice]];
+  copied.add(slice);
+  return next[slice];
+};
+
+const apply = (next, event, copied) => {
   if (event.kind in APPENDS) {
-    const slice = APPENDS[event.kind];
-    next[slice] = [...next[slice], event.data];
+    own(next, APPENDS[event.kind], copied).push(event.data);
   } else if (WHOLES.includes(event.kind)) {
     next[event.kind] = event.data;
   } else if (event.kind in UPSERTS) {
     const [slice, keys] = UPSERTS[event.kind];
-    const at = next[slice].findIndex((item) => keys.every((key) => item[key] === event.data[key]));
-    next[slice] =
-      at < 0 ? [...next[slice], event.data] : next[slice].with(at, { ...next[slice][at], ...event.data });
+    const items = own(next, slice, copied);
+    const at = items.findIndex((item) => keys.every((key) => item[key] === event.data[key]));
+    if (at < 0) items.push(event.data);
+    else items[at] = { ...items[at], ...event.data };
   }
 };
 

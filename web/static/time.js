@@ -1,19 +1,18 @@
 // The last minutes: latency in its parts, percentiles, link rates, throughput, and what it saves. One axis
 // of time, with a mark wherever something changed or another plan took over.
 //
-// Drawn by uPlot; where its file is missing, `chart.js` draws the last frames instead. Redrawn once a
-// second, when a second is told.
+// Drawn by uPlot, once a second and while it is on the screen; where its file is missing, `chart.js` draws
+// the last frames instead.
 
 import { byId, html, onWidth, say, set, swatch } from "./dom.js";
 import { bytes, deviation, duration, rate } from "./format.js";
 import { fillOf, onScheme, paints } from "./paints.js";
 import { PARTS, PART_NAMES, columns, latencyOf, marks, stacked } from "./series.js";
+import { hasCharts, loadCharts } from "./uplot.js";
 
 const HEIGHT = { parts: 236, other: 150 };
 const WINDOWS_S = [60, 180, 600];
 const DASHES = [[], [6, 3], [2, 3], [8, 3, 2, 3], [1, 3], [10, 4]];
-
-export const hasCharts = () => typeof globalThis.uPlot === "function";
 
 // ── what all charts share ─────────────────────────────────────────────────────────────────────────
 
@@ -65,8 +64,9 @@ const drawMarks = (chart, found, named) => {
 };
 
 // A chart that fills `host`; `onCursor(index)` hears which second is pointed at (null: none).
+let uPlot = null;
 const make = (host, { height, series, bands, values, marked, named, untilS, windowS, onCursor }) =>
-  new globalThis.uPlot(
+  new uPlot(
     {
       width: Math.max(200, host.clientWidth),
       height,
@@ -122,6 +122,8 @@ export const createTime = (root) => {
   let charts = null;
   let drawn = [];
   let linkNames = "";
+  let isSeen = false;
+  let behind = false; // the charts are, of the numbers
 
   const windowS = () => Number(choice.value);
   const shared = () => ({ marked: () => found, untilS: () => untilS, windowS, onCursor: tell });
@@ -215,7 +217,17 @@ export const createTime = (root) => {
     found = marks(epochs, decisions, shown.times[0], untilS + 1);
     tell(null);
     saved();
-    if (!hasCharts() || !find("parts").clientWidth) return;
+    behind = !isSeen;
+    if (!isSeen || !hasCharts()) return;
+    if (!uPlot) {
+      behind = true;
+      loadCharts().then((found) => {
+        uPlot = found;
+        draw();
+      }, () => set(root, { "data-charts": "plain" }));
+      return;
+    }
+    if (!find("parts").clientWidth) return;
     if (!charts) lineUp();
     lineUpLinks(shown.links);
     const x = [shown.times];
@@ -256,9 +268,10 @@ export const createTime = (root) => {
   });
 
   // Of a pipeline only its name counts here; its numbers change all the time.
-  return (seconds, pipeline, epochs, decisions) => {
+  return (seconds, pipeline, epochs, decisions, seen) => {
+    isSeen = seen;
     const [before, its, planned, decided] = drawn;
-    const same = seconds === before && epochs === planned && decisions === decided;
+    const same = seconds === before && epochs === planned && decisions === decided && !(seen && behind);
     if (same && pipeline?.id === its?.id && drawn.length) return;
     drawn = [seconds, pipeline, epochs, decisions];
     draw();

@@ -81,6 +81,8 @@ export const createZoom = (canvas, buttons) => {
   apply();
 
   return {
+    // Where in the drawing an event is.
+    point,
     // The drawing is now this large; a new one is seen whole.
     of: (w, h) => {
       if (w !== width || h !== height) [scale, centre] = [1, [w / 2, h / 2]];
