@@ -317,8 +317,9 @@ async def _page(browser: Any, server: _Server, seconds: float) -> dict[str, Any]
     heap_mb = await _heap_mb(tools)
     steady = await _steady(page, tools, seconds)
     growth_mb = await _heap_mb(tools) - heap_mb
-    await page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
-    await asyncio.sleep(_SETTLE_S)
+    for share in range(10):
+        await page.evaluate(f"window.scrollTo(0, document.body.scrollHeight * {share / 9})")
+        await asyncio.sleep(_SETTLE_S / 4)
     _, whole = await page.evaluate(_SIZES)
     await page.context.close()
     return steady | {

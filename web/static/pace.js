@@ -21,6 +21,9 @@ export const createPace = ({ begin, ended }) => {
   const seen = new Set();
   const whenSeen = new Map();
   let [asked, timer, timerMs, costMs, frameMs] = [false, null, Infinity, 0, -Infinity];
+  // Before the first drawing cards are empty and all on the screen: that is no reason to load what they show.
+  let waiting = new Set();
+  const watch = (card) => (waiting ? waiting.add(card) : watching.observe(card));
 
   const watching = new IntersectionObserver(
     (entries) => {
@@ -52,7 +55,11 @@ export const createPace = ({ begin, ended }) => {
     }
     // The rest goes on with the next frame.
     for (const view of due) view.dueMs = 0;
-    if (!due.length) frameMs = startMs;
+    if (!due.length) {
+      frameMs = startMs;
+      waiting?.forEach((card) => watching.observe(card));
+      waiting = null;
+    }
     ended();
     weigh(startMs);
     schedule();
@@ -95,7 +102,7 @@ export const createPace = ({ begin, ended }) => {
     // `draw(isSeen)` at most every `everyMs`, or `unseenMs` while `card` is off the screen (Infinity: not then).
     add: (card, everyMs, unseenMs, draw) => {
       views.push({ card, everyMs, unseenMs, draw, drawnMs: -Infinity, dueMs: Infinity });
-      if (card) watching.observe(card);
+      if (card) watch(card);
     },
     // Something changed.
     ask: () => {
@@ -114,7 +121,7 @@ export const createPace = ({ begin, ended }) => {
     // Calls `act` once, when `card` comes near the screen.
     near: (card, act) => {
       whenSeen.set(card, [...(whenSeen.get(card) ?? []), act]);
-      watching.observe(card);
+      watch(card);
     },
   };
 };
