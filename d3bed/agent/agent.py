@@ -21,7 +21,7 @@ import torch
 
 from d3bed import __version__
 from d3bed.agent.board import SAMPLE_S, Board, facts
-from d3bed.agent.checks import check_link
+from d3bed.agent.checks import PROBE_S, check_link
 from d3bed.agent.clock import ClockOffset
 from d3bed.agent.compute import ComputeThread
 from d3bed.agent.control import resident_bytes, run_control
@@ -98,6 +98,9 @@ _log = logging.getLogger(__name__)
 
 #: After so long without a word from the server (it answers a clock ping every 4 s) it counts as gone.
 SERVER_GONE_S = 8.0
+
+#: A peer that does not answer for so long while it is looked at holds up nobody else.
+LOOK_S = 2.0
 
 #: How often the server is told how far files on their way are.
 PROGRESS_S = 0.5
@@ -427,7 +430,8 @@ class Agent:
     async def _measure(self, order: MeasureLinks) -> None:
         for peer in order.peers:
             try:
-                found = await self._links.measure(peer, quick=order.quick)
+                async with asyncio.timeout(LOOK_S if order.quick else PROBE_S):  # a peer may be stopped
+                    found = await self._links.measure(peer, quick=order.quick)
             except (D3Error, OSError, TimeoutError) as error:
                 self._reporter.fact(LinkFailed(peer.agent, str(error) or type(error).__name__))
                 continue

@@ -16,9 +16,11 @@ take longer than together. There the whole network's time is shared out in propo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 import statistics
 import time
 from collections import defaultdict
@@ -46,6 +48,9 @@ _BUDGET_S = 6.0
 #: A kept profile whose sum is this many times what the network takes now is measured again. (In quiet, sum
 #: over whole is 0.98–1.12.)
 OUTDATED = 1.3
+
+#: One that was found to hold so lately is not tried anew.
+RECENT_S = 600.0
 
 _FORMAT = "d3bed.profile/3"
 
@@ -232,6 +237,15 @@ def whole_step(graph: Graph) -> Step:
     return Step(tuple(range(1, len(graph.vertices))), (Value(0),), graph.results)
 
 
+def _is_recent(file: Path) -> bool:
+    """Whether a profile was measured, or found to hold still, a short while ago: a process that is started
+    again is waited for."""
+    try:
+        return 0 <= time.time() - file.stat().st_mtime < RECENT_S
+    except OSError:
+        return False
+
+
 class ProfileCache:
     """One JSON file per graph, fingerprint and thread count. Losing it costs a measurement."""
 
@@ -245,8 +259,11 @@ class ProfileCache:
 
         Call it on the compute thread.
         """
+        file = self._file(model.graph.digest, fingerprint, threads)
         kept = None if fresh else self.get(model.graph.digest, fingerprint, threads)
-        if kept is not None and not is_outdated(model, kept.times_s):
+        if kept is not None and (_is_recent(file) or not is_outdated(model, kept.times_s)):
+            with contextlib.suppress(OSError):
+                os.utime(file)
             return kept, True
         measured = measure(model)
         self.put(model.graph.digest, fingerprint, threads, measured)

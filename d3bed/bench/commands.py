@@ -44,9 +44,9 @@ def bench_adapt(
         str,
         typer.Option(
             help="offline: HPA's plans against the exact optimum; on a testbed, for minutes: reaction (2), "
-            "noise (5), day (4), static (4). Comma-separated."
+            "noise (5), day (4), static (4), return (2). Comma-separated."
         ),
-    ] = "offline,reaction,noise,day,static",
+    ] = "offline,reaction,noise,day,static,return",
 ) -> None:
     """How good and fast adjusted plans are, and how soon and calmly they follow on a real testbed.
 

@@ -8,6 +8,7 @@ so plans are judged by that and not by what monitors saw.
 the old one goes on, how long a decided one takes to be in force, how many switches a change costs. *Noise*:
 links and speeds stray by 10 %; no plan should follow. *Day*: `camera-day`, beside an oracle that has the
 exact plan at once, and beside the best plan that never changes, as predicted. *Static*: that one, played.
+*Return*: an agent that was away (`returning`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from d3bed.bench.returning import returning
 from d3bed.config import Config, data_dir, read_config
 from d3bed.core.errors import ConfigError, PlanInfeasible
 from d3bed.core.ids import AgentId, Tier
@@ -440,4 +442,5 @@ PARTS: dict[str, Callable[[Config, Console], Any]] = {
     "noise": _noise,
     "day": _day,
     "static": _static,
+    "return": returning,
 }

@@ -19,16 +19,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
-from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.overrides import TorchFunctionMode
 
 from d3bed.core.errors import ModelError
 from d3bed.model.images import MAX_ENCODED_BYTES, decode_bytes
+
+if TYPE_CHECKING:  # agents that load what was exported before are spared this import
+    from torch.export import ExportedProgram
 
 __all__ = [
     "DECODE",
@@ -105,9 +106,11 @@ def with_decode(flat: Flat, usual_bytes: int) -> Flat:
 
 def export_module(name: str, module: nn.Module, example: torch.Tensor) -> ExportedProgram:
     """Raises `ModelError` naming the operator and the module that cannot be exported."""
+    from torch.export import export
+
     try:
         with _quiet():
-            return torch.export.export(module, (example,), strict=False)
+            return export(module, (example,), strict=False)
     except Exception as error:
         where, what = _diagnose(module, example)
         raise ModelError(
@@ -122,9 +125,11 @@ def read_pt2(path: Path) -> ExportedProgram:
     """Load a `.pt2` file; its weights go to ordinary allocations. Raises `ModelError`."""
     if not path.is_file():
         raise ModelError(str(path), "", "no such file", "check the path")
+    from torch.export import load
+
     try:
         with _quiet():
-            program = torch.export.load(path)
+            program = load(path)
     except Exception as error:
         raise ModelError(
             str(path),
@@ -210,6 +215,8 @@ class _Flattening:
         )
 
     def _inputs(self) -> fx.Node:
+        from torch.export.graph_signature import InputKind
+
         signature = self._program.graph_signature
         tensors = {**self._program.constants, **self._program.state_dict}
         user: list[fx.Node] = []
@@ -315,6 +322,8 @@ class _Flattening:
                 self._aliases.setdefault(_storage(tensor), []).append(node)
 
     def _results(self) -> list[fx.Node]:
+        from torch.export.graph_signature import OutputKind, TensorArgument
+
         nodes = {node.name: node for node in self._program.graph.nodes}
         found = []
         for spec in self._program.graph_signature.output_specs:

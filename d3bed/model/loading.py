@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from d3bed.core.errors import ModelError
@@ -22,6 +22,9 @@ from d3bed.model import exported, sessions, weights, zoo
 from d3bed.model.export import Flat, decode, export_module, flatten, normalise, read_pt2, with_decode
 from d3bed.model.packing import packable
 from d3bed.model.vertices import Body, vertices_of
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 __all__ = ["LoadedModel", "fingerprint", "load"]
 

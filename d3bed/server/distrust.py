@@ -53,6 +53,11 @@ class Distrust:
         for helper in set(epoch.agents) - set(epoch.route.values()):
             self.shunned[helper] = now + SHUN_S
 
+    def lost(self, agent: AgentId) -> None:
+        """It was lost, hence its tiles did not come: nobody else is to blame, a new process is trusted."""
+        until_s = self.shunned.get(agent)
+        self.shunned = {other: s for other, s in self.shunned.items() if s != until_s}
+
     def trusted(self, members: Mapping[AgentId, Tier], now: float) -> dict[AgentId, Tier]:
         return {agent: tier for agent, tier in members.items() if self.shunned.get(agent, 0.0) <= now}
 

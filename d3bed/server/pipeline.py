@@ -455,6 +455,7 @@ class Pipeline:
     def agent_lost(self, agent: AgentId) -> None:
         """Plan without it. Without the device there is nothing to plan: its epochs are over."""
         self._newcomers.discard(agent)
+        self._distrust.lost(agent)
         self._line.lose(agent)
         if agent == self.settings.device:
             self._device_lost()

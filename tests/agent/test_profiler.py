@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 
@@ -113,9 +114,14 @@ def test_a_kept_profile_is_used_unless_it_is_outdated_or_a_fresh_one_is_wanted(
     assert not kept and cache.get(digest, "print", 1) == first
     quiet = Profile(tuple(time_s / 10 for time_s in first.times_s), first.fixed_s)
     cache.put(digest, "print", 1, quiet)
+    (file,) = tmp_path.iterdir()
+    os.utime(file, (0, 0))
     assert cache.profile(model, "print", 1) == (quiet, True)
     assert cache.profile(model, "print", 1, fresh=True)[1] is False
-    cache.put(digest, "print", 1, Profile(tuple(1000 * s for s in first.times_s), first.fixed_s))
+    busy = Profile(tuple(1000 * s for s in first.times_s), first.fixed_s)
+    cache.put(digest, "print", 1, busy)
+    assert cache.profile(model, "print", 1) == (busy, True), "it was measured only now"
+    os.utime(file, (0, 0))
     again, kept = cache.profile(model, "print", 1)
     assert not kept and sum(again.times_s) < 100 * sum(first.times_s)
 

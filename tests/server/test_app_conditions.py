@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 import pytest
+import websockets
 
 from d3bed.core.messages import Crash, SetLoad, SetSpeed, ShapeLink, Stop
 from tests.server.lab import ALL, EDGE_2, Lab
@@ -35,6 +38,40 @@ async def test_emulated_links_and_speeds_can_be_changed(lab: Lab) -> None:
     await lab.post("api/agents/edge-1/speed", {"speed": None})
     await lab.post("api/agents/vm-1/load", {"processes": 0})
     assert await lab.get("api/conditions") == []
+
+
+async def test_of_two_people_who_change_the_same_link_the_last_one_wins_and_both_are_told(lab: Lab) -> None:
+    scripts = await lab.join(*ALL)
+    await lab.running()
+    ends = {"from": "pi-1", "to": "edge-1"}
+
+    async def told(page: websockets.ClientConnection) -> list[str]:
+        """What a page is told from now on, until it hears that bob has replaced what ann did."""
+        texts: list[str] = []
+        while not texts or "in place of" not in texts[-1]:
+            events = json.loads(await page.recv())["events"]
+            texts += [event["data"]["text"] for event in events if event["kind"] == "note"]
+        return [text for text in texts if "pi-1→edge-1" in text]
+
+    async with (
+        websockets.connect(lab.ws("ws/events")) as anns,
+        websockets.connect(lab.ws("ws/events")) as bobs,
+    ):
+        assert json.loads(await anns.recv())["type"] == json.loads(await bobs.recv())["type"] == "snapshot"
+        first, second = await asyncio.gather(
+            lab.post("api/links", {**ends, "mbit_per_s": 8, "by": "ann"}),
+            lab.post("api/links", {**ends, "mbit_per_s": 16, "by": "bob"}),
+        )
+        assert "by ann" in first["message"] and "by bob" in second["message"]
+        last, before = ("bob", "ann") if "in place of" in second["message"] else ("ann", "bob")
+        both = [await told(anns), await told(bobs)]
+    assert both[0] == both[1] and len(both[0]) == 2
+    assert f"by {last}, in place of" in both[0][1] and both[0][1].endswith(f"by {before}")
+    (held,) = await lab.get("api/conditions")
+    assert held["by"] == last and held["values"]["bytes_per_s"] == {"ann": 1e6, "bob": 2e6}[last]
+    await lab.until(lambda _: scripts[0].count(ShapeLink) == 2)
+    shape = [order for order in scripts[0].heard if isinstance(order, ShapeLink)][-1].shape
+    assert shape is not None and shape.bytes_per_s == held["values"]["bytes_per_s"]
 
 
 async def test_agents_can_be_told_to_stop_or_crash(lab: Lab) -> None:

@@ -226,6 +226,17 @@ def test_the_report_tells_of_every_block(stage: Stage) -> None:
     assert report.compute_s[Tier.EDGE] >= 0
 
 
+def test_a_helper_that_was_stopped_and_lost_for_it_is_trusted_when_it_is_back(stage: Stage) -> None:
+    stage.join_all()
+    assert helpers(stage) == {EDGE_2}
+    stage.say(EDGE_1, FrameRescued(DEMO, Epoch(1), FrameId(7), "no tiles for 0.3 s"))
+    assert helpers(stage) == set()
+    stage.lose(EDGE_2)
+    stage.join(EDGE_2)
+    stage.tick(0.2)
+    assert helpers(stage) == {EDGE_2}
+
+
 def test_a_move_whose_tiles_turn_out_to_take_longer_is_called_off(stage: Stage) -> None:
     stage.join(DEVICE, EDGE_1, CLOUD)
     stage.join(EDGE_2)
