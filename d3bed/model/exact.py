@@ -40,7 +40,7 @@ __all__ = ["PreparedTile", "prepare_tiles", "prepared_before"]
 
 _Call = Callable[..., tuple[torch.Tensor, ...]]
 
-_FORMAT = "d3bed.tile/4"
+_FORMAT = "d3bed.tile/5"
 
 #: The probe compares a position in so many channels, and on so many more random images if there are fewer
 #: channels: few numbers may be equal by luck.

@@ -93,11 +93,29 @@ def _crop(tensor: torch.Tensor, box: _Box) -> torch.Tensor:
     return tensor[:, :, top:bottom, left:right]
 
 
-def _join(size: tuple[int, int], boxes: tuple[_Box, ...], *parts: torch.Tensor) -> torch.Tensor:
-    """A contiguous map of `size` from parts that do not overlap and leave nothing out."""
-    whole = parts[0].new_empty((*parts[0].shape[:2], *size))
+def _join(
+    size: tuple[int, int],
+    boxes: tuple[_Box, ...],
+    padding: tuple[int, ...],
+    fill: float,
+    *parts: torch.Tensor,
+) -> torch.Tensor:
+    """A contiguous map of `size` from parts that do not overlap and leave nothing out, and padding around it:
+    one copy, where `_frame` would make another."""
+    top, bottom, left, right = padding
+    height, width = size
+    whole = parts[0].new_empty((*parts[0].shape[:2], top + height + bottom, left + width + right))
+    for beside in (
+        whole[:, :, :top],
+        whole[:, :, top + height :],
+        whole[..., :left],
+        whole[..., left + width :],
+    ):
+        if beside.numel():
+            beside.fill_(fill)
+    inside = _crop(whole, (top, top + height, left, left + width))
     for box, part in zip(boxes, parts, strict=True):
-        _crop(whole, box).copy_(part)
+        _crop(inside, box).copy_(part)
     return whole
 
 
@@ -148,7 +166,8 @@ def rectangles_graph(model: LoadedModel, step: Step) -> fx.Graph:
     whole = step.makes[0].whole
     if step.makes == (whole,):
         boxes = tuple(_box(value.region) for value in step.takes)
-        made = [graph.call_function(_join, (map_size(model.graph, whole), boxes, *given))]
+        size = map_size(model.graph, whole)
+        made = [graph.call_function(_join, (size, boxes, tuple(_UNPADDED), 0.0, *given))]
     else:
         made = [graph.call_function(_crop, (given[0], _box(value.region))) for value in step.makes]
     graph.output(tuple(made))
@@ -175,6 +194,8 @@ class _Builder:
         self._constants: dict[fx.Node, fx.Node] = {}
         #: Of every value that is at hand: the rectangle, and its node.
         self._held: dict[Value, tuple[Region, fx.Node]] = {}
+        #: What the tile takes, as far as it is still in parts: joined as its first reader wants it.
+        self._parts: dict[Value, tuple[Region, tuple[_Box, ...], list[fx.Node]]] = {}
         #: Crops that several vertices read, made once.
         self._made: dict[tuple[Any, ...], fx.Node] = {}
         #: Packed weights, and what divides the sums of average pools.
@@ -195,8 +216,25 @@ class _Builder:
             self._held[takes[0].whole] = (takes[0].region, given[0])
         else:
             boxes = tuple(_box(value.region.within(tile.takes)) for value in takes)
-            size = (tile.takes.rows.length, tile.takes.columns.length)
-            self._held[takes[0].whole] = (tile.takes, self._call(_join, size, boxes, *given))
+            self._parts[takes[0].whole] = tile.takes, boxes, given
+
+    def _at_hand(
+        self, value: Value, region: Region | None = None, padding: Padding = _UNPADDED, fill: float = 0.0
+    ) -> tuple[Region, fx.Node]:
+        """The rectangle that is held of a value, and its node: if it is still in parts and the first to be
+        read is just all of it, with the padding around it."""
+        if value in self._parts:
+            taken, boxes, parts = self._parts.pop(value)
+            (rows, columns), around = taken, padding if region == taken else _UNPADDED
+            made = self._call(_join, (rows.length, columns.length), boxes, tuple(around), fill, *parts)
+            held = Region(
+                Span(rows.start - around.top, rows.stop + around.bottom),
+                Span(columns.start - around.left, columns.stop + around.right),
+            )
+            self._held[value] = held, made
+            if region == taken:
+                self._made[value, taken, around, fill] = made
+        return self._held[value]
 
     def add(self, patch: Patch, way: Way) -> None:
         vertex = self._model.graph.vertices[patch.vertex]
@@ -250,7 +288,7 @@ class _Builder:
             map_size(self._model.graph, Value(patch.vertex)),
         )
         columns = max(-(-patch.makes.area // rows), -(-2 * width // 3) if way is Way.MOST else 1)
-        (held, node), stride = self._held[source], window.stride
+        (held, node), stride = self._at_hand(source), window.stride
         key = (source, patch.reads, stride, rows, columns)
         if key not in self._made:
             box = _box(patch.reads.within(held))
@@ -348,7 +386,7 @@ class _Builder:
         return self._constants[node]
 
     def _crop(self, value: Value, region: Region) -> fx.Node:
-        held, node = self._held[value]
+        held, node = self._at_hand(value)
         if held == region:
             return node
         key = (value, region)
@@ -360,7 +398,7 @@ class _Builder:
         self, value: Value, region: Region, padding: Padding = _UNPADDED, fill: float = 0.0
     ) -> fx.Node:
         """A contiguous copy, unless it is all there."""
-        held, node = self._held[value]
+        held, node = self._at_hand(value, region, padding, fill)
         key = (value, region, padding, fill)
         if key not in self._made:
             self._made[key] = self._call(_frame, node, _box(region.within(held)), tuple(padding), fill)

@@ -23,7 +23,7 @@ from d3bed.core.tiles import Block, Grid, Tiling, largest_grid, map_size, tiling
 from d3bed.model import LoadedModel, compile_step, prepare_tiles, prepared_before
 from d3bed.model.export import export_module, flatten, normalise
 from d3bed.model.images import encoded, shipped
-from d3bed.model.tiles import Way
+from d3bed.model.tiles import Way, tile_graph
 from d3bed.model.vertices import vertices_of
 from d3bed.model.weights import randomise
 from d3bed.plan.vsm import tileable_parts
@@ -248,6 +248,22 @@ def test_a_tile_takes_its_source_whole_or_in_any_pieces(loaded: Loaded) -> None:
             parts = compile_step(model, Step((), (block.source,), takes))(whole)
             (got,) = compile_step(model, Step(block.vertices, takes, (made,), tile))(*parts)
             assert torch.equal(got, want)
+
+
+def test_pieces_are_joined_with_the_padding_around_them(loaded: Loaded) -> None:
+    """One copy of what a tile takes, not one to join it and another to pad it."""
+    model = loaded("resnet18")
+    block = blocks_of(model.graph)[2]
+    tile = even(model.graph, block, 2, 2).tiles[0]
+    (top, bottom), (left, right) = tile.takes
+    halves = Grid((top, top + 9, bottom), (left, right))
+    pieces = tuple(
+        Value(block.source.vertex, 0, Region(r, c)) for r in halves.bands(0) for c in halves.bands(1)
+    )
+    made = Value(block.sink.vertex, 0, tile.makes)
+    graph, _ = tile_graph(model, Step(block.vertices, pieces, (made,), tile), {})
+    copies = [node for node in graph.nodes if getattr(node.target, "__name__", "") in ("_join", "_frame")]
+    assert [(node.target.__name__, node.args[2]) for node in copies] == [("_join", (1, 0, 1, 0))]
 
 
 def test_the_fallback_alone_is_exact_too(loaded: Loaded, photo: Photo) -> None:
