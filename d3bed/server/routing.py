@@ -13,7 +13,7 @@ from aiohttp import web
 
 from d3bed import __version__
 from d3bed.core.errors import D3Error
-from d3bed.server.door import CALLER
+from d3bed.server.door import CALLER, Caller
 
 __all__ = ["ApiError", "Problem", "Route", "decode", "described", "json_response"]
 
@@ -68,13 +68,24 @@ class Route:
     async def respond(self, api: object, request: web.Request) -> web.Response:
         values: dict[str, Any] = dict(request.match_info)
         if self.body is not None:
-            values["body"] = decode(await request.read(), self.body)
+            values["body"] = _signed(decode(await request.read(), self.body), request[CALLER])
         wanted = signature(self.call).parameters
         if "caller" in wanted:
             values["caller"] = request[CALLER]
         if "base" in wanted:
             values["base"] = str(request.url.origin())
         return json_response(await self.call(api, **values), self.status)
+
+
+def _signed(body: msgspec.Struct, caller: Caller) -> msgspec.Struct:
+    """A page says by which name its changes are told; which session it was is in the audit log by the same
+    words."""
+    by = getattr(body, "by", None)
+    return (
+        body
+        if by is None or caller.kind != "page"
+        else msgspec.structs.replace(body, by=f"{by} ({caller.name})")
+    )
 
 
 def decode(body: bytes, kind: type[_T]) -> _T:

@@ -23,11 +23,13 @@ import pytest_asyncio
 from PIL import Image
 from playwright.async_api import Browser, Page, async_playwright
 
+from d3bed.core.checks import LinkCheck
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
 from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import FrameReport, LinkShape, Span, SpanKind, Thumbnail, Transfer
 from d3bed.core.messages import (
     Activate,
+    CheckLinks,
     Confirm,
     Confirmed,
     Crash,
@@ -36,6 +38,7 @@ from d3bed.core.messages import (
     FromAgent,
     Heartbeat,
     LinkMeasured,
+    LinksChecked,
     LoadModel,
     MeasureLinks,
     ModelLoaded,
@@ -159,6 +162,9 @@ class Actor:
                 return [Profiled(model, (0.0, *[TIME_S[self.agent]] * 8), False, 0.1)]
             case MeasureLinks(peers):
                 return [LinkMeasured(p.agent, 1e7, 0.001, 0.002, 1e7) for p in peers]
+            case CheckLinks(number, peers):
+                checks = tuple(LinkCheck(p.agent, p.address, "", rtt_s=0.002, bytes_per_s=1e7) for p in peers)
+                return [LinksChecked(number, checks, (time.time(), time.time()))]
             case Prepare(epoch=epoch, plan=plan):
                 self.plans[epoch] = plan
                 return [Ready(PIPELINE, epoch, 0.01)]

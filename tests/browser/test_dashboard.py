@@ -247,6 +247,10 @@ async def test_token_is_asked_for_once(page: Page, make_testbed: MakeTestbed) ->
     await page.get_by_role("button", name="device", exact=True).click()
     await expect(page.locator(".vertex[data-tier=device]")).to_have_count(9)
     await expect(page.locator("#token-dialog")).to_be_hidden()
+    # The session is told with the name, in the words of the audit log.
+    await expect(page.locator("#orders li").first).to_contain_text(
+        re.compile(r"by the page \(page [0-9a-f]{8}\)")
+    )
 
 
 async def test_without_token_the_page_only_reads(page: Page, make_testbed: MakeTestbed) -> None:

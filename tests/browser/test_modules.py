@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from playwright.async_api import Page
 
 from d3bed.lab.scenario import Link, Load, read_scenario
+from d3bed.server.views import StateView
+from tests import examples
 from tests.browser.conftest import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.sockets, pytest.mark.asyncio(loop_scope="session")]
@@ -418,3 +422,21 @@ async def test_graph_that_is_told_again_stays_the_same_and_old_states_stay_as_th
         [SNAPSHOT, told],
     )
     assert found == [True, 0, 1, "connected", "lost", True]
+
+
+async def test_page_reads_what_the_server_tells_as_its_types_mean_it(modules: Page) -> None:
+    """The examples are held to the server's types by tests/server/test_feed_examples.py."""
+    told = json.loads(examples.FILE.read_text())
+    state = await run(modules, "store", REDUCE, told)
+    assert {event["kind"] for event in told[1]["events"]} >= {
+        "frame",
+        "note",
+        "second",
+        "scene",
+        "conditions",
+    }
+    for extra in ("seq", "nowS"):
+        del state[extra]
+    assert len(state.pop("seconds")) == 1
+    assert state == msgspec.json.decode(msgspec.json.encode(examples.after()))
+    assert msgspec.convert(state, StateView) == examples.after()

@@ -4,7 +4,7 @@
 // then stays. Chosen or not, one frame is shown below with its spans, its photo, its answer and whether it
 // is exact.
 
-import { html, onWidth, say, set } from "./dom.js";
+import { html, onWidth, say, set, swatch } from "./dom.js";
 import { duration, error, text } from "./format.js";
 import { createGantt, rowsOf } from "./gantt.js";
 import { fillOf, onScheme, paints } from "./paints.js";
@@ -158,8 +158,8 @@ export const createFrames = (root) => {
     set(find("exact"), { class: frame.identical === true ? "fine" : frame.identical === false ? "flag" : "muted" });
     const sizes = PARTS.map((part) => [part, frame.parts_s?.[part] ?? 0]).filter(([, s]) => s > 0);
     find("shares").replaceChildren(
-      ...sizes.map(([part, s]) => html("span", {}, `${PART_NAMES[part]} ${duration(s)}`)),
-      ...(frame.attempts > 1 ? [html("span", { class: "flag" }, `${frame.attempts} attempts`)] : []),
+      ...sizes.map(([part, s]) => html("li", {}, html("span", {}, swatch(part), PART_NAMES[part]), html("span", {}, duration(s)))),
+      ...(frame.attempts > 1 ? [html("li", { class: "flag" }, `${frame.attempts} attempts`)] : []),
     );
     const run = encodeURIComponent(frame.run);
     set(find("trace"), {

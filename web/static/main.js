@@ -210,6 +210,9 @@ const time = later(byId("time-card"), async () => (await import("./time.js")).cr
 const frameViews = later(byId("gantt-card"), async () =>
   (await import("./frames.js")).createFrames(byId("gantt-card")),
 );
+// Nothing of it is drawn by itself.
+const care = apart(async () => (await import("./care.js")).createCare(byId("care")));
+byId("care").addEventListener("toggle", care.come, { once: true });
 const pastRuns = later(byId("history"), async () =>
   (await import("./history.js")).createHistory(byId("history"), { onReplay: watch }),
 );

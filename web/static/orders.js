@@ -19,11 +19,10 @@ const askToken = async () => {
 };
 
 const send = (path, body) =>
-  fetch(path, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(body),
-  }).catch(() => {
+  fetch(
+    path,
+    body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) },
+  ).catch(() => {
     throw new Error("The server cannot be reached.");
   });
 
@@ -33,8 +32,8 @@ const toldBy = async (answer) => {
   return told;
 };
 
-// POST as JSON; where the server wants its token, asks for it once and logs in: the session is a cookie that
-// no script can read. Throws an Error with the server's words.
+// POST as JSON, or GET without a body; where the server wants its token, asks for it once and logs in: the
+// session is a cookie that no script can read. Throws an Error with the server's words.
 export const post = async (path, body) => {
   const answer = await send(path, body);
   if (answer.status !== 401) return toldBy(answer);

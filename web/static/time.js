@@ -42,6 +42,7 @@ const drawMarks = (chart, found, named) => {
   const dense = devicePixelRatio;
   ctx.save();
   ctx.font = `${11 * dense}px system-ui, sans-serif`;
+  ctx.textAlign = "left";
   let free = -Infinity;
   for (const mark of found) {
     const x = chart.valToPos(mark.atS, "x", true);
