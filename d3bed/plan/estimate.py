@@ -37,7 +37,7 @@ from typing import Literal
 import msgspec
 
 from d3bed.core.measurements import LinkRate
-from d3bed.plan.detect import Detector
+from d3bed.plan.detect import Detector, median
 
 __all__ = [
     "LARGE_BYTES",
@@ -136,12 +136,12 @@ class _Window:
 
     @property
     def median(self) -> float:
-        return statistics.median(value for _, value in self._samples)
+        return median(value for _, value in self._samples)
 
     @property
     def spread(self) -> float:
-        median = self.median
-        return statistics.median(abs(value - median) for _, value in self._samples) / median
+        middle = self.median
+        return median(abs(value - middle) for _, value in self._samples) / middle
 
 
 # ── profiles ──────────────────────────────────────────────────────────────────────────────────────────
@@ -347,7 +347,7 @@ class _Transfers:
     @property
     def tell(self) -> bool:
         enough = self.bytes_per_s.tells(LEAST_TRANSFERS)
-        return enough and statistics.median(self.taken_s) >= TELLING_S
+        return enough and median(self.taken_s) >= TELLING_S
 
 
 class LinkEstimator:

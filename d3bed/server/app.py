@@ -222,6 +222,12 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
+    except ConnectionError:
+        if not request.transport or request.transport.is_closing():
+            logger.debug("%s %s: whoever asked has gone", request.method, request.path)
+            raise
+        logger.exception("%s %s failed", request.method, request.path)
+        return json_response(Problem("the server failed; its log says why"), 500)
     except Exception:
         logger.exception("%s %s failed", request.method, request.path)
         return json_response(Problem("the server failed; its log says why"), 500)

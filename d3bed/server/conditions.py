@@ -30,7 +30,7 @@ from d3bed.server.events import Change, Quantity, Subject, Undo
 from d3bed.server.pipeline import Pipeline
 from d3bed.server.settings import Network
 from d3bed.server.views import ConditionView
-from d3bed.server.world import LinkRecord, World
+from d3bed.server.world import World
 
 __all__ = ["Condition", "Conditions", "in_words", "loaded_speed"]
 
@@ -193,7 +193,7 @@ class Conditions:
         world.send(source, ShapeLink(target, shape))
         active = [p.active for p in self._pipelines.values() if p.active]
         if not any({source, target} <= epoch.agents.keys() for epoch in active):
-            world.links.setdefault((source, target), LinkRecord()).forget()
+            world.link(source, target).forget()
 
     # ── what is shown ─────────────────────────────────────────────────────────────────────────────
 

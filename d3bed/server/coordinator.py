@@ -92,7 +92,7 @@ from d3bed.server.views import (
     RunReport,
     StateView,
 )
-from d3bed.server.world import AgentRecord, LinkRecord, World
+from d3bed.server.world import AgentRecord, World
 
 __all__ = ["HEARTBEAT_S", "SILENCE_S", "Coordinator"]
 
@@ -105,9 +105,9 @@ BUSY_SILENCE_S = 30.0
 STATISTICS_S, SAVE_S = 0.5, 1.0
 FRAMES_KEPT = 100
 
-#: What agents say all the time; of that, what is about no pipeline.
-_OFTEN = (Heartbeat, BoardSampled, ClockPing, SpansRecorded, Transferred, FramesAnswered)
+#: What agents say all the time; first what of that is about no pipeline.
 _PRIVATE = (Heartbeat, BoardSampled, ClockPing)
+_OFTEN = (*_PRIVATE, SpansRecorded, Transferred, FramesAnswered, LinkMeasured, SpeedSampled)
 #: After these others may profile or measure links.
 _FREEING = (Profiled, LinkMeasured, LinkFailed, ModelFailed)
 
@@ -208,16 +208,18 @@ class Coordinator:
         for pipe in concerned:
             pipe.advance()
         if isinstance(event, AgentSaid) and isinstance(event.message, _FREEING):
-            self._let_others_measure()
+            self._let_others_measure(event.message)
         self._publish_changes([pipe for pipe in concerned if not often or self._has_changed(pipe)])
         return self.world.take()
 
-    def _let_others_measure(self) -> None:
-        """Those that waited until nobody profiles or measures links; all others have the next tick."""
-        for pipe in self.pipelines.values():
-            if self.world.is_measuring:
+    def _let_others_measure(self, done: object) -> None:
+        """Those that waited until nobody profiles or measures links; all others have the next tick, as have
+        those that waited for a quick look."""
+        for pipe in () if isinstance(done, LinkMeasured) and done.quick else self.pipelines.values():
+            if pipe.is_waiting and self.world.is_measuring:
                 return
-            pipe.advance()
+            if pipe.is_waiting:
+                pipe.advance()
 
     def _concerned(self, event: Event) -> tuple[Iterable[Pipeline], bool]:
         """Whose view an event may have changed, and whether it is of a kind that comes all the time, mostly
@@ -225,6 +227,10 @@ class Coordinator:
         match event:
             case Ticked():
                 return self.pipelines.values(), True
+            case PlanComputed(pipeline) | PlanFailed(pipeline):
+                return (self.pipelines[pipeline],), False
+            case AgentJoined(register=register):
+                return self._of_agent.get(register.agent, ()), False
             case AgentSaid(connection, message):
                 record, often = self._connections.get(connection), isinstance(message, _OFTEN)
                 named = self.pipelines.get(getattr(message, "pipeline", PipelineId("")))
@@ -417,7 +423,7 @@ class Coordinator:
                     self._looked(record, again=record.correction.is_doubtful)
             case LinkMeasured(peer=peer):
                 record.measured(peer)
-                link = world.links.setdefault((agent, peer), LinkRecord())
+                link = world.link(agent, peer)
                 link.probed(message, world.now)
                 world.publish("link", link.view(agent, peer, world.now))
                 if message.quick:
@@ -427,7 +433,7 @@ class Coordinator:
             case LinkFailed(peer, problem):
                 if not record.measured(peer):
                     return  # of a process that is gone by now: it says nothing of the next one
-                link = world.links.setdefault((agent, peer), LinkRecord())
+                link = world.link(agent, peer)
                 link.failed(problem, world.now)
                 world.publish("link", link.view(agent, peer, world.now))
                 world.note(f"link {agent}→{peer} cannot be used: {problem}", "warn")
@@ -506,12 +512,8 @@ class Coordinator:
 
     def _store_recovered(self, lost: int, remade: bool) -> None:
         """What the store must have and may not is recorded again."""
-        for name, pipe in self.pipelines.items():
-            if remade:
-                pipe.record_again()
-                self._traffic[name].witness.forget()
-            if pipe.stream.run is not None:
-                pipe.stream.run.unsaved = True
+        for traffic in self._traffic.values():
+            traffic.record_again(everything=remade)
         where = " in a new database: what was in the old one is gone" if remade else ""
         self.world.note(f"storing goes on{where}" + (f"; {lost} rows are lost" if lost else ""), "warn")
 
@@ -549,10 +551,8 @@ class Coordinator:
 
     def report(self, run: str) -> RunReport | None:
         """Of one of `runs`; None for older ones, which are in the store."""
-        for pipe in self.pipelines.values():
-            if pipe.stream.run is not None and pipe.stream.run.id == run:
-                return self._traffic[pipe.settings.id].report(pipe.stream.run)
-        return None
+        found = next((latest for latest in self.runs() if latest.id == run), None)
+        return None if found is None else self._traffic[found.pipeline].report(found)
 
     def agents(self) -> tuple[AgentView, ...]:
         return tuple(record.view(self.world.now) for record in self.world.agents.values())

@@ -78,6 +78,9 @@ class FrameTracker:
         self._count = count
         self._tracked: dict[tuple[FrameId, Epoch], _Tracked] = {}
         self._let_go: dict[tuple[FrameId, Epoch], _Tracked] = {}
+        #: Answered, and not ripe, or not settled yet: of many that are tracked, few.
+        self._raw: dict[tuple[FrameId, Epoch], _Tracked] = {}
+        self._moving: dict[tuple[FrameId, Epoch], _Tracked] = {}
 
     def __len__(self) -> int:
         return len(self._tracked)
@@ -89,6 +92,8 @@ class FrameTracker:
             if len(self._tracked) > TRACKED:
                 oldest = next(iter(self._tracked))
                 gone = self._tracked.pop(oldest)
+                self._raw.pop(oldest, None)
+                self._moving.pop(oldest, None)
                 if gone.report is not None:
                     self._let_go[oldest] = gone
         return tracked
@@ -96,6 +101,7 @@ class FrameTracker:
     def add_report(self, report: FrameReport, now: float, run: str = "") -> None:
         tracked = self._of(report.frame, report.epoch)
         tracked.report, tracked.answered_at_s, tracked.run = report, now, run
+        self._raw[report.frame, report.epoch] = self._moving[report.frame, report.epoch] = tracked
 
     def add_spans(self, agent: AgentId, spans: Iterable[Span]) -> None:
         tier = self._tiers[agent]
@@ -128,20 +134,21 @@ class FrameTracker:
 
     def take_ripe(self, now: float) -> list[FrameView]:
         """Frames that are ripe now, in order of their answers."""
-        ripe = {key: t for key, t in self._tracked.items() if self._is_ripe(t, key[1], now)}
+        ripe = {key: t for key, t in self._raw.items() if self._is_ripe(t, key[1], now)}
         found = [self._view(*key, t) for key, t in {**self._let_go, **ripe}.items() if not t.ripe]
         for tracked in (*self._let_go.values(), *ripe.values()):
             tracked.ripe = True
+        for key in ripe:
+            del self._raw[key]
         return found
 
     def take_settled(self, now: float) -> list[FrameView]:
         """Frames of which nothing more is to come, in order of their answers. Call it after `take_ripe`."""
-        calm = {
-            key: t for key, t in self._tracked.items() if t.report and now - t.answered_at_s >= PATIENCE_S
-        }
+        calm = {key: t for key, t in self._moving.items() if now - t.answered_at_s >= PATIENCE_S}
         found = [self._view(*key, t) for key, t in {**self._let_go, **calm}.items() if not t.settled]
-        for tracked in calm.values():
+        for key, tracked in calm.items():
             tracked.settled = True
+            del self._moving[key]
         self._let_go.clear()
         return found
 
@@ -179,8 +186,6 @@ class FrameTracker:
         return found
 
     def _is_ripe(self, tracked: _Tracked, epoch: Epoch, now: float) -> bool:
-        if tracked.report is None:
-            return False
         if now - tracked.answered_at_s >= PATIENCE_S:
             return True
         return tracked.has_done(self._steps_of(epoch))

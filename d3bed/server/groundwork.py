@@ -16,7 +16,7 @@ from d3bed.server.epochs import PlannedEpoch, Wish
 from d3bed.server.events import Subject
 from d3bed.server.settings import PipelineSettings
 from d3bed.server.views import Phase
-from d3bed.server.world import LinkRecord, World
+from d3bed.server.world import World
 
 __all__ = ["LOOK_S", "VERIFY_S", "Groundwork", "Stage"]
 
@@ -77,7 +77,7 @@ class Groundwork:
         for agent in members:
             peers = []
             for peer in self._peers(agent, members):
-                link = self._world.links.setdefault((agent, peer.agent), LinkRecord())
+                link = self._world.link(agent, peer.agent)
                 stale = link.measured is not None and link.estimator.probe_due(self._world.now)
                 if not link.known or (stale and not busy):
                     peers.append(peer)

@@ -22,6 +22,9 @@ class Newcomers:
         self._settings, self._ground, self._world = settings, ground, world
         self._able: dict[AgentId, bool] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._able)
+
     def __contains__(self, agent: AgentId) -> bool:
         return agent in self._able
 

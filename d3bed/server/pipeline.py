@@ -48,7 +48,7 @@ class Pipeline:
     """State and decisions of one pipeline; its frames are started by `stream` and counted by `traffic`."""
 
     def __init__(self, settings: PipelineSettings, world: World) -> None:
-        self.settings = settings
+        self.settings, self._tiers = settings, settings.tiers
         self.world = world
         self.wish: Wish | None = Wish(
             "start", world.new_cause(), settings.model, settings.strategy, settings.tiling
@@ -74,13 +74,18 @@ class Pipeline:
     def members(self) -> dict[AgentId, Tier]:
         """The agents of this pipeline that plans are made with, and their tiers, device first: those that are
         connected, but for newcomers that still get ready."""
-        tiers, world = self.settings.tiers, self.world
+        tiers, world = self._tiers, self.world
         return {a: t for a, t in tiers.items() if world.is_connected(a) and a not in self._newcomers}
 
     @property
     def target(self) -> Wish | None:
         """What is, or is about to be, in force: the wish, else the active epoch's."""
         return self.wish or (self.active.wish if self.active else None)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a plan is wanted, or somebody gets ready to be planned with."""
+        return self.wish is not None or bool(self._newcomers)
 
     @property
     def guessed(self) -> tuple[AgentId, ...]:
@@ -194,7 +199,7 @@ class Pipeline:
 
     def advance(self) -> None:
         """Order whatever is missing for the wish. May be called at any time."""
-        target = self.target
+        target = self.target if self._newcomers else None
         if target is not None and (agent := self._newcomers.ready(target.model, self.members)) is not None:
             self._plan_with(agent)
         if self.wish is None or self._request is not None or self._line.preparing is not None:

@@ -40,7 +40,6 @@ from d3bed.server.views import (
     TileReport,
     graph_view,
 )
-from d3bed.server.world import LinkRecord
 
 __all__ = ["DEVIATION_LIMIT", "Traffic"]
 
@@ -129,7 +128,7 @@ class Traffic:
         run, jumped = self._pipeline.stream.run, False
         for transfer in transfers:
             ends = (agent, transfer.peer)
-            link = self._world.links.setdefault(ends, LinkRecord())
+            link = self._world.link(*ends)
             link.traffic.add(transfer)
             self.seconds.add_transfer(agent, transfer)
             jumped |= link.estimator.transferred(transfer.bytes, transfer.taken_s, self._world.now)
@@ -221,6 +220,14 @@ class Traffic:
             if epoch is not None and self._shown_epochs.get(epoch.number) != epoch.view:
                 self._shown_epochs = {epoch.number: epoch.view}
                 self._world.publish("epoch", epoch.view, epoch.wish.cause_id)
+
+    def record_again(self, *, everything: bool) -> None:
+        """The store did not keep the latest: the run, or `everything` that it must have."""
+        if everything:
+            self._pipeline.record_again()
+            self.witness.forget()
+        if self._pipeline.stream.run is not None:
+            self._pipeline.stream.run.unsaved = True
 
     def save_run(self) -> None:
         """Store the latest run as it is now, if it changed, and those before it that were not stored yet."""

@@ -259,6 +259,8 @@ class World:
         self._out: list[Command] = []
         self.boot = boot
         self._causes = 0
+        #: Who was asked to profile or to measure links, and may be at it still.
+        self._at_it: set[AgentId] = set()
         #: When a profile had to wait for others.
         self._profile_waits_s = float("-inf")
         self._epoch = last_epoch
@@ -320,6 +322,13 @@ class World:
         record = self.agents.get(agent)
         return record is not None and record.connected
 
+    def link(self, source: AgentId, target: AgentId) -> LinkRecord:
+        """What is known of a link; at first nothing."""
+        found = self.links.get((source, target))
+        if found is None:
+            found = self.links[source, target] = LinkRecord()
+        return found
+
     def lose(self, agent: AgentId) -> None:
         """Forget all that a new process of this name would not have, and the links at its ends."""
         record = self.agents[agent]
@@ -355,10 +364,11 @@ class World:
         host = self.agents[agent].register.host
         busy = any(
             other.has_open("link", "look") or (other.register.host == host and other.has_open("profile"))
-            for other in self.agents.values()
+            for other in self._measuring()
         )
         self._profile_waits_s = self.now if busy else float("-inf")
         if not busy:
+            self._at_it.add(agent)
             self._order(agent, ("profile", model), PROFILE_S, ProfileModel(model, fresh))
         return not busy
 
@@ -372,7 +382,13 @@ class World:
     @property
     def is_measuring(self) -> bool:
         """Whether any agent profiles or measures links."""
-        return any(record.has_open("link", "look", "profile") for record in self.agents.values())
+        return bool(self._measuring())
+
+    def _measuring(self) -> list[AgentRecord]:
+        """Those who profile or measure links: few of many."""
+        agents = self.agents
+        self._at_it = {agent for agent in self._at_it if agents[agent].has_open("link", "look", "profile")}
+        return [agents[agent] for agent in self._at_it]
 
     def order_links(self, agent: AgentId, peers: tuple[Peer, ...], *, quick: bool = False) -> None:
         """Waits (does nothing) while any agent profiles or measures links. Several agents may have a quick
@@ -380,12 +396,13 @@ class World:
         there would always be one."""
         record = self.agents[agent]
         if quick:
-            busy = any(other.has_open("link", "profile") for other in self.agents.values())
-            busy |= record.has_open("look") or self.now < self._profile_waits_s + PROFILE_WAITS_S
+            busy = record.has_open("look") or self.now < self._profile_waits_s + PROFILE_WAITS_S
+            busy = busy or any(other.has_open("link", "profile") for other in self._measuring())
         else:
             busy = self.is_measuring
         if busy:
             return
+        self._at_it.add(agent)
         for peer in peers:
             limit_s = QUICK_LINK_S if quick else LINK_S
             record.due["look" if quick else "link", peer.agent] = self.now + limit_s * len(peers)

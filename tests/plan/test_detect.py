@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from d3bed.plan import detect
-from d3bed.plan.detect import LEAST, SHORT, Detector
+from d3bed.plan.detect import LEAST, LONG, SHORT, Detector, median
 
 QUIET_S, BAND, FRAMES = 25.0, 1.25, 1860  # five minutes of the demo
 
@@ -217,3 +217,19 @@ def test_what_scatters_more_has_to_change_more(monkeypatch: pytest.MonkeyPatch) 
     widened = alarms()
     monkeypatch.setattr(detect, "USUAL_SCATTER", 10.0)  # as if nothing scattered more than usual
     assert widened < 0.25 * alarms()
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_the_fast_median_is_the_median(count: int) -> None:
+    draw = random.Random(count)
+    values = [draw.uniform(-3, 3) for _ in range(count)]
+    assert median(values) == statistics.median(values)
+
+
+def test_an_excursion_that_never_ends_takes_no_memory() -> None:
+    """Samples that stay a little beyond the allowance, too little for a jump."""
+    detector = Detector()
+    for off in (*[0.0] * LONG, 0.25, *[0.13, 0.09] * 2000):
+        assert not detector.add(math.exp(off))
+    assert detector._up > 0, "it is one still"
+    assert len(detector._excursion) == LONG
