@@ -33,12 +33,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from d3bed.core.errors import PlanInfeasible
 from d3bed.core.graph import Graph, Value
 from d3bed.core.ids import AgentId
 from d3bed.core.measurements import LinkRate
 from d3bed.core.plan import TiledBlock
 from d3bed.core.regions import cut
-from d3bed.core.tiles import Grid, exchanged_bytes, map_size, tiling
+from d3bed.core.tiles import Block, Grid, exchanged_bytes, map_size, tiling
 from d3bed.plan.vsm.costs import TileCosts
 from d3bed.plan.vsm.methods import METHODS
 from d3bed.plan.vsm.parts import Part
@@ -51,6 +52,9 @@ _SCOPES = (1, 3)
 
 #: Up to so many agents, every number of them is tried; then every second one.
 _MANY = 8
+
+#: Strips for at least this share of all agents are balanced with what they overlap: it takes time.
+_MANY_OF_ALL = 2 / 3
 
 _Seconds = NDArray[np.float64]
 
@@ -164,11 +168,15 @@ def _candidates(
     """All that fit the map. Where agents differ, what they are best given depends on the layers: cuts are
     made for all of the part, and for the few layers before the border; the search takes what is faster."""
     size = map_size(graph, part.borders[last])
-    scopes = [part.vertices, *(part.block(max(0, last - n), last).vertices for n in _SCOPES)]
+    blocks = [part.block(max(0, last - n), last) for n in _SCOPES]
+    scopes = [part.vertices, *(block.vertices for block in blocks)]
     for rows, columns in _layouts(len(team), strips):
         if rows <= size[0] and columns <= size[1]:
             agents = team[: rows * columns]
-            for grid in dict.fromkeys(_grid(size, (rows, columns), agents, scope, costs) for scope in scopes):
+            grids = [_grid(size, (rows, columns), agents, scope, costs) for scope in scopes]
+            if min(rows, columns) == 1 and len(agents) > _MANY_OF_ALL * len(team):
+                grids += [_balanced(graph, block, grids[0], agents, costs) for block in blocks]
+            for grid in dict.fromkeys(grids):
                 yield _Candidate(last, grid)
 
 
@@ -197,6 +205,27 @@ def _grid(
     down = [sum(shares[r * columns : (r + 1) * columns]) for r in range(rows)]
     across = [sum(shares[c::columns]) for c in range(columns)]
     return Grid(cut(size[0], down), cut(size[1], across))
+
+
+def _balanced(graph: Graph, block: Block, strips: Grid, agents: Sequence[AgentId], costs: TileCosts) -> Grid:
+    """Strips with which agents take equally long for a block, with what they overlap: more in the middle than
+    at the ends. It is taken to be as much as `strips` overlap."""
+    try:
+        needs = tiling(graph, block, strips).needs
+    except PlanInfeasible:
+        return strips
+    axis = 0 if strips.shape[1] == 1 else 1
+    makes, size = (needs.rows, needs.columns)[axis].makes, map_size(graph, block.sink)[axis]
+    lengths = {v: graph.vertices[v].outputs[0].shape[2 + axis] for v in block.vertices}
+    beside_s, slope_s = [], []
+    for n, (agent, band) in enumerate(zip(agents, strips.bands(axis), strict=True)):
+        fixed_s = sum(costs.fixed(agent)[v] for v in block.vertices)
+        rest_s = {v: costs.times_s[agent][v] - costs.fixed(agent)[v] for v in block.vertices}
+        slope_s.append(max(sum(rest_s.values()), 1e-12))
+        taken_s = sum(rest_s[v] * makes[v][n].length / lengths[v] for v in block.vertices)
+        beside_s.append(fixed_s + taken_s - slope_s[-1] * band.length / size)
+    cuts = _bands(size, beside_s, slope_s)
+    return Grid(cuts, strips.columns) if axis == 0 else Grid(strips.rows, cuts)
 
 
 def _bands(size: int, fixed_s: Sequence[float], slope_s: Sequence[float]) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from d3bed.core.plan import Plan
 from d3bed.core.tiles import Grid, Tiling, map_size, pieces, tiling
 from d3bed.plan import timeline
 from d3bed.plan.vsm import METHODS, Part, TileCosts, tileable_parts
-from d3bed.plan.vsm.choose import TileChoice, _bands, choose_tiles
+from d3bed.plan.vsm.choose import TileChoice, _balanced, _bands, choose_tiles
 
 if TYPE_CHECKING:
     from tests.plan.vsm.conftest import Tools
@@ -320,3 +320,24 @@ def test_no_other_cut_into_bands_is_over_sooner(times: list[tuple[float, float]]
         if sum(lengths) == size
     )
     assert longest_s(found) <= min(map(longest_s, others)) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1, 4)])
+def test_strips_between_others_are_narrower_where_a_block_overlaps(
+    shape: tuple[int, int], graphs: Callable[[str], Graph]
+) -> None:
+    graph = graphs("resnet18")
+    (part,) = tileable_parts(graph)
+    names = [graph.vertices[border.vertex].name for border in part.borders]
+    block = part.block(names.index("maxpool"), names.index("layer1.1.add"))  # four convolutions of 3×3
+    agents = AGENTS[:4]
+    costs = TileCosts(graph, dict.fromkeys(agents, recorded_s("resnet18", graph)))
+    even = Grid.even(map_size(graph, block.sink), *shape)
+    found = _balanced(graph, block, even, agents, costs)
+
+    def longest_s(grid: Grid) -> float:
+        return max(costs.tile_s(AGENTS[0], tile) for tile in tiling(graph, block, grid).tiles)
+
+    first, *between, last = (span.length for span in found.bands(shape.index(4)))
+    assert first == last > max(between)
+    assert longest_s(found) < longest_s(even)
