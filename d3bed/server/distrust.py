@@ -7,16 +7,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from d3bed.core.ids import TIERS, AgentId, Tier
+from d3bed.core.ids import TIERS, AgentId, Epoch, Tier
 from d3bed.core.measurements import TileReady
 from d3bed.core.messages import ModelLoaded, ModelSpec
 from d3bed.plan import Pin
 from d3bed.server.epochs import PlannedEpoch
 
-__all__ = ["SHUN_S", "Distrust"]
+__all__ = ["RESCUES", "RESCUES_S", "SHUN_S", "Distrust"]
 
-#: How long edge agents whose tiles did not come are planned without.
-SHUN_S = 30.0
+#: How long edge agents whose tiles did not come are planned without; so many frames of an epoch within so
+#: long must have missed them: one was a hiccup, and where a load has come three show that, which is followed.
+SHUN_S, RESCUES, RESCUES_S = 30.0, 4, 10.0
 #: A prediction that is off by more has failed; so many in a row call for a fresh profile, of one agent at
 #: most once in `RENEW_S`.
 FAILED, IN_A_ROW, RENEW_S = 0.20, 3, 600.0
@@ -28,6 +29,8 @@ class Distrust:
 
     shunned: dict[AgentId, float] = field(default_factory=dict)
     untiled: dict[ModelSpec, set[int]] = field(default_factory=dict)
+    #: When frames of the latest epoch had to do without tiles.
+    rescued_s: tuple[Epoch, tuple[float, ...]] = (Epoch(0), ())
     said: set[str] = field(default_factory=set)
     failures: int = 0
     #: Agents that are to profile a model anew, and when each was found to be off.
@@ -48,10 +51,16 @@ class Distrust:
         self.renewed[agent], self.stale[agent] = now, model
         return True
 
-    def shun_helpers(self, epoch: PlannedEpoch, now: float) -> None:
-        """Tiles of this epoch did not come."""
+    def shun_helpers(self, epoch: PlannedEpoch, now: float) -> bool:
+        """Tiles of a frame did not come. Returns whether that was once too often."""
+        of, times_s = self.rescued_s
+        lately = tuple(s for s in times_s if of == epoch.number and now - s < RESCUES_S)
+        self.rescued_s = epoch.number, (*lately, now)
+        if len(lately) + 1 < RESCUES:
+            return False
         for helper in set(epoch.agents) - set(epoch.route.values()):
             self.shunned[helper] = now + SHUN_S
+        return True
 
     def lost(self, agent: AgentId) -> None:
         """It was lost, hence its tiles did not come: nobody else is to blame, a new process is trusted."""

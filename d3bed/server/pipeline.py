@@ -425,16 +425,16 @@ class Pipeline:
         self.world.send(self.settings.device, Abandon(self.settings.id, number, frame))
 
     def frame_rescued(self, agent: AgentId, number: Epoch, frame: FrameId, problem: str) -> None:
-        """Tiles did not come, and their owner did without. Where nobody is known to be lost, the helpers are
-        left out for a while."""
+        """Tiles did not come, and their owner did without. Where that goes on and nobody is known to be lost,
+        the helpers are left out for a while."""
         epoch = self.epochs.get(number)
         if epoch is None:
             return
         cause = f"frame {frame}: {agent} computed all tiles alone ({problem})"
         self.world.note(cause, "warn", pipeline=self.settings.id, cause_id=epoch.wish.cause_id)
         if epoch is self.active and self.wish is None:
-            self._distrust.shun_helpers(epoch, self.world.now)
-            self.want(cause, forced=True)
+            if self._distrust.shun_helpers(epoch, self.world.now):
+                self.want(cause, forced=True)
 
     def agent_joined(self, agent: AgentId) -> None:
         """One more to plan with. Before all were here once, `advance` waits for the others. Where a plan is
