@@ -119,23 +119,35 @@ class Groundwork:
     @property
     def changed_since_s(self) -> float:
         """What was known earlier may have changed together with what has changed now."""
-        fresh_s = self._world.now - FRESH_S
-        return fresh_s if self._suspected_s is None else min(self._suspected_s, fresh_s)
+        return self._world.now - FRESH_S if self._suspected_s is None else self._suspected_s
+
+    def to_verify(self, members: dict[AgentId, Tier]) -> tuple[Subject, ...]:
+        """What is to be heard of before a plan is made for what has changed: agents without work, and links,
+        those in use among them that no frame has crossed since."""
+        agents, since_s = self._world.agents, self.changed_since_s
+        idle = [(agent,) for agent in members if agents[agent].correction.is_idle(self._world.now)]
+        return tuple(s for s in (*idle, *self._onward(members)) if self._is_unheard(s, since_s))
 
     def stale(self, members: dict[AgentId, Tier], since_s: float) -> tuple[Subject, ...]:
-        """Agents without work and links without frames, toward the cloud or between edge boxes, of which
-        nobody has heard since then."""
+        """Agents without work and links without frames, of which nobody has heard since then."""
+        now, agents, links = self._world.now, self._world.agents, self._world.links
         idle = [
+            ends
+            for ends in self._onward(members)
+            if links[ends].estimator.is_idle(now) or links[ends].estimator.is_refuted
+        ]
+        found = [*((a,) for a in members if agents[a].correction.is_idle(now)), *idle]
+        return tuple(subject for subject in found if self._is_unheard(subject, since_s))
+
+    def _onward(self, members: dict[AgentId, Tier]) -> list[tuple[AgentId, AgentId]]:
+        """Links toward the cloud or between edge boxes, that are measured."""
+        return [
             ends
             for ends in itertools.permutations(members, 2)
             if TIERS.index(members[ends[0]]) <= TIERS.index(members[ends[1]])
             and (link := self._world.links.get(ends)) is not None
             and link.measured is not None
-            and (link.estimator.is_idle(self._world.now) or link.estimator.is_refuted)
         ]
-        now, agents = self._world.now, self._world.agents
-        found = [*((a,) for a in members if agents[a].correction.is_idle(now)), *idle]
-        return tuple(subject for subject in found if self._is_unheard(subject, since_s))
 
     def unheard(self, choice: Choice, since_s: float) -> tuple[Subject, ...]:
         """Links and agents that matter to a plan, and that nobody has heard of since then: what happened to

@@ -554,7 +554,7 @@ class Pipeline:
                 since_s=since_s,
                 begun_s=now,
                 until_s=now + LOOK_S,
-                verify=self._ground.stale(members, since_s),
+                verify=self._ground.to_verify(members),
             )
             return
         self._ground.measure_out_of_sight(self.active.wish.model, members)

@@ -190,6 +190,28 @@ def test_links_that_are_back_together_cost_one_switch(make_stage: MakeStage) -> 
     assert stage.active == active + 1
 
 
+def test_a_link_in_use_is_looked_at_before_a_plan_follows_its_neighbour(make_stage: MakeStage) -> None:
+    """Frames cross it too seldom, and with too little, to tell that it is back as well."""
+    pin = Pin("conv3", (Tier.EDGE,))
+    stage = make_stage(
+        strategy="optimal", frames=None, adapt=True, cloud=None, tiling="none", pins={"alexnet": (pin,)}
+    )
+    stage.size = 224
+    stage.join_all()
+    stage.scripts[DEVICE].links = dict.fromkeys((EDGE_1, EDGE_2), 1e6)
+    for _ in range(40):
+        stage.transfer(DEVICE, EDGE_1, 150_528, 0.150, 1e7)
+        stage.tick(0.2)
+    active, plans = stage.active, len(stage.plans)
+    assert route(stage)[Tier.EDGE] == EDGE_1
+    stage.scripts[DEVICE].links = {}
+    stage.tick(0.7)  # no frame crosses it meanwhile, yet it is no idle link
+    assert len(stage.plans) > plans
+    seen = stage.plans[-1].rates
+    assert seen[DEVICE, EDGE_1].bytes_per_s == seen[DEVICE, EDGE_2].bytes_per_s == pytest.approx(1e7)
+    assert stage.active == active and route(stage)[Tier.EDGE] == EDGE_1
+
+
 def test_while_an_agent_gets_ready_plans_follow_without_it_and_then_with_it(on_edge: Stage) -> None:
     on_edge.lose(EDGE_1)
     assert route(on_edge)[Tier.EDGE] == EDGE_2
