@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from d3bed.bench.tiles import _exchanges_s
+from d3bed.bench.tiles import _convolutional_share, _exchanges_s
 
 
 def span(agent: str, kind: str, start_s: float, end_s: float, block: int, tile: int | None) -> dict[str, Any]:
@@ -35,3 +35,20 @@ def test_an_exchange_is_from_the_last_end_to_the_last_tile_that_has_what_it_need
     state = {"frames": [{"epoch": 7, "spans": spans}, {"epoch": 6, "spans": spans[:1]}]}
     assert _exchanges_s(state, 7) == pytest.approx([0.05, 0.3])
     assert _exchanges_s(state, 6) == []
+
+
+def test_the_layers_that_count_are_those_with_maps_that_no_tile_computes() -> None:
+    shapes = {
+        "input": [1, 3, 8, 8],
+        "conv": [1, 4, 8, 8],
+        "add": [1, 4, 8, 8],
+        "pool": [1, 4, 1, 1],
+        "fc": [1, 9],
+    }
+    view = {
+        "profile_s": {"edge": [0.0, 3.0, 1.0, 2.0, 4.0]},
+        "graph": {"vertices": [{"name": name, "shape": shape} for name, shape in shapes.items()]},
+    }
+    assert _convolutional_share(view) == 0.4
+    assert _convolutional_share(view, [{"block": "conv"}]) == 0.1
+    assert _convolutional_share(view, [{"block": "conv … add"}]) == 0.0
