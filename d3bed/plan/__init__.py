@@ -5,7 +5,14 @@ from __future__ import annotations
 from d3bed.plan.adapt import YOUNG_S, Basis, Change, Patience, Verdict, changes, judge
 from d3bed.plan.adjust import Adjustment, Standing, adjust
 from d3bed.plan.choose import Choice, Pin, Variant, choose, pinned
-from d3bed.plan.estimate import Factor, LinkEstimate, LinkEstimator, ProfileCorrection, Segment
+from d3bed.plan.estimate import (
+    FAST_BYTES_PER_S,
+    Factor,
+    LinkEstimate,
+    LinkEstimator,
+    ProfileCorrection,
+    Segment,
+)
 from d3bed.plan.optimal import Proven, proven
 from d3bed.plan.predictor import Predictor, Sample, Work, samples_of, works
 from d3bed.plan.problem import Problem, check_limits, cost_s, link_bytes, loads_s
@@ -14,6 +21,7 @@ from d3bed.plan.solve import STRATEGIES, Objective, Solution, Strategy, solve
 from d3bed.plan.timeline import StageSpan, Timeline, timeline
 
 __all__ = [
+    "FAST_BYTES_PER_S",
     "STRATEGIES",
     "Adjustment",
     "Basis",

@@ -40,6 +40,7 @@ from d3bed.core.measurements import LinkRate
 from d3bed.plan.detect import Detector, median
 
 __all__ = [
+    "FAST_BYTES_PER_S",
     "LARGE_BYTES",
     "LATELY_S",
     "LEAST_TRANSFERS",
@@ -76,6 +77,8 @@ LOOK_SHARE, LOOK_ROUND_TRIPS, LOOK_BYTES = 0.025, 4, 16 * 1024
 #: What changed lately may soon change back: for so long after a change it is worth a look this often, and
 #: looks may take this share.
 LATELY_S, LOOK_SOON_S, LOOK_SOON_SHARE = 60.0, 0.5, 0.10
+#: A link as fast as this hardly matters to a plan, and looks at it take boards' time.
+FAST_BYTES_PER_S = 5e7
 #: A sample of an idle agent that is off by less confirms what was known: it is one layer, once.
 NEAR = 1.25
 #: How far one layer may stray from the network that it stands for.
@@ -208,9 +211,8 @@ class ProfileCorrection:
 
     @property
     def is_suspicious(self) -> bool:
-        """Whether the last thing heard may be the beginning of a change."""
-        if self.is_doubtful:
-            return True
+        """Whether the last frame may be the first one after a change. (An odd sample of an agent without work
+        only calls for another one.)"""
         return any(
             self._ratios[s].is_suspicious for s in self._counted() if self._ratios[s].last_s == self._worked_s
         )
@@ -443,7 +445,7 @@ class LinkEstimator:
             return self._probe is None or now - self._probe[0] >= LOOK_SOON_S
         if not self.is_idle(now) or known is None:
             return self.is_idle(now)
-        lately = now - self._changed_s < LATELY_S
+        lately = now - self._changed_s < LATELY_S and known.bytes_per_s < FAST_BYTES_PER_S
         after_s, share = (LOOK_SOON_S, LOOK_SOON_SHARE) if lately else (LOOK_AFTER_S, LOOK_SHARE)
         look_s = LOOK_BYTES / known.bytes_per_s + LOOK_ROUND_TRIPS * 2 * known.latency_s
         return known.age_s >= max(after_s, look_s / share)

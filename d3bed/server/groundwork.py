@@ -11,7 +11,7 @@ import itertools
 
 from d3bed.core.ids import TIERS, AgentId, Tier
 from d3bed.core.messages import ModelSpec, Peer, Prepare, Route
-from d3bed.plan import Choice
+from d3bed.plan import FAST_BYTES_PER_S, Choice
 from d3bed.server.epochs import PlannedEpoch, Wish
 from d3bed.server.events import Subject
 from d3bed.server.settings import PipelineSettings
@@ -140,13 +140,16 @@ class Groundwork:
         return tuple(subject for subject in found if self._is_unheard(subject, since_s))
 
     def _onward(self, members: dict[AgentId, Tier]) -> list[tuple[AgentId, AgentId]]:
-        """Links toward the cloud or between edge boxes, that are measured."""
+        """Measured links toward the cloud or between edge boxes, but for those that hardly matter."""
+        links, now = self._world.links, self._world.now
         return [
             ends
             for ends in itertools.permutations(members, 2)
             if TIERS.index(members[ends[0]]) <= TIERS.index(members[ends[1]])
-            and (link := self._world.links.get(ends)) is not None
+            and (link := links.get(ends)) is not None
             and link.measured is not None
+            and (known := link.estimator.estimate(now)) is not None
+            and known.bytes_per_s < FAST_BYTES_PER_S
         ]
 
     def unheard(self, choice: Choice, since_s: float) -> tuple[Subject, ...]:

@@ -11,6 +11,7 @@ import pytest
 
 from d3bed.core.measurements import LinkRate
 from d3bed.plan.estimate import (
+    FAST_BYTES_PER_S,
     FORGET_LINK_S,
     FORGET_S,
     IDLE_S,
@@ -450,6 +451,22 @@ def test_a_link_that_changed_lately_is_looked_at_sooner() -> None:
     assert not link.look_due(102.1 + 0.9 * LOOK_SOON_S) and link.look_due(102.2 + LOOK_SOON_S)
     link.probed(slow, 102.0 + LATELY_S + 1, quick=True)
     assert not link.look_due(103.0 + LATELY_S + LOOK_SOON_S)
+
+
+def test_a_link_too_fast_to_matter_is_looked_at_no_sooner() -> None:
+    link = LinkEstimator()
+    link.probed(LinkRate(FAST_BYTES_PER_S * 8, 1e-4), 100.0)
+    for at_s in (102.0, 102.1):
+        link.probed(LinkRate(FAST_BYTES_PER_S * 2, 1e-4), at_s, quick=True)
+    assert not link.look_due(102.2 + LOOK_SOON_S) and link.look_due(102.2 + LOOK_AFTER_S)
+
+
+def test_an_odd_sample_calls_for_another_one_and_for_nothing_else() -> None:
+    agent = Agent(HEAD)
+    agent.run(*[1.0] * 10)
+    agent.correction.sampled("alexnet", 3.0, agent.now + 3)
+    assert agent.correction.is_doubtful and not agent.correction.is_suspicious
+    assert agent.correction.sample_due(agent.now + 3)
 
 
 def test_a_slow_transfer_is_suspicious_where_it_took_long_enough_to_say_something() -> None:
