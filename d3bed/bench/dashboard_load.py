@@ -104,6 +104,7 @@ class _Scripted(Coordinator):
         self._random = random.Random(1)
         self._begun_s = self._said_s = time.time()
         self._graph: GraphView = graph_view(made_graph(self.vertices))
+        self._profile = tuple(0.001 * self._random.random() for _ in self._graph.vertices)
         self._told = self._answered = self._causes = 0
         self._epoch = Epoch(0)
         self._epochs: list[EpochView] = []
@@ -242,7 +243,6 @@ class _Scripted(Coordinator):
 
     def snapshot(self) -> StateView:
         now = self.world.now or self._begun_s
-        count = len(self._graph.vertices)
         pipeline = PipelineView(
             id=_PIPELINE,
             phase="running",
@@ -259,7 +259,7 @@ class _Scripted(Coordinator):
                 Tier.CLOUD: AgentId("cloud-1"),
             },
             graph=self._graph,
-            profile_s={tier: (0.001,) * count for tier in Tier},
+            profile_s={tier: self._profile for tier in Tier},
             guessed=(),
             predicted=PredictionView(0.12, {tier: 0.02 for tier in Tier}),
             frames=FramesView(self._answered, self._answered),

@@ -171,10 +171,11 @@ def photos(thumbnail: Callable[[str, str], bytes | None]) -> Handler:
 
 
 def _beginning(state: object) -> object:
-    """What the first screen shows of the state."""
+    """What the first screen shows of the state: times of layers are told of one that is pointed at."""
     assert isinstance(state, StateView)
     lists = {name: getattr(state, name)[-_FIRST:] for name in ("epochs", "notes", "decisions", "orders")}
-    return msgspec.structs.replace(state, frames=(), **lists)
+    pipelines = tuple(msgspec.structs.replace(pipeline, profile_s={}) for pipeline in state.pipelines)
+    return msgspec.structs.replace(state, frames=(), pipelines=pipelines, **lists)
 
 
 def _for_script(json: str) -> markupsafe.Markup:

@@ -28,7 +28,7 @@ def test_page_and_server_are_measured(tmp_path: Path, monkeypatch: pytest.Monkey
         if os.environ.get("CI") == "true":
             pytest.fail("no browser is installed")
         pytest.skip("no browser is installed")
-    for name in ("_WARM_S", "_THROTTLED_S", "_CLIENTS_S"):
+    for name in ("_WARM_S", "_THROTTLED_S", "_CHARTS_S", "_CLIENTS_S"):
         monkeypatch.setattr(dashboard, name, 1.0)
     monkeypatch.setattr(dashboard, "_BIG", 100)
     path = tmp_path / "figures.json"

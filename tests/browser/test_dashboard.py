@@ -293,8 +293,13 @@ async def test_frame_that_is_chosen_stays_with_all_that_is_known_of_it(page: Pag
     photo = page.locator("[data-frames=photo]")
     await expect(photo).to_be_visible()
     assert await photo.evaluate("image => image.decode().then(() => image.naturalWidth)") == 8
+    link = page.get_by_role("link", name="Perfetto trace of this frame")
+    address = testbed.address.rstrip("/") + (await link.get_attribute("href") or "")
+    async with asyncio.timeout(10):
+        while not (await page.request.get(address)).ok:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # its spans are on their way to the store
     async with page.expect_download() as found:
-        await page.get_by_role("link", name="Perfetto trace of this frame").click()
+        await link.click()
     trace = json.loads((await (await found.value).path()).read_text())
     assert {event["args"]["frame"] for event in trace["traceEvents"] if event["ph"] == "X"} == {3}
     # Where it was clicked first: the newest frame ends at the right, in the row of the cloud.

@@ -42,7 +42,7 @@ async def picture(page: Page, name: str) -> None:
     SCREENS.mkdir(parents=True, exist_ok=True)
     # What is off the screen is neither drawn nor painted: have it seen, and kept.
     await page.evaluate(
-        "document.querySelectorAll('section').forEach(s => (s.style.contentVisibility = 'visible'))"
+        "document.querySelectorAll('section, #history').forEach(s => (s.style.contentVisibility = 'visible'))"
     )
     for share in (0.25, 0.5, 0.75, 1, 0):
         await page.evaluate(f"window.scrollTo(0, document.body.scrollHeight * {share})")

@@ -399,7 +399,7 @@ async def test_pauses_grow_where_frames_are_dear_and_the_longest_overdue_comes_f
         "pace",
         """
         const views = [{dueMs: 5}, {dueMs: 2}, {dueMs: 11}];
-        return [[0, 20, 60, 1e4].map(m.stretch), m.dueAt(views, 10).map(view => view.dueMs)];
+        return [[0, 16, 48, 1e4].map(m.stretch), m.dueAt(views, 10).map(view => view.dueMs)];
         """,
     )
     assert found == [[1, 1, 3, 6], [2, 5]]

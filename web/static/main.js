@@ -250,24 +250,24 @@ pace.add(null, 150, 150, () => {
   controls(state, pipeline, nowS);
   if (!byId("welcome").hidden || Object.keys(pipeline?.members ?? {}).some(isMissing)) welcome(state, pipeline);
 });
-pace.add(byId("graph-card"), 150, 1_000, () => {
+pace.add(byId("graph-card"), 300, 1_000, () => {
   graph(shown.pipeline, state.links, state.agents);
   tiles(shown.pipeline);
 });
-pace.add(byId("testbed-card"), 300, 1_000, () => testbed(state, state.pipelines, shown.nowS));
+pace.add(byId("testbed-card"), 450, 1_500, () => testbed(state, state.pipelines, shown.nowS));
 pace.add(byId("side"), 450, 1_500, () => {
   conditions(state.conditions, shown.nowS);
   orderList(state.orders, shown.nowS);
 });
 // The offset of the clocks is taken once a snapshot: times of day must not flicker.
-pace.add(byId("events-card"), 300, 1_500, () =>
+pace.add(byId("events-card"), 450, 1_500, () =>
   decisions(state.notes, state.decisions, state.orders, clock.nowS, clock.nowMs),
 );
-pace.add(byId("time-card"), 300, 1_500, (isSeen) => {
+pace.add(byId("time-card"), 900, 1_500, (isSeen) => {
   time(state.seconds, shown.pipeline, shown.epochs, shown.decisions, isSeen);
   if (!hasCharts()) chart(shown.pipeline, shown.frames, shown.epochs, slowed(state.agents).length > 0);
 });
-pace.add(byId("gantt-card"), 300, 1_500, (isSeen) => frameViews(shown.frames, shown.pipeline, performance.now(), isSeen));
+pace.add(byId("gantt-card"), 450, 1_500, (isSeen) => frameViews(shown.frames, shown.pipeline, performance.now(), isSeen));
 pace.add(byId("links-card"), 450, 1_500, () => links(state.links, state.agents));
 pace.add(byId("epochs-card"), 450, 1_500, () => epochs(shown.epochs));
 pace.add(byId("history"), 1_500, 1_500, () => pastRuns(live.pipelines));

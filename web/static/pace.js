@@ -5,7 +5,7 @@
 
 const TICK_MS = 150; // between frames that change something: each costs its painting, however little it changes
 const BUDGET_MS = 24; // of scripts in one frame
-const FRAME_MS = 20; // a frame that costs more than this, painting included, is dear
+const FRAME_MS = 16; // a frame that costs more than this, painting included, is dear
 const MOST = 6; // pauses grow so many times at most
 const NEAR_PX = 200; // what is so near to the screen counts as seen
 

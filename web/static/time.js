@@ -11,6 +11,7 @@ import { PARTS, PART_NAMES, columns, latencyOf, marks, stacked } from "./series.
 import { hasCharts, loadCharts } from "./uplot.js";
 
 const HEIGHT = { parts: 236, other: 150 };
+const NARROW = 420; // pixels: half of the labels
 const WINDOWS_S = [60, 180, 600];
 const DASHES = [[], [6, 3], [2, 3], [8, 3, 2, 3], [1, 3], [10, 4]];
 
@@ -23,9 +24,10 @@ const ago = (untilS) => (_, splits) =>
     return back <= 0 ? "now" : back % 60 === 0 ? `−${back / 60} min` : `−${back} s`;
   });
 
-const stepsBack = (untilS, windowS) => () => {
-  const step = windowS() / 6;
-  return Array.from({ length: 7 }, (_, n) => untilS() - (6 - n) * step);
+const stepsBack = (untilS, windowS) => (chart) => {
+  const steps = chart.width < NARROW ? 3 : 6;
+  const step = windowS() / steps;
+  return Array.from({ length: steps + 1 }, (_, n) => untilS() - (steps - n) * step);
 };
 
 const axis = (more = {}) => ({
