@@ -172,3 +172,31 @@ def test_the_memory_of_large_maps_is_kept_from_frame_to_frame() -> None:
     """Else most frames of such maps (16 MB and smaller, three at a time) have 8,000 pages zeroed for them."""
     told = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, check=True)
     assert float(told.stdout) < 1_000
+
+
+def test_a_job_that_took_long_runs_again_warm_where_there_is_time() -> None:
+    times_s, runs = [0.06, 0.002], list[int]()
+
+    def job() -> tuple[torch.Tensor, ...]:
+        end_s = time.thread_time() + times_s[min(len(runs), 1)]
+        runs.append(1)
+        while time.thread_time() < end_s:
+            pass
+        return (torch.ones(1),)
+
+    began_s = time.monotonic()
+    run_held(job, Hold(0.01), "f", began_s, nominal_s=0.02)
+    assert len(runs) == 2
+    runs.clear()
+    run_held(job, Hold(0.9), "g", time.monotonic(), nominal_s=0.02)
+    assert len(runs) == 1, "its deadline is over"
+    runs.clear()
+    run_held(job, Hold(1.0), "h", time.monotonic(), nominal_s=0.02)
+    assert len(runs) == 1
+
+
+def test_a_slower_board_shows_although_jobs_run_again() -> None:
+    hold = Hold(0.1)
+    assert hold.may_be_cold("f", 0.05, 0.05, 0.02)
+    assert not hold.may_be_cold("f", 0.021, 0.021, 0.02), "as usual"
+    assert hold.until("f", 0.0, 0.1, 0.05, 0.02) == pytest.approx(0.5)
