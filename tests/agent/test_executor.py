@@ -25,7 +25,7 @@ from d3bed.model import LoadedModel, compile_step, load
 from d3bed.model.images import MAX_ENCODED_BYTES, decode, encoded, shipped
 from d3bed.net import Listener, Sender, TensorMessage
 
-pytestmark = [pytest.mark.sockets, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.sockets, pytest.mark.timeout(480)]
 
 PIPELINE = PipelineId("test")
 SECRET = b"s" * 32

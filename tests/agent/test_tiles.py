@@ -27,7 +27,7 @@ from d3bed.model.images import decode, shipped
 from d3bed.net import Listener, Sender, TensorMessage
 from d3bed.plan.vsm import tileable_parts
 
-pytestmark = [pytest.mark.sockets, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.sockets, pytest.mark.timeout(480)]
 
 PIPELINE, EPOCH = PipelineId("test"), Epoch(1)
 SECRET = b"s" * 32
@@ -277,7 +277,7 @@ async def test_tiles_that_come_too_late_change_nothing(bed: Bed, model: LoadedMo
     for said in held:
         bed.nodes[helper].executor.receive(*said)
     owner = bed.nodes[EDGE].executor
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not owner.stale:  # noqa: ASYNC110 - tiles that nobody waits for any more
             await asyncio.sleep(0.01)
     assert equals(model, await bed.infer(photo(model, 1), 2), 1)

@@ -21,7 +21,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from d3bed.core.checks import LinkCheck
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
@@ -62,6 +62,10 @@ from d3bed.plan import Pin
 from d3bed.server import PipelineSettings, ServerSettings, serve
 from d3bed.server.settings import Network, Scene
 from d3bed.server.store import read_rows
+
+#: What comes, comes; a busy machine is not what fails a test.
+PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 
 PIPELINE = PipelineId("demo")
 DEVICE, EDGE, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm-1")
@@ -239,7 +243,7 @@ class Testbed:
     ) -> None:
         """The device answers `count` frames under its active epoch; all agents report their spans."""
         device = self.actors[DEVICE]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await device.active.wait()
         assert device.epoch is not None
         epoch, plan = device.epoch, device.plans[device.epoch]
@@ -280,7 +284,7 @@ class Testbed:
         path = self.settings.data_dir / "d3bed.sqlite3"
         ended = "SELECT count(*) AS n FROM runs WHERE ended_s IS NOT NULL"
         taped = "SELECT coalesce(max(until_s), 0) - (SELECT max(ended_s) FROM runs) AS n FROM tape"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while read_rows(path, ended)[0]["n"] < runs or read_rows(path, taped)[0]["n"] < 0:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)  # a file: nothing wakes us
 
@@ -354,7 +358,7 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
     """A page that fails its test when a script of it fails or when it asks another host for anything."""
     context = await browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
     page = await context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(PATIENCE_MS)
     failures: list[str] = []
     page.on("pageerror", lambda error: failures.append(f"script failed: {error}"))
     page.on(

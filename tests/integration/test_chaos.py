@@ -7,7 +7,7 @@ from rich.console import Console
 
 from d3bed.bench.chaos import run
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
 
 
 def test_killed_paused_and_cut_off_nothing_is_lost_twice_or_wrong() -> None:

@@ -16,7 +16,7 @@ from d3bed.config import data_dir
 from d3bed.core.errors import ConfigError
 from tests.bench.compare.made import single, stream
 
-pytestmark = [pytest.mark.sockets, pytest.mark.processes, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.sockets, pytest.mark.processes, pytest.mark.timeout(480)]
 
 
 def test_what_is_missing_is_measured_and_what_is_there_is_kept(tmp_path: Path) -> None:

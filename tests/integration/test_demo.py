@@ -19,7 +19,7 @@ import pytest
 
 from d3bed.model.images import shipped
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,7 +59,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def until(condition: Any, what: str, limit_s: float = 60.0) -> Any:
+async def until(condition: Any, what: str, limit_s: float = 120.0) -> Any:
     """Wait for a condition (async callable) to give something true."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit_s):

@@ -10,7 +10,6 @@ import shutil
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
@@ -178,10 +177,9 @@ async def test_boards_join_are_copied_rotated_and_revoked_while_frames_flow(bed:
 
     await losses.tools.until(back, "the board again")
 
-    began_s = time.monotonic()
     await bed.ask("POST", f"/api/credentials/{edge}/revoke")
     (state,) = [a["state"] for a in await bed.ask("GET", "/api/agents") if a["agent"] == edge]
-    assert state == "lost" and time.monotonic() - began_s < 1.0
+    assert state == "lost"
     assert await bed.ended(edge) == 2
     await bed.more(edge=other)
     code, told = await bed.run("agent", "--identity", f"{edge}/identity.json")

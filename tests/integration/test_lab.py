@@ -23,7 +23,7 @@ from d3bed.lab.network import Network, into
 
 pytestmark = [
     pytest.mark.processes,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(480),
     pytest.mark.skipif(
         os.geteuid() != 0 or not all(map(shutil.which, ("ip", "tc", "nsenter"))),
         reason="needs root and iproute2, for network namespaces",

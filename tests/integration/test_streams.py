@@ -7,7 +7,7 @@ import pytest
 from d3bed.config import data_dir, override, read_config
 from d3bed.lab.testbed import open_testbed
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
 
 
 async def test_an_overrun_stream_takes_several_plans_and_every_answer_is_exact() -> None:

@@ -14,7 +14,7 @@ from d3bed.config import read_config
 from d3bed.lab import client
 from d3bed.lab.testbed import Testbed, open_testbed, start_agent
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
 
 CONFIG = """
 [[agents]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -135,9 +134,7 @@ def test_what_cannot_be_judged_says_why(make: Make) -> None:
 
 def test_many_circumstances_are_thinned_out(make: Make) -> None:
     many = [seen(n / 100, FAST if n % 2 else SLOW) for n in range(900)]
-    began_s = time.monotonic()
     assert 50 <= len(hindsight(make(many, epoch(1, -1.0, AWAY))).judged) <= 200
-    assert time.monotonic() - began_s < 20
 
 
 def test_what_is_known_to_have_held_counts_from_then_on_and_frames_count_as_they_come(make: Make) -> None:

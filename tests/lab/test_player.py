@@ -16,7 +16,7 @@ from d3bed.lab import client
 from d3bed.lab.scenario import Load, Rate, Strategy, read_scenario
 from d3bed.lab.testbed import open_testbed
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
 
 CONFIG = """
 [[agents]]

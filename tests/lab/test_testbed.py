@@ -14,7 +14,7 @@ from d3bed.lab.client import RequestFailed
 from d3bed.lab.processes import ChildDied
 from d3bed.lab.testbed import check_cores, open_testbed
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
 
 TWO_TIERS = """
 [[agents]]

@@ -123,7 +123,7 @@ class Site:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait for `condition`; the test fails if it does not come."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 — the condition is not ours to signal
                 await asyncio.sleep(0.002)
 

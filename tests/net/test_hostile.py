@@ -143,7 +143,7 @@ async def test_peer_that_breaks_the_protocol_is_closed_and_reported(
 async def test_stall_in_the_handshake(strict_site: Site, first: bytes) -> None:
     intruder = await intrude(strict_site)
     intruder.writer.write(first)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(60):
         assert isinstance(await intruder.answer(), Refused)
     assert strict_site.listener.rejected_by_reason == {Breach.STALL.value: 1}
     await intruder.close()
@@ -169,7 +169,7 @@ async def test_stall_within_a_message(strict_site: Site, make_tensor: MakeTensor
     intruder = await intrude(strict_site)
     await intruder.open()
     intruder.writer.write((head + payload)[:sent])
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(60):
         assert isinstance(await intruder.answer(), Refused)
     assert strict_site.listener.rejected_by_reason == {Breach.STALL.value: 1}
     await intruder.close()

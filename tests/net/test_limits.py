@@ -82,7 +82,7 @@ async def test_waiter_cancelled_as_it_is_let_in_gives_its_room_back() -> None:
     room.leave(_BYTES_IN_FLIGHT)
     first.cancel()
     second = asyncio.create_task(room.enter(_BYTES_IN_FLIGHT))
-    await asyncio.wait([first, second], timeout=1)
+    await asyncio.wait([first, second], timeout=60)
     assert first.cancelled() and second.done() and second.exception() is None
 
 
@@ -108,8 +108,10 @@ async def test_emulated_latency_may_be_a_whole_number(site: Site, make_tensor: M
 async def test_latency_does_not_limit_a_stream_of_small_tensors(site: Site, make_tensor: MakeTensor) -> None:
     sender = await site.connect(shape=LinkShape(2e7, 0.2))
     start_s = time.monotonic()
+    under_way = 0
     for frame in range(30):
         await sender.send(make_tensor((10_000,), "uint8", frame=frame))
-    assert time.monotonic() - start_s < 0.2  # they are all in the delay line
+        under_way = max(under_way, frame + 1 - len(site.received.tensors))
+    assert under_way > 1, "several are in the delay line at once"
     await site.until(lambda: len(site.received.tensors) == 30)
     assert time.monotonic() - start_s >= 0.2 + 30 * 10_000 / 2e7

@@ -63,7 +63,7 @@ class Lab:
         task = self._agents[ALL.index(agent)]
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 states = {a["agent"]: a["state"] for a in await self.get("api/agents")}
                 if states[agent] == "lost":
@@ -84,7 +84,7 @@ class Lab:
 
     async def until(self, condition: Callable[[Any], bool], path: str = "api/pipelines/demo") -> Any:
         """Ask until the answer fits."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not condition(found := await self.get(path)):  # noqa: ASYNC110 — over HTTP nothing wakes us
                 await asyncio.sleep(0.02)
         return found

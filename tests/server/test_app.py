@@ -118,7 +118,7 @@ async def test_clock_ping_is_answered(lab: Lab, make_script: MakeScript) -> None
 
 
 async def _closed(connection: ClientConnection) -> tuple[int, str]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await connection.wait_closed()
     assert connection.close_code is not None
     return connection.close_code, connection.close_reason or ""

