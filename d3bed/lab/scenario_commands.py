@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 
@@ -151,9 +152,14 @@ async def _record(server: str, recorders: list[Any]) -> None:
             if not recorders:
                 recorders.append(Recorder(state.data, message["now"]))
                 errors.print("recording; Ctrl-C ends it", style="dim")
+            told = len(recorders[0].events)
             for event in message.get("events", ()):
                 recorders[0].saw(event)
             recorders[0].tick(message["now"])
+            for event in recorders[0].events[told:]:
+                row = msgspec.to_builtins(event)
+                words = ", ".join(f"{key} {value}" for key, value in row.items() if key != "at_s")
+                errors.print(f"{event.at_s:7.2f} s  {words}", highlight=False)
     except ConnectionClosed:
         errors.print("the server is gone", style="dim")
 

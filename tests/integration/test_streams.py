@@ -16,10 +16,10 @@ async def test_an_overrun_stream_takes_several_plans_and_every_answer_is_exact()
         view = await bed.set_rate(300.0)
         shares = {each["epoch"]: each["share"] for each in view["mix"]}
         assert len(shares) > 1 and abs(sum(shares.values()) - 1) < 1e-6
-        report = await bed.run(400)
+        report = await bed.run(1200)
         frames, exact = report["frames"], report["exact"]
-        assert frames["answered"] == frames["sent"] >= 20 and frames["lost"] == 0
-        assert frames["sent"] + frames["dropped"] >= 400 and frames["dropped"] > 0
+        assert frames["answered"] == frames["sent"] > 0 and frames["lost"] == 0
+        assert frames["sent"] + frames["dropped"] >= 1200 and frames["dropped"] > 0
         assert exact["checked"] == exact["identical"] == frames["answered"]
         assert {epoch["epoch"] for epoch in report["epochs"]} >= shares.keys()
         calm = await bed.set_rate(1.0)

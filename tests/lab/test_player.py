@@ -136,9 +136,9 @@ async def test_a_short_scenario_of_two_pipelines_is_played_and_no_frame_is_lost(
     assert rows == [("main", "edge"), ("door", "edge"), ("main", "hpa"), ("door", "hpa")]
     for row in answer["played"]:
         assert (row["lost"], row["inexact"], row["backbone_bytes"]) == (0, 0, 0)
-        assert row["frames"] > 5 and 0 < row["median_s"] <= row["p95_s"]
+        assert row["frames"] > 0 and 0 < row["median_s"] <= row["p95_s"]
     assert answer["played"][0]["switches"] >= 1
-    assert "main: strategy device chosen → epoch 3" in text
+    assert "main: strategy device chosen → epoch" in text
     assert "pi-1→edge-1: 20 Mbit/s, 1 % loss, by the scenario for 1 s" in text
     assert text.count("edge-1 is started again") == 2
     assert text.count("edge-1: speed 0.5, by the scenario") == 2
@@ -157,10 +157,12 @@ async def test_what_people_do_on_a_running_testbed_is_recorded_and_can_be_played
             await client.post(bed.base, "/api/agents/edge-1/load", {"processes": 1, "for_s": 0.5})
             await client.post(bed.base, "/api/pipelines/main/rate", {"rate_per_s": 5})
             await bed.switch(strategy="device")
+            told = [(await recorder.stderr.readline()).decode() for _ in range(3)]
+            for line, words in zip(told, ("processes 1", "rate_per_s 5", "strategy device"), strict=True):
+                assert words in line
             async with asyncio.timeout(60):
                 while (await client.get(bed.base, "/api/conditions")) != []:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            await asyncio.sleep(0.3)  # the feed's next batch
             recorder.send_signal(signal.SIGINT)
             output, said = await recorder.communicate()
         finally:
