@@ -39,7 +39,7 @@ def d3bed(*arguments: str, folder: Path | None = None) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
 
 

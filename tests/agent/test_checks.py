@@ -167,7 +167,7 @@ class Three:
 
     def run(self, name: str, *command: str) -> str:
         done = subprocess.run(
-            ["ip", "netns", "exec", name, *command], check=True, capture_output=True, text=True, timeout=60
+            ["ip", "netns", "exec", name, *command], check=True, capture_output=True, text=True, timeout=240
         )
         return done.stdout
 

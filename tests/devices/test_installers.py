@@ -43,7 +43,7 @@ def dry_run(machine: Path, script: str, *options: str, **environment: str) -> tu
     known |= {"FREE_MB": "9000", "YEAR": "2026"}
     done = subprocess.run(
         ["sh", str(DEVICES / script), "--dry-run", "--prefix", str(machine / "opt"), *options],
-        env=dict(os.environ) | known | environment, capture_output=True, text=True, check=False, timeout=60,
+        env=dict(os.environ) | known | environment, capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 

@@ -33,7 +33,7 @@ def d3bed(*arguments: str, folder: Path | None = None) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
 
 
@@ -117,7 +117,7 @@ def test_a_model_is_profiled_once_and_planned_for_every_network(tmp_path: Path) 
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=240,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout), done.stderr
@@ -148,7 +148,7 @@ def test_files_that_are_smaller_than_pixels_are_cut_before_the_decoder(tmp_path:
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=240,
         )
 
     found = json.loads(run("--encoded", "44", "--strategy", "cloud", "--json").stdout)

@@ -44,7 +44,7 @@ def test_another_process_makes_the_same_graph_and_the_same_bits(loaded: Loaded) 
         capture_output=True,
         text=True,
         check=True,
-        timeout=100,
+        timeout=240,
         env={**os.environ, "PYTHONHASHSEED": "4711"},
     )
     mine = []
