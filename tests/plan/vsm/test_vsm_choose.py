@@ -270,10 +270,11 @@ def test_a_slow_agent_gets_a_small_tile(name: str, share: float, graphs: Callabl
     assert choice.speed_up > share * 3.5
 
 
-@pytest.mark.parametrize("name, count, most_s", [("vgg16", 4, 0.05), ("inception_v4", 8, 1.0)])
+@pytest.mark.parametrize("name, count, most_s", [("vgg16", 4, 1.0), ("inception_v4", 8, 20.0)])
 def test_choosing_takes_little_time(
     name: str, count: int, most_s: float, graphs: Callable[[str], Graph]
 ) -> None:
+    """28 and 300 ms of the processor on x86-64; the bounds only catch another order of growth."""
     graph = graphs(name)
     (part,) = tileable_parts(graph)
     agents = AGENTS[:count]
