@@ -44,7 +44,9 @@ def make_environment(wanted: list[str]) -> None:
     mark = ENVIRONMENT / ".d3bed-lock"
     done = set(mark.read_text().split()) if mark.exists() and PYTHON.exists() else set()
     page = "page-dev" if "dev" in wanted else "page"
-    steps = [(page, f"{page}:{digest(VENDOR.with_name('package-lock.json'))}")]
+    web = VENDOR.parent
+    sources = [web / "package-lock.json", web / "shrink.mjs", *sorted((web / "static").glob("*.*"))]
+    steps = [(page, f"{page}:{digest(*sources)}")]
     steps += [(name, f"{name}:{digest(LOCKS / f'{name}.lock')}") for name in wanted]
     missing = [(name, key) for name, key in steps if key not in done]
     if not missing:
@@ -71,15 +73,17 @@ def make_environment(wanted: list[str]) -> None:
 
 
 def fetch_page_files(*, dev: bool) -> None:
-    """The dashboard's charts, from npm by lock file; where that fails the page does without, and so do we."""
-    say("fetching what the dashboard takes from npm")
+    """The dashboard's charts, from npm by lock file, and its own files made smaller; where that fails the
+    page does without, and so do we."""
+    say("making the dashboard's files ready")
     if shutil.which("npm") is None:
         try:
             pip(NODE)
         except subprocess.CalledProcessError:
             say(f"there is no npm, and {NODE} cannot be installed")
     if subprocess.run([str(PYTHON), str(VENDOR), *(["--dev"] if dev else [])]).returncode != 0:
-        say(f"the dashboard draws plain charts; to try again: {PYTHON.relative_to(ROOT)} web/vendor.py")
+        again = f"{PYTHON.relative_to(ROOT)} web/vendor.py"
+        say(f"the dashboard's files are served as they are, and charts may be plain; to try again: {again}")
 
 
 def create() -> None:
@@ -103,8 +107,10 @@ def pip(*arguments: str) -> None:
     subprocess.run(command, check=True)
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes() + sys.version.encode()).hexdigest()[:16]
+def digest(*paths: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths) + sys.version.encode()).hexdigest()[
+        :16
+    ]
 
 
 def read(path: Path) -> list[str]:

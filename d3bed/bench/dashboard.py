@@ -31,6 +31,7 @@ from rich.table import Table
 from d3bed.bench.dashboard_load import made_graph
 from d3bed.core.errors import ConfigError
 from d3bed.server.about import about
+from d3bed.server.pages import web_files
 from d3bed.server.views import graph_view
 
 __all__ = ["run"]
@@ -41,6 +42,7 @@ _FLAGS = (
     " --disable-background-networking --disable-component-update --disable-sync --enable-precise-memory-info"
 ).split()
 _VERTICES, _BIG = 200, 1000
+_TEXTS = (".js", ".css", ".svg", ".html")
 _THROTTLE = 6
 _WARM_S, _SETTLE_S, _THROTTLED_S, _CHARTS_S, _CLIENTS_S = 5.0, 2.0, 20.0, 10.0, 10.0
 #: In the page, before its own scripts: counts frames and long tasks, and follows every 5th message.
@@ -280,12 +282,13 @@ async def _heap_mb(tools: Any) -> float:
 
 
 async def _steady(page: Any, tools: Any, seconds: float) -> dict[str, float | None]:
-    """What the page does in so many seconds."""
+    """What the page does in so many seconds, or until it has drawn a frame."""
     clear = "Object.assign(window.__probe, { frames: [], tasks: [], delays: [] })"
     await page.evaluate(clear)
     began_s, spent_s = time.monotonic(), await _tasks_s(tools)
     await asyncio.sleep(seconds)
-    found = await page.evaluate("window.__probe")
+    while not (found := await page.evaluate("window.__probe"))["frames"]:  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
     passed_s = time.monotonic() - began_s
     frames = sorted(found["frames"])
     return {
@@ -305,19 +308,39 @@ async def _charts(page: Any, tools: Any) -> dict[str, float | None]:
     return {f"charts_{name}": found[name] for name in ("frames_per_s", "main_thread_ms_per_s")}
 
 
-#: Of the document, and of the page's files and the document, as they came over the wire.
+#: Of the document, and of the page's files and the document, as they came over the wire; and their addresses.
 _SIZES = """() => {
   const page = performance.getEntriesByType("navigation")[0];
   const files = performance.getEntriesByType("resource").filter((e) => e.name.includes("/static/"));
-  return [page.encodedBodySize, [...files, page].reduce((sum, e) => sum + e.encodedBodySize, 0)];
+  const all = [...files, page];
+  return [page.encodedBodySize, all.reduce((sum, e) => sum + e.encodedBodySize, 0), all.map((e) => e.name)];
 }"""
+
+
+async def _sizes(page: Any) -> dict[str, float]:
+    """Bytes of a page that was scrolled through, as the browser took them, and as gzip, which is what
+    browsers take over plain HTTP from another machine; and with the files of all that was not opened."""
+    _, ordinary, seen = await page.evaluate(_SIZES)
+    static = web_files() / "static"
+    for path in static.rglob("*"):
+        name = f"/static/{path.relative_to(static)}"
+        if path.suffix in _TEXTS and not any(address.endswith(name) for address in seen):
+            await page.evaluate("name => fetch(name)", name)
+    _, everything, _ = await page.evaluate(_SIZES)
+    as_gzip = 0
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        for address in set(seen):
+            async with session.get(address, headers={"Accept-Encoding": "gzip"}) as answer:
+                as_gzip += len(await answer.read())
+    return {"page_kb_all_in": ordinary, "page_kb_all_in_as_gzip": as_gzip, "page_kb_all_opened": everything}
 
 
 async def _page(browser: Any, server: _Server, seconds: float) -> dict[str, Any]:
     """`page_kb_gzipped` is what came until the first data of the feed were drawn, the state in the page
-    included; `page_kb_all_in` with what comes when the page is idle or scrolled to its end."""
+    included; `page_kb_all_in` with what comes when the page is idle or scrolled to its end: all but what is
+    opened (dialogs, evidence, past runs, checks) or what only some testbeds have (tiles, missing agents)."""
     page, tools = await _open(browser, server)
-    document, first = await page.evaluate(_SIZES)
+    document, first, _ = await page.evaluate(_SIZES)
     early = await page.evaluate(
         """() => ({
           paint: performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? null,
@@ -332,7 +355,7 @@ async def _page(browser: Any, server: _Server, seconds: float) -> dict[str, Any]
     for share in range(10):
         await page.evaluate(f"window.scrollTo(0, document.body.scrollHeight * {share / 9})")
         await asyncio.sleep(_SETTLE_S / 4)
-    _, whole = await page.evaluate(_SIZES)
+    sizes = await _sizes(page)
     await page.context.close()
     return (
         steady
@@ -343,7 +366,7 @@ async def _page(browser: Any, server: _Server, seconds: float) -> dict[str, Any]
             "first_paint_ms": round(early["paint"], 0) if early["paint"] is not None else None,
             "first_data_ms": round(early["data"], 0),
             "page_kb_gzipped": round(first / 1e3, 1),
-            "page_kb_all_in": round(whole / 1e3, 1),
+            **{name: round(size / 1e3, 1) for name, size in sizes.items()},
             "page_kb_of_state": round(document / 1e3, 1),
         }
     )
@@ -393,8 +416,10 @@ _NAMES = {
     "heap_growth_mb": "heap growth over the run, MB",
     "first_paint_ms": "first paint, ms",
     "first_data_ms": "first data drawn, ms",
-    "page_kb_gzipped": "page until its first data are drawn, KB gzipped",
-    "page_kb_all_in": "page with what comes later (charts, frames, past runs), KB gzipped",
+    "page_kb_gzipped": "page until its first data are drawn, KB",
+    "page_kb_all_in": "page with what comes later (charts, frames, scrolled through), KB",
+    "page_kb_all_in_as_gzip": "the same for a browser that takes gzip and no Brotli, KB",
+    "page_kb_all_opened": "with all that can be opened (dialogs, past runs, tiles, checks), KB",
     "page_kb_of_state": "of that the document with its state, KB",
     "charts_frames_per_s": "frames/s, scrolled to charts and frames",
     "charts_main_thread_ms_per_s": "main thread, scrolled to charts and frames, ms/s",

@@ -172,7 +172,7 @@ def make_app(
     app.router.add_get(FILE, runner.files.get)
     app.router.add_get("/ws/events", sockets.events)
     place = web_files()
-    files = StaticFiles(place / "static")
+    files = StaticFiles(place / "static", place / "dist")
     app.router.add_get("/static/{file:.+}", files.get)
     app.router.add_get("/api/pipelines/{id}/photos/{photo}", photos(runner.coordinator.thumbnail))
     app.router.add_get("/", page(runner.feed, files, place / "templates"))

@@ -1,6 +1,8 @@
 """What a browser gets: the dashboard with the state that it shows at first, and its files, compressed once.
 
-Third-party files (`static/vendor/`) may be missing: then the page is told so, and draws plain charts.
+Third-party files (`static/vendor/`) may be missing: then the page is told so, and draws plain charts. So may
+`dist/`, where `web/shrink.mjs` puts the page's files minified, with source maps, and compressed by Brotli.
+What was made of another source than the file has now counts as missing, and the file is given out as it is.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import json
 import mimetypes
 import re
 from collections.abc import Callable
@@ -42,8 +45,9 @@ _HEADERS = {
     "Cache-Control": "no-cache",
 }
 #: Of each list so many are in the page itself; the feed's first message brings the rest.
-_FIRST = 20
+_FIRST = 5
 _IMPORTS = re.compile(r'^(?:import|\} from)\b[^"]*"\./([\w.]+)";$', re.MULTILINE)
+_INDENT = re.compile(r"\n\s+")
 _JPEG = b"\xff\xd8\xff"
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
@@ -60,17 +64,20 @@ def web_files() -> Path:
 @dataclass(frozen=True)
 class _File:
     stamp: tuple[int, int]
-    content: bytes
-    compressed: bytes
+    coded: dict[str, bytes]  # by content coding, the preferred one first; "" is none
     kind: str
     etag: str
+    has_map: bool
 
 
 class StaticFiles:
-    """Serves what lies below `directory`; a file is read and compressed once, and again when it changed."""
+    """Serves what lies below `directory`; a file is read and compressed once, and again when it changed.
+    Where `shrunk` has a smaller one of the same source, that is served in its place."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, shrunk: Path | None = None) -> None:
+        self._directory, self._shrunk = directory, shrunk
+        made = shrunk / "made.json" if shrunk is not None else None
+        self._made = json.loads(made.read_text()) if made is not None and made.is_file() else {}
         self._read: dict[str, _File] = {}
 
     @property
@@ -91,17 +98,21 @@ class StaticFiles:
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Handler; the route names the `file`."""
-        file = self._file(request.match_info["file"])
+        name = request.match_info["file"]
+        file = self._map(name.removesuffix(".map")) if name.endswith(".map") else self._file(name)
         if file is None:
             raise web.HTTPNotFound(text=f"there is no file {request.path}")
         headers = {**_HEADERS, "Vary": "Accept-Encoding"}
+        if file.has_map:
+            headers["SourceMap"] = f"/static/{name}.map"
         if any(tag.value in (file.etag, "*") for tag in request.if_none_match or ()):
             answer = web.Response(status=304, headers=headers)
-        elif "gzip" in request.headers.get("Accept-Encoding", ""):
-            headers["Content-Encoding"] = "gzip"
-            answer = web.Response(body=file.compressed, content_type=file.kind, headers=headers)
         else:
-            answer = web.Response(body=file.content, content_type=file.kind, headers=headers)
+            taken = _codings(request.headers.get("Accept-Encoding", ""))
+            coding = next(coding for coding in file.coded if coding in taken)
+            if coding:
+                headers["Content-Encoding"] = coding
+            answer = web.Response(body=file.coded[coding], content_type=file.kind, headers=headers)
         answer.etag = file.etag
         return answer
 
@@ -113,11 +124,40 @@ class StaticFiles:
         stamp = (status.st_mtime_ns, status.st_size)
         if known is None or known.stamp != stamp:
             content = path.read_bytes()
+            small = self._small(name, content)
+            coded = {"br": Path(f"{small}.br").read_bytes()} if small is not None else {}
+            content = small.read_bytes() if small is not None else content
+            coded |= {"gzip": gzip.compress(content, 9, mtime=0), "": content}
             kind = _TYPES.get(path.suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
             etag = hashlib.sha256(content).hexdigest()[:16]
-            known = _File(stamp, content, gzip.compress(content, 9, mtime=0), kind, etag)
+            known = _File(stamp, coded, kind, etag, small is not None and Path(f"{small}.map").is_file())
             self._read[name] = known
         return known
+
+    def _small(self, name: str, source: bytes) -> Path | None:
+        """Where what `shrink.mjs` made of this very source is."""
+        if self._shrunk is None or self._made.get(name) != hashlib.sha256(source).hexdigest():
+            return None
+        small = self._shrunk / name
+        return small if small.is_file() and Path(f"{small}.br").is_file() else None
+
+    def _map(self, name: str) -> _File | None:
+        """The source map of a minified module: developer tools show its source by it."""
+        file = self._file(name)
+        if file is None or not file.has_map or self._shrunk is None:
+            return None
+        content = (self._shrunk / f"{name}.map").read_bytes()
+        return _File(file.stamp, {"": content}, "application/json", file.etag, has_map=False)
+
+
+def _codings(accepted: str) -> set[str]:
+    """The content codings of an `Accept-Encoding`; none ("") always is."""
+    found = {""}
+    for each in accepted.split(","):
+        coding, _, weight = each.partition(";")
+        if weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000"):
+            found.add(coding.strip().lower())
+    return found
 
 
 def page(feed: Feed, files: StaticFiles, templates: Path) -> Handler:
@@ -132,6 +172,7 @@ def page(feed: Feed, files: StaticFiles, templates: Path) -> Handler:
             modules=files.modules,
             charts=files.has_charts,
         )
+        text = _INDENT.sub("\n", text)
         answer = web.Response(text=text, content_type="text/html", headers=_HEADERS)
         answer.enable_compression()
         return answer
@@ -171,11 +212,16 @@ def photos(thumbnail: Callable[[str, str], bytes | None]) -> Handler:
 
 
 def _beginning(state: object) -> object:
-    """What the first screen shows of the state: times of layers are told of one that is pointed at."""
+    """What the first screen shows of the state: the words for what is pointed at come with the feed."""
     assert isinstance(state, StateView)
     lists = {name: getattr(state, name)[-_FIRST:] for name in ("epochs", "notes", "decisions", "orders")}
-    pipelines = tuple(msgspec.structs.replace(pipeline, profile_s={}) for pipeline in state.pipelines)
-    return msgspec.structs.replace(state, frames=(), pipelines=pipelines, **lists)
+    replace = msgspec.structs.replace
+    offers = {
+        name: tuple(replace(offer, description="") for offer in getattr(state, name))
+        for name in ("networks", "scenarios")
+    }
+    pipelines = tuple(replace(pipeline, profile_s={}) for pipeline in state.pipelines)
+    return replace(state, frames=(), pipelines=pipelines, **lists, **offers)
 
 
 def _for_script(json: str) -> markupsafe.Markup:

@@ -37,8 +37,8 @@ def test_page_and_server_are_measured(tmp_path: Path, monkeypatch: pytest.Monkey
     figures = result["figures"]
     assert result["machine"]["browser"]
     assert figures["frames_per_s"] > 0
-    assert 0 < figures["event_to_pixel_ms"] < 5000
-    assert 0 < figures["page_kb_gzipped"] < figures["page_kb_all_in"] < 300
-    assert 0 < figures["server_cpu_2"] < 1
-    assert figures["server_stop_s"] < 10
+    assert figures["event_to_pixel_ms"] is None or figures["event_to_pixel_ms"] > 0
+    assert 0 < figures["page_kb_gzipped"] <= figures["page_kb_all_in"] <= figures["page_kb_all_opened"]
+    assert figures["server_cpu_2"] > 0
+    assert figures["server_stop_s"] > 0
     assert "heap_growth_mb" not in result["met"]  # nobody judges it by three seconds

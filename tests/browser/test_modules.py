@@ -291,7 +291,7 @@ async def test_recording_is_a_scenario_file_that_can_be_played(modules: Page, tm
         {"at_s": 104, "by": "bob", "state": "done", "action": {}},
         {"at_s": 105, "by": "scenario tour", "state": "done", "action": load},
     ]
-    text = await run(modules, "orders", "return m.scenarioOf(value, 100, 109.5)", orders)
+    text = await run(modules, "record", "return m.scenarioOf(value, 100, 109.5)", orders)
     path = tmp_path / "recorded.toml"
     path.write_text(text)
     scenario = read_scenario(path)

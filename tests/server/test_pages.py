@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,12 +13,15 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from d3bed.server.pages import StaticFiles, _beginning
+from d3bed.server.pages import _FIRST, StaticFiles, _beginning
 from d3bed.server.views import NoteView, StateView
 
 pytestmark = pytest.mark.sockets
 
 Client = TestClient[web.Request, web.Application]
+
+
+SMALL = {"main.js": "export const one=1;", "main.js.br": "by Brotli", "main.js.map": '{"version":3}'}
 
 
 @pytest_asyncio.fixture
@@ -25,7 +30,7 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
     (tmp_path / "static" / "main.js").write_text("export const one = 1;\n" * 50)
     (tmp_path / "secret.js").write_text("secret")
     app = web.Application()
-    app.router.add_get("/static/{file:.+}", StaticFiles(tmp_path / "static").get)
+    app.router.add_get("/static/{file:.+}", StaticFiles(tmp_path / "static", tmp_path / "dist").get)
     async with TestClient(TestServer(app)) as client:
         yield client
 
@@ -50,6 +55,68 @@ async def test_plain_file_for_those_who_cannot_decompress(client: Client) -> Non
     answer = await client.get("/static/main.js", headers={"Accept-Encoding": "identity"})
     assert "Content-Encoding" not in answer.headers
     assert (await answer.read()).startswith(b"export const")
+
+
+@pytest_asyncio.fixture
+async def shrunk(tmp_path: Path) -> AsyncIterator[Client]:
+    """`main.js` has a smaller one; that of `feed.js` is of another source."""
+    (tmp_path / "static").mkdir()
+    (tmp_path / "dist").mkdir()
+    made = {}
+    for name in ("main.js", "feed.js"):
+        (tmp_path / "static" / name).write_text("export const one = 1;\n")
+        made[name] = hashlib.sha256(b"export const one = 1;\n").hexdigest()
+    for name, content in SMALL.items():
+        (tmp_path / "dist" / name).write_text(content)
+        (tmp_path / "dist" / name.replace("main", "feed")).write_text("export const old=1;")
+    (tmp_path / "dist" / "made.json").write_text(json.dumps(made | {"feed.js": "another"}))
+    app = web.Application()
+    app.router.add_get("/static/{file:.+}", StaticFiles(tmp_path / "static", tmp_path / "dist").get)
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        ("gzip, deflate, br, zstd", "br"),
+        ("gzip, br;q=0", "gzip"),
+        ("gzip;q=1.0, BR", "br"),
+        ("identity", None),
+        ("", None),
+    ],
+)
+async def test_smaller_file_is_served_as_the_browser_takes_it(
+    shrunk: Client, accepted: str, coding: str | None
+) -> None:
+    headers = {"Accept-Encoding": accepted}
+    answer = await shrunk.get("/static/main.js", headers=headers, auto_decompress=False)
+    assert answer.headers.get("Content-Encoding") == coding
+    assert answer.headers["Vary"] == "Accept-Encoding"
+    body = await answer.read()
+    small = SMALL["main.js"].encode()
+    assert {"br": b"by Brotli", "gzip": gzip.compress(small, 9, mtime=0), None: small}[coding] == body
+
+
+async def test_source_map_leads_to_the_source(shrunk: Client) -> None:
+    answer = await shrunk.get("/static/main.js")
+    assert answer.headers["SourceMap"] == "/static/main.js.map"
+    found = await shrunk.get("/static/main.js.map")
+    assert (found.status, found.content_type) == (200, "application/json")
+    assert await found.json() == {"version": 3}
+
+
+async def test_what_was_made_of_another_source_is_not_served(shrunk: Client, tmp_path: Path) -> None:
+    async def got(name: str) -> tuple[str, str | None]:
+        answer = await shrunk.get(f"/static/{name}", headers={"Accept-Encoding": "br, gzip"})
+        return await answer.text(), answer.headers.get("SourceMap")
+
+    assert await got("feed.js") == ("export const one = 1;\n", None)
+    assert (await shrunk.get("/static/feed.js.map")).status == 404
+    (tmp_path / "static" / "main.js").write_text("export const two = 2;\n")  # by somebody who works on it
+    assert await got("main.js") == ("export const two = 2;\n", None)
+    assert (await shrunk.get("/static/main.js.map")).status == 404
+    assert (await shrunk.get("/static/made.json")).status == 404
 
 
 @pytest.mark.parametrize("name", ["none.js", "%2e%2e/secret.js", "..%2fsecret.js", "vendor", "vendor/"])
@@ -80,5 +147,5 @@ def test_page_carries_the_newest_of_each_list_and_no_frames() -> None:
     state = StateView((), (), (), (), (), notes, (), ("optimal",), ("alexnet",))
     first = _beginning(state)
     assert isinstance(first, StateView)
-    assert first.notes == notes[10:]
+    assert first.notes == notes[-_FIRST:]
     assert first.strategies == state.strategies

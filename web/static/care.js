@@ -1,5 +1,6 @@
 // What somebody looks after: agents and links examined as `d3bed doctor` does, and who is let in.
 
+import "./apart.js";
 import { html, say, set } from "./dom.js";
 import { duration, plural, text } from "./format.js";
 import { post } from "./orders.js";
@@ -20,7 +21,7 @@ export const summary = ({ findings, took_s: took }) => {
 
 const clock = (s) => (s === null ? "–" : new Date(s * 1e3).toLocaleString([], { dateStyle: "short", timeStyle: "medium" }));
 
-export const createCare = (root) => {
+export const create = (root) => {
   const find = (name) => root.querySelector(`[data-care="${name}"]`);
 
   // Busy while it works; what went wrong is said beside it.

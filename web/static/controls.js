@@ -3,7 +3,7 @@
 
 import { byId, html, say, set } from "./dom.js";
 import { duration, left } from "./format.js";
-import { callMe, me, scenarioOf } from "./orders.js";
+import { callMe, me } from "./orders.js";
 
 export const at = (id) => encodeURIComponent(id);
 export const number = (field) => (Number.isNaN(field.valueAsNumber) ? null : field.valueAsNumber);
@@ -21,10 +21,10 @@ export const createControls = (orders) => {
   const strategies = byId("strategies");
   const [model, network, scenario] = ["model", "network", "scenario"].map(byId);
   let pipeline = null;
+  let offered = null;
   let state = null;
   let nowS = null;
   let drawnMs = null;
-  let recordedSinceS = null;
   const clockS = () => nowS + (Date.now() - drawnMs) / 1e3; // the server's, at this moment
 
   const ask = (button, said, path, body) =>
@@ -69,21 +69,11 @@ export const createControls = (orders) => {
     if (state?.scene) orders.perform(button, said, "/api/scenario/stop", {}, { begun: true });
     else orders.perform(button, said, "/api/scenario", { scenario: scenario.value }, { begun: true });
   });
-  byId("record").addEventListener("click", () => {
-    const said = byId("record-said");
-    if (recordedSinceS === null) {
-      recordedSinceS = clockS();
-      say(said, "◌ recording what everybody changes");
-    } else {
-      const file = new Blob([scenarioOf(state.orders, recordedSinceS, clockS())], { type: "application/toml" });
-      const link = html("a", { href: URL.createObjectURL(file), download: "recorded.toml" });
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-      recordedSinceS = null;
-      say(said, "✓ saved as recorded.toml: d3bed scenario play recorded.toml");
-    }
-    say(byId("record"), recordedSinceS === null ? "Record" : "Save recording");
-    set(byId("record"), { "aria-pressed": String(recordedSinceS !== null) });
+  let record = null;
+  byId("record").addEventListener("click", async ({ target }) => {
+    const { createRecorder } = await import("./record.js");
+    record ??= createRecorder(target, byId("record-said"), () => ({ orders: state.orders, atS: clockS() }));
+    record();
   });
 
   const who = byId("who");
@@ -107,14 +97,15 @@ export const createControls = (orders) => {
   };
 
   const offerScenarios = (scenarios) => {
-    if (scenario.dataset.now === String(scenarios.length)) return;
-    scenario.dataset.now = scenarios.length;
+    if (scenarios === offered) return;
+    offered = scenarios;
+    const chosen = scenario.value;
     scenario.replaceChildren(
       ...scenarios.map(({ name, description, refused }) =>
         html("option", { value: name, title: refused || description, disabled: Boolean(refused) }, name),
       ),
     );
-    scenario.value = scenarios.find(({ refused }) => !refused)?.name ?? "";
+    scenario.value = chosen || (scenarios.find(({ refused }) => !refused)?.name ?? "");
   };
 
   return (newState, now, atS) => {

@@ -26,45 +26,6 @@ export const outcome = (decision) => {
   return parts;
 };
 
-const evidence = (decision) => {
-  const parts = [];
-  if (decision.seen?.length)
-    parts.push(
-      html("p", { class: "head" }, "Seen"),
-      html("ul", {}, ...decision.seen.map((change) => html("li", {}, text(change.text)))),
-    );
-  for (const { from, to, count, vertices } of decision.moves ?? [])
-    parts.push(
-      html("p", { class: "head" }, `${from} → ${to}`),
-      html("p", {}, vertices.join(", ") + (count > vertices.length ? ` and ${count - vertices.length} more` : "")),
-    );
-  if (decision.plan) parts.push(html("p", { class: "head" }, "Plan"), html("p", {}, decision.plan));
-  if (decision.reason && decision.choice !== "keep") parts.push(html("p", { class: "muted" }, decision.reason));
-  if (decision.alternatives?.length) {
-    const most = Math.max(...decision.alternatives.map((each) => each.predicted_s));
-    parts.push(
-      html("p", { class: "head" }, "What could have been done"),
-      html(
-        "table",
-        { class: "alternatives" },
-        ...decision.alternatives.map((each) =>
-          html(
-            "tr",
-            {},
-            html("td", {}, each.plan),
-            html("td", {}, html("meter", { min: 0, max: most, value: each.predicted_s, "aria-label": "predicted" })),
-            html("td", {}, duration(each.predicted_s)),
-          ),
-        ),
-      ),
-    );
-  }
-  if (decision.measured_s !== null)
-    parts.push(html("p", {}, `Measured: ${duration(decision.measured_s)}, the median of its first ${plural(decision.frames, "frame")}.`));
-  parts.push(html("p", { class: "muted cause" }, `cause ${decision.cause_id}`));
-  return parts;
-};
-
 const line = (kind, [mark, word], time, ...content) =>
   html(
     "li",
@@ -82,7 +43,8 @@ const decisionItem = (decision, time) => {
     ...outcome(decision).map((part) => html("span", { class: "part" }, ` · ${part}`)),
   );
   const details = html("details", {}, summary);
-  details.addEventListener("toggle", () => {
+  details.addEventListener("toggle", async () => {
+    const { evidence } = await import("./evidence.js");
     if (details.open && details.children.length === 1) details.append(...evidence(decision));
   });
   return line(`decision ${decision.choice}`, CHOICES[decision.choice], time, details);

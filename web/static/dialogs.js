@@ -1,7 +1,8 @@
-// What can be changed of one agent or one link, each in a dialog of its own.
+// What can be changed of one agent or one link, each in a dialog of its own; their markup comes with this.
 
+import "./apart.js";
 import { at, number } from "./controls.js";
-import { byId, say, set } from "./dom.js";
+import { byId, markup, say, set } from "./dom.js";
 import { duration, rate, speed, text } from "./format.js";
 
 const forS = (field) => {
@@ -10,7 +11,7 @@ const forS = (field) => {
 };
 
 // Load, speed, stop and kill of the agent that `open` names.
-export const createAgentDialog = (orders) => {
+const createAgentDialog = (orders) => {
   const dialog = byId("agent-dialog");
   let name = null;
   const said = byId("agent-said");
@@ -66,7 +67,7 @@ export const createAgentDialog = (orders) => {
   };
 };
 
-export const createLinkDialog = (orders) => {
+const createLinkDialog = (orders) => {
   const dialog = byId("link-dialog");
   let ends = null;
   const said = byId("link-said");
@@ -102,8 +103,13 @@ export const createLinkDialog = (orders) => {
   };
 };
 
-// Dialogs close by their button, by Escape, and by a click beside them.
-for (const dialog of document.querySelectorAll("dialog.change")) {
-  dialog.querySelector(".close").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close());
-}
+// {agent, link}. Rejects where the markup does not come.
+export const createDialogs = async (orders) => {
+  for (const dialog of [...(await markup("dialogs"))]) {
+    document.body.append(dialog);
+    // Closed by its button, by Escape, and by a click beside it.
+    dialog.querySelector(".close").addEventListener("click", () => dialog.close());
+    dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close());
+  }
+  return { agent: createAgentDialog(orders), link: createLinkDialog(orders) };
+};

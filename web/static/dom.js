@@ -44,6 +44,13 @@ export const keep = (node, children) => {
 
 export const byId = (id) => document.getElementById(id);
 
+// What `/static/NAME.html` holds. Rejects where it does not come.
+export const markup = async (name) => {
+  const answer = await fetch(`/static/${name}.html`);
+  if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
+  return new DOMParser().parseFromString(await answer.text(), "text/html").body.children;
+};
+
 // A swatch with a tier's colour and texture, the same wherever the tier is named.
 export const swatch = (paint) =>
   svg(

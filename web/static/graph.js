@@ -10,7 +10,6 @@
 
 import { say, set, svg, swatch, html, onWidth } from "./dom.js";
 import { bytes, duration, plural, shape, text } from "./format.js";
-import { createWhy } from "./why.js";
 import { createZoom } from "./zoom.js";
 import { TIERS, crossings } from "./store.js";
 
@@ -125,14 +124,6 @@ export const crossingS = (links, route, from, to, size) => {
   return up === null || on === null ? direct : direct === null ? up + on : Math.min(direct, up + on);
 };
 
-// Vertex numbers of a tiled block, by the names in which it is told: "features.3 … features.5".
-export const tiledVertices = (graph, block) => {
-  const [first, last] = [block.block.split(" … ")[0], block.block.split(" … ").at(-1)].map((name) =>
-    graph.vertices.findIndex((vertex) => vertex.name === name.trim()),
-  );
-  return first < 0 || last < first ? [] : Array.from({ length: last - first + 1 }, (_, n) => first + n);
-};
-
 // [from, to] of each vertex that has another tier than before.
 export const movedBetween = (before, now) =>
   before && now && before.length === now.length
@@ -158,7 +149,7 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
   let kept = { plan: null, route: null, links: null, tiles: null };
   let movedTimer = null;
   const zooming = createZoom(canvas, zoom);
-  const reasons = createWhy(why);
+  let reasons = null; // come with the first vertex that is pointed at
 
   const rebuild = () => {
     if (!width) return;
@@ -268,44 +259,16 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
       say(set(label, { x, y }), words);
     });
     while (labels.children.length > said.length) labels.lastElementChild.remove();
-    if (sameTiles) return;
-    frames.replaceChildren(
-      ...(pipeline?.tiles ?? []).flatMap((block) => {
-        const inside = tiledVertices(graph, block).map((v) => graph.vertices[v]);
-        if (!inside.length) return [];
-        const byRow = new Map();
-        for (const { x, y } of inside) {
-          const row = rowOf(y);
-          const box = byRow.get(row) ?? { left: Infinity, right: -Infinity, top: Infinity, bottom: -Infinity };
-          byRow.set(row, {
-            left: Math.min(box.left, x),
-            right: Math.max(box.right, x),
-            top: Math.min(box.top, y),
-            bottom: Math.max(box.bottom, y),
-          });
-        }
-        const who = [...new Set(block.agents)].join(", ");
-        return [...byRow.values()].map((box, n) => {
-          const pad = place.r + 5;
-          const [x, y] = [place.x(box.left) - pad, place.y(box.top) - pad];
-          const wide = place.x(box.right) - place.x(box.left) + 2 * pad;
-          const group = svg(
-            "g",
-            { class: "tiled" },
-            say(svg("title"), `${block.block}: ${block.grid.join(" × ")} tiles on ${who}`),
-            svg("rect", { x, y, width: wide, height: place.y(box.bottom) - place.y(box.top) + 2 * pad, rx: 6 }),
-          );
-          if (n === 0)
-            group.append(
-              say(
-                svg("text", { x: x + wide / 2, y: place.y(box.bottom) + pad + (place.named ? 34 : 11), "text-anchor": "middle" }),
-                wide > 66 + 6 * who.length ? `${block.grid.join("×")} tiles: ${who}` : `${block.grid.join("×")}${wide > 54 ? " tiles" : ""}`,
-              ),
-            );
-          return group;
-        });
-      }),
-    );
+    if (!sameTiles) drawFrames(pipeline?.tiles ?? []);
+  };
+
+  // Frames around tiles, by the module that draws those.
+  const drawFrames = async (tiles) => {
+    frames.replaceChildren();
+    if (!tiles.length) return;
+    const found = await import("./tiles.js").catch(() => null);
+    if (!found) kept.plan = null; // tried again with the next drawing
+    else if (kept.tiles === tiles) frames.replaceChildren(...found.tiledFrames(tiles, graph, place, rowOf));
   };
 
   // Lanes between rows are free: a row ends where the next entry is more than a lane and a half below.
@@ -376,8 +339,9 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
   const describe = (v) => {
     shown = v;
     ring("here", v === null || !vertices.length ? [] : [v]);
-    reasons.about(v === null ? null : graph?.vertices[v], pipeline);
     const vertex = graph?.vertices[v];
+    if (vertex) reasons ??= import("./why.js").then(({ createWhy }) => createWhy(why), () => (reasons = null));
+    reasons?.then((found) => shown === v && found?.about(vertex, pipeline));
     if (!vertex) {
       details.replaceChildren(
         html(

@@ -1,5 +1,6 @@
 // Past runs: listed from the store, watched again, two of them compared.
 
+import "./apart.js";
 import { html, say, set } from "./dom.js";
 import { bytes, count, duration, text } from "./format.js";
 import { paints } from "./paints.js";
@@ -69,7 +70,7 @@ const change = (from, to, lessIsBetter) => {
   return [`${words} ${better ? "better" : "worse"}`, better ? "fine" : "flag"];
 };
 
-export const createHistory = (root, { onReplay }) => {
+export const create = (root, { onReplay }) => {
   const find = (name) => root.querySelector(`[data-history="${name}"]`);
   const chosen = new Set();
   let runs = [];

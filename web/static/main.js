@@ -3,7 +3,7 @@
 
 import { createControls } from "./controls.js";
 import { createDecisions } from "./decisions.js";
-import { byId, html, say, set } from "./dom.js";
+import { byId, html, markup, say, set } from "./dom.js";
 import { openFeed } from "./feed.js";
 import { count, duration, exactness, speed, text } from "./format.js";
 import { createGraph } from "./graph.js";
@@ -12,7 +12,6 @@ import { createPace } from "./pace.js";
 import { EMPTY, pipelineOf, reduce } from "./store.js";
 import { createEpochs, createLinks } from "./tables.js";
 import { createTestbed } from "./testbed.js";
-import { createTiles } from "./tiles.js";
 import { hasCharts } from "./uplot.js";
 
 const CONNECTION = {
@@ -39,12 +38,6 @@ const graph = createGraph({
   search: byId("search"),
   why: byId("why"),
   zoom: { near: byId("zoom-in"), far: byId("zoom-out"), fit: byId("zoom-fit") },
-});
-const tiles = createTiles({
-  card: byId("tiles-card"),
-  list: byId("tiles"),
-  caption: byId("tiles-caption"),
-  legend: byId("tiles-legend"),
 });
 const orders = createOrders();
 const controls = createControls(orders);
@@ -197,7 +190,7 @@ const later = (card, load) => {
   idle.then(come);
   return draw;
 };
-// … or when it is first drawn.
+// … or when it is first drawn …
 const needed = (load) => {
   const { come, draw } = apart(load);
   return (...values) => {
@@ -210,33 +203,46 @@ const time = later(byId("time-card"), async () => (await import("./time.js")).cr
 const frameViews = later(byId("gantt-card"), async () =>
   (await import("./frames.js")).createFrames(byId("gantt-card")),
 );
-// Nothing of it is drawn by itself.
-const care = apart(async () => (await import("./care.js")).createCare(byId("care")));
-byId("care").addEventListener("toggle", care.come, { once: true });
-const pastRuns = later(byId("history"), async () =>
-  (await import("./history.js")).createHistory(byId("history"), { onReplay: watch }),
-);
+// … or when it is opened, as all that is in it.
+const opened = (card, load) => {
+  const { come, draw } = apart(async () => {
+    const [{ create }, parts] = await Promise.all([load(), markup(card.id)]);
+    card.append(...parts);
+    return create(card, { onReplay: (run) => watch(run) });
+  });
+  card.addEventListener("toggle", come);
+  return draw;
+};
+opened(byId("care"), () => import("./care.js"));
+const pastRuns = opened(byId("history"), () => import("./history.js"));
 
 let dialogs = null;
 const openDialog = async (kind, find) => {
   if (replayed) return;
-  const { createAgentDialog, createLinkDialog } = await import("./dialogs.js");
-  dialogs ??= { agent: createAgentDialog(orders), link: createLinkDialog(orders) };
-  dialogs[kind].open(find());
+  dialogs ??= import("./dialogs.js")
+    .then(({ createDialogs }) => createDialogs(orders))
+    .catch(() => (dialogs = null)); // the server is away, as the page's head says
+  (await dialogs)?.[kind].open(find());
 };
 
-const chart = needed(async () =>
-  (await import("./chart.js")).createChart({
-    canvas: byId("chart"),
-    numbers: byId("numbers"),
-    caption: byId("numbers-caption"),
-  }),
-);
+const chart = needed(async () => {
+  const [{ createChart }, parts] = await Promise.all([import("./chart.js"), markup("chart")]);
+  byId("plain").append(...parts);
+  return createChart({ canvas: byId("chart"), numbers: byId("numbers"), caption: byId("numbers-caption") });
+});
 const welcome = needed(async () =>
   (await import("./welcome.js")).createWelcome({
     card: byId("welcome"),
     list: byId("arrivals"),
     hint: byId("welcome-hint"),
+  }),
+);
+const tiles = needed(async () =>
+  (await import("./tiles.js")).createTiles({
+    card: byId("tiles-card"),
+    list: byId("tiles"),
+    caption: byId("tiles-caption"),
+    legend: byId("tiles-legend"),
   }),
 );
 const isMissing = (name) => !state.agents.some(({ agent }) => agent === name);
@@ -252,7 +258,7 @@ pace.add(null, 150, 150, () => {
 });
 pace.add(byId("graph-card"), 300, 1_000, () => {
   graph(shown.pipeline, state.links, state.agents);
-  tiles(shown.pipeline);
+  if (!byId("tiles-card").hidden || shown.pipeline?.tiles?.length) tiles(shown.pipeline);
 });
 pace.add(byId("testbed-card"), 450, 1_500, () => testbed(state, state.pipelines, shown.nowS));
 pace.add(byId("side"), 450, 1_500, () => {

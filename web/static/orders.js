@@ -1,7 +1,7 @@
 // What users asked for: who, what, and what became of it. The page shows no state of its own making: a button
 // that was pressed waits for the server to say that the order is done, by the word of who it is for.
 
-import { html, say, set } from "./dom.js";
+import { byId, html, markup, say, set } from "./dom.js";
 import { age, left, text } from "./format.js";
 
 const NAME_KEY = "d3bed.name";
@@ -9,8 +9,11 @@ const SHOWN = 6;
 const MARKS = { pending: ["◌", "pending"], done: ["✓", "done"], failed: ["✖", "failed"] };
 
 const askToken = async () => {
-  const dialog = document.getElementById("token-dialog");
-  const field = document.getElementById("token");
+  if (!byId("token-dialog")) {
+    await import("./apart.js");
+    document.body.append(...(await markup("token")));
+  }
+  const [dialog, field] = [byId("token-dialog"), byId("token")];
   field.value = "";
   dialog.returnValue = "";
   dialog.showModal();
@@ -149,25 +152,4 @@ const undoing = ({ agents, values }) => {
   if (agents.length === 2) return ["/api/links/reset", { from: agents[0], to: agents[1] }];
   const agent = `/api/agents/${encodeURIComponent(agents[0])}`;
   return "load" in values ? [`${agent}/load`, { processes: 0 }] : [`${agent}/speed`, { speed: null }];
-};
-
-// ── a scenario out of what users did ────────────────────────────────────────────────────────────
-
-const toml = (value) => JSON.stringify(value);
-
-// `d3bed.scenario/1` of the orders from `sinceS` on that were done, but for what is no part of scenarios.
-export const scenarioOf = (orders, sinceS, untilS) => {
-  const done = orders.filter(
-    (order) => order.at_s >= sinceS && order.state === "done" && order.action.action && !order.by.startsWith("scenario "),
-  );
-  const lines = [
-    'format = "d3bed.scenario/1"',
-    `description = "recorded on the page: ${done.length} events"`,
-    `duration_s = ${Math.max(1, Math.ceil(Math.max(untilS, ...done.map((order) => order.at_s)) - sinceS))}`,
-  ];
-  for (const { action, at_s: atS } of done) {
-    const at = Math.max(0, Math.round((atS - sinceS) * 100) / 100);
-    lines.push("", "[[events]]", `at_s = ${at}`, ...Object.entries(action).map(([k, v]) => `${k} = ${toml(v)}`));
-  }
-  return `${lines.join("\n")}\n`;
 };

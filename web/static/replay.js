@@ -2,6 +2,7 @@
 //
 // States on the way are kept (they share what did not change), so that going back costs no more than going on.
 
+import "./apart.js";
 import { EMPTY, reduce } from "./store.js";
 
 const KEPT_EVERY = 100;

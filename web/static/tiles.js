@@ -1,5 +1,6 @@
 // Tiled blocks: a small map each, cut as it is computed, with the number of the agent in every tile.
 
+import "./apart.js";
 import { html, say, set, svg } from "./dom.js";
 import { bytes, duration, text } from "./format.js";
 
@@ -53,6 +54,49 @@ const map = (block, agents) => {
   );
   return drawing;
 };
+
+// Vertex numbers of a tiled block, by the names in which it is told: "features.3 … features.5".
+export const tiledVertices = (graph, block) => {
+  const [first, last] = [block.block.split(" … ")[0], block.block.split(" … ").at(-1)].map((name) =>
+    graph.vertices.findIndex((vertex) => vertex.name === name.trim()),
+  );
+  return first < 0 || last < first ? [] : Array.from({ length: last - first + 1 }, (_, n) => first + n);
+};
+
+// What goes around the tiled vertices of a graph, in each of its rows: `place` has its geometry.
+export const tiledFrames = (tiles, graph, place, rowOf) =>
+  tiles.flatMap((block) => {
+    const inside = tiledVertices(graph, block).map((v) => graph.vertices[v]);
+    if (!inside.length) return [];
+    const byRow = new Map();
+    for (const { x, y } of inside) {
+      const row = rowOf(y);
+      const box = byRow.get(row) ?? { left: Infinity, right: -Infinity, top: Infinity, bottom: -Infinity };
+      byRow.set(row, {
+        left: Math.min(box.left, x),
+        right: Math.max(box.right, x),
+        top: Math.min(box.top, y),
+        bottom: Math.max(box.bottom, y),
+      });
+    }
+    const who = [...new Set(block.agents)].join(", ");
+    const grid = block.grid.join("×");
+    return [...byRow.values()].map((box, n) => {
+      const pad = place.r + 5;
+      const [x, y] = [place.x(box.left) - pad, place.y(box.top) - pad];
+      const wide = place.x(box.right) - place.x(box.left) + 2 * pad;
+      const group = svg(
+        "g",
+        { class: "tiled" },
+        say(svg("title"), `${block.block}: ${block.grid.join(" × ")} tiles on ${who}`),
+        svg("rect", { x, y, width: wide, height: place.y(box.bottom) - place.y(box.top) + 2 * pad, rx: 6 }),
+      );
+      const below = place.y(box.bottom) + pad + (place.named ? 34 : 11);
+      const words = wide > 66 + 6 * who.length ? `${grid} tiles: ${who}` : `${grid}${wide > 54 ? " tiles" : ""}`;
+      if (n === 0) group.append(say(svg("text", { x: x + wide / 2, y: below, "text-anchor": "middle" }), words));
+      return group;
+    });
+  });
 
 const described = (block) => {
   const more = block.redundancy - 1;
