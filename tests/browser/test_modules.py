@@ -356,6 +356,12 @@ async def test_seconds_become_columns_with_gaps_where_nothing_was_told(modules: 
     assert await run(modules, "series", "return m.latencyOf(value)", told[0]) == pytest.approx(0.2)
 
 
+async def test_numbers_stay_those_of_the_last_second_that_had_frames(modules: Page) -> None:
+    told = [{**SECOND, "at_s": 100}, {**SECOND, "at_s": 101, "frames_per_s": 0, "parts_s": {}}]
+    found = await run(modules, "series", "return m.columns(value, 101, 4)", told)
+    assert (found["newest"]["at_s"], found["latest"]["at_s"]) == (100, 101)
+
+
 async def test_change_that_a_plan_came_of_is_told_once(modules: Page) -> None:
     epochs = [{"epoch": 2, "strategy": "hpa", "cause": "x", "cause_id": "1-2", "activated_at": 50}]
     decisions = [

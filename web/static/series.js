@@ -55,7 +55,8 @@ export const columns = (seconds, untilS, windowS) => {
     })),
     backboneBytes: total("backbone_bytes"),
     cloudOnlyBytes: total("cloud_only_bytes"),
-    newest: inside.at(-1) ?? null,
+    latest: inside.at(-1) ?? null,
+    newest: inside.findLast((second) => latencyOf(second) !== null) ?? null, // that a frame was answered in
   };
 };
 

@@ -184,7 +184,7 @@ export const createTime = (root) => {
     );
   };
 
-  // Numbers of one second: of the one that is pointed at, else of the newest.
+  // Numbers of one second: of the one that is pointed at, else of the newest that has some.
   const tell = (index) => {
     const at = index ?? null;
     const second = at === null ? shown?.newest : shown?.byTime.get(shown.times[at]);
@@ -195,7 +195,8 @@ export const createTime = (root) => {
     say(find("value-predicted"), duration(second?.predicted_s));
     say(find("value-off"), deviation(off));
     for (const name of ["p50", "p95", "p99"]) say(find(`value-${name}`), duration(second?.[`${name}_s`]));
-    say(find("value-rate"), second ? `${second.frames_per_s}/s` : duration(null));
+    const latest = at === null ? shown?.latest : second;
+    say(find("value-rate"), latest ? `${latest.frames_per_s}/s` : duration(null));
     const back = second ? Math.round(untilS - second.at_s) : null;
     say(find("when"), back === null ? "no frames yet" : back <= 1 ? "last second" : `${back} s ago`);
     if (!second || !shown) return;
