@@ -13,8 +13,6 @@ import pytest
 from d3bed import __version__
 from d3bed.plan import STRATEGIES
 
-pytestmark = pytest.mark.processes
-
 PROBLEM = {
     "format": "d3bed.problem/1",
     "vertices": [

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 
-import pytest
-
 from d3bed.bench.fuzz import fuzz_api, fuzz_control, fuzz_wire
 from d3bed.bench.nonsense import Nonsense
 from d3bed.core.messages import SpansRecorded
@@ -24,7 +22,6 @@ def test_what_the_decoder_lets_through_the_coordinator_handles() -> None:
     assert found["outcomes"]["handled"] > 1000 and found["plans"] >= 2 and found["epochs"] > 1
 
 
-@pytest.mark.processes
 def test_no_request_makes_the_server_fail() -> None:
     found = fuzz_api(11, 500)
     assert found["failures"] == []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
+pytestmark = pytest.mark.timeout(480)
 
 GOOD = """
 [[agents]]

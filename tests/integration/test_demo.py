@@ -3,98 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 import pytest
 
 from d3bed.model.images import shipped
+from tests.integration.tools import all_gone, children_of, demo, fetch, free_port, running_agents, until
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@contextlib.asynccontextmanager
-async def demo(folder: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`d3bed demo …` in a folder of its own; killed at the end if it still runs.
-
-    What agents found out of this machine is shared by all tests.
-    """
-    kept = folder.parent / "kept"
-    kept.mkdir(exist_ok=True)
-    (folder / ".d3bed").mkdir(exist_ok=True)
-    (folder / ".d3bed" / "cache").symlink_to(kept)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "d3bed",
-        "demo",
-        *arguments,
-        cwd=folder,
-        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def until(condition: Any, what: str, limit_s: float = 120.0) -> Any:
-    """Wait for a condition (async callable) to give something true."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(limit_s):
-            while True:
-                if found := await condition():
-                    return found
-                await asyncio.sleep(0.05)
-    raise AssertionError(f"no {what} within {limit_s:g} s")
-
-
-async def fetch(port: int, path: str) -> Any:
-    """GET JSON, or None while nobody answers."""
-    with contextlib.suppress(aiohttp.ClientError):
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://127.0.0.1:{port}{path}") as answer,
-        ):
-            return await answer.json() if answer.status == 200 else None
-
-
-async def running_agents(port: int) -> list[dict[str, Any]] | None:
-    """The four agents once the first frames were answered."""
-    pipelines = await fetch(port, "/api/pipelines")
-    if not pipelines or not (pipelines[0].get("frames") or {}).get("answered"):
-        return None
-    agents: list[dict[str, Any]] = await fetch(port, "/api/agents")
-    return agents
-
-
-async def children_of(process: asyncio.subprocess.Process) -> list[psutil.Process]:
-    return list(psutil.Process(process.pid).children(recursive=True))
-
-
-async def all_gone(children: list[psutil.Process]) -> bool:
-    return not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
 
 
 async def test_headless_demo_answers_every_frame_exactly_over_shaped_links(tmp_path: Path) -> None:

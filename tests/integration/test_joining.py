@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import shutil
@@ -12,11 +11,12 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import aiohttp
 import pytest
+
+from tests.integration.tools import Bed, check, until
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
 
@@ -24,19 +24,10 @@ TOKEN = "sesame-open-sesame"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
 
 
-def _losses() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("losses", Path(__file__).with_name("test_losses.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-losses = _losses()
 AGENTS = ("pi-1", "edge-1", "edge-2", "cloud-1")
 
 
-class Joiners(losses.Bed):  # type: ignore[misc, name-defined]
+class Joiners(Bed):
     """A server with a token, and boards each with a folder of its own."""
 
     @property
@@ -78,7 +69,7 @@ class Joiners(losses.Bed):  # type: ignore[misc, name-defined]
             except (aiohttp.ClientError, OSError):
                 return None
 
-        await losses.tools.until(up, "the server")
+        await until(up, "the server")
 
     async def view(self) -> dict[str, Any]:
         (view,) = await self.ask("GET", "/api/pipelines")
@@ -140,7 +131,7 @@ async def test_boards_join_are_copied_rotated_and_revoked_while_frames_flow(bed:
         view = await bed.view()
         return bool(view["phase"] == "running" and view["frames"]["answered"] >= 5)
 
-    await losses.tools.until(frames, "frames", 200.0)
+    await until(frames, "frames", 200.0)
     edge = (await bed.view())["route"]["edge"]
     other = "edge-2" if edge == "edge-1" else "edge-1"
 
@@ -165,7 +156,7 @@ async def test_boards_join_are_copied_rotated_and_revoked_while_frames_flow(bed:
         states = [row["state"] for row in await bed.ask("GET", "/api/credentials") if row["agent"] == edge]
         return sorted(states) == ["good", "replaced"]
 
-    await losses.tools.until(replaced, "the new credential")
+    await until(replaced, "the new credential")
     assert json.loads(identity.read_text())["credential"] != before
     await bed.kill(edge)
     await bed.start_board(edge)  # with the new one
@@ -175,7 +166,7 @@ async def test_boards_join_are_copied_rotated_and_revoked_while_frames_flow(bed:
         states = {a["agent"]: a["state"] for a in await bed.ask("GET", "/api/agents")}
         return bool(states[edge] == "connected")
 
-    await losses.tools.until(back, "the board again")
+    await until(back, "the board again")
 
     await bed.ask("POST", f"/api/credentials/{edge}/revoke")
     (state,) = [a["state"] for a in await bed.ask("GET", "/api/agents") if a["agent"] == edge]
@@ -189,7 +180,7 @@ async def test_boards_join_are_copied_rotated_and_revoked_while_frames_flow(bed:
     view = await bed.until(lambda view: view["phase"] == "idle", "the end of the run")
     assert view["frames"]["sent"] == view["frames"]["answered"] and view["frames"]["lost"] == 0
     await bed.end("server")
-    losses.check(bed.frames())
+    check(bed.frames())
     code, log = await bed.run("audit", "--data-dir", "data")
     for words in ("joined", "rotated", f"/api/credentials/{edge}/revoke", f"{edge} was revoked"):
         assert words in log

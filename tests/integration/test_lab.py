@@ -92,7 +92,7 @@ class Shell:
         return done.stdout + done.stderr
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.environment["D3BED_SERVER"] + path, timeout=10) as answer:
+        with urllib.request.urlopen(self.environment["D3BED_SERVER"] + path, timeout=60) as answer:
             return json.load(answer)
 
     def agent(self, name: str) -> dict[str, Any]:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.integration.tools import demo, fetch, free_port, running_agents, until
+
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
-
-
-def _demo_tools() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo_tools", Path(__file__).with_name("test_demo.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tools = _demo_tools()
 
 
 def tiled(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -44,7 +33,7 @@ async def test_three_edge_boxes_share_layers_exactly(tmp_path: Path) -> None:
         "0",
         "--fixed",
     )
-    async with tools.demo(tmp_path, *arguments, "--report", str(path)) as process:
+    async with demo(tmp_path, *arguments, "--report", str(path)) as process:
         output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
     report = json.loads(path.read_text())
@@ -56,11 +45,11 @@ async def test_three_edge_boxes_share_layers_exactly(tmp_path: Path) -> None:
 
 
 async def test_a_helper_that_stops_and_comes_back_costs_no_frame(tmp_path: Path) -> None:
-    port, path = tools.free_port(), tmp_path / "report.json"
+    port, path = free_port(), tmp_path / "report.json"
     arguments = ("--headless", "--edges", "3", "--strategy", "edge", "--frames", "60", "--port", str(port))
-    async with tools.demo(tmp_path, *arguments, "--report", str(path)) as process:
-        agents = await tools.until(lambda: tools.running_agents(port), "the first frame")
-        view = (await tools.fetch(port, "/api/pipelines"))[0]
+    async with demo(tmp_path, *arguments, "--report", str(path)) as process:
+        agents = await until(lambda: running_agents(port), "the first frame")
+        view = (await fetch(port, "/api/pipelines"))[0]
         owner = view["route"]["edge"]
         helpers = {agent for tile in view["tiles"] for agent in tile["agents"]} - {owner}
         assert helpers
@@ -69,11 +58,11 @@ async def test_a_helper_that_stops_and_comes_back_costs_no_frame(tmp_path: Path)
         victim.send_signal(signal.SIGSTOP)
 
         async def done_without() -> bool:
-            state = await tools.fetch(port, "/api/state")
+            state = await fetch(port, "/api/state")
             active = [p for p in state["pipelines"] if p["epoch"] != view["epoch"]]
             return bool(active) and name not in {a for t in active[0]["tiles"] for a in t["agents"]}
 
-        await tools.until(done_without, f"a plan without {name}")
+        await until(done_without, f"a plan without {name}")
         victim.send_signal(signal.SIGCONT)
         output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()

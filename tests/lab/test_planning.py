@@ -15,8 +15,6 @@ import pytest
 
 from d3bed.plan import STRATEGIES
 
-pytestmark = pytest.mark.processes
-
 FIXTURES = Path(__file__).parents[1] / "plan" / "fixtures"
 VGG = FIXTURES / "mixed-vgg16.json"
 RESNET = FIXTURES / "mixed-resnet18.json"

@@ -423,7 +423,6 @@ async def test_every_get_route_answers(lab: Lab) -> None:
 # ── without torch, and small ──────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.processes
 def test_import_needs_neither_torch_nor_scipy() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; import d3bed.server;"

@@ -124,7 +124,6 @@ def test_row_of_equal_key_is_replaced_and_the_last_epoch_only_grows(tmp_path: Pa
     store.close()
 
 
-@pytest.mark.processes
 def test_kill_loses_only_what_was_not_yet_written_and_corrupts_nothing(tmp_path: Path) -> None:
     """Rows are on the disk without any closing (`COMMIT_S` later at most, where the machine is not busy)."""
     process = subprocess.Popen(
@@ -321,7 +320,6 @@ def test_trouble_is_told_once_a_minute_and_the_newest_rows_are_kept(
     store.close()
 
 
-@pytest.mark.processes
 def test_full_disk_holds_nobody_up_and_nothing_is_lost_once_there_is_room(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", FULL_DISK, str(tmp_path)],
