@@ -23,6 +23,7 @@ from d3bed.bench.commands import bench
 from d3bed.bench.compare.commands import compare
 from d3bed.core.errors import ConfigError, D3Error
 from d3bed.lab.commands import steer
+from d3bed.lab.exporting import exporting
 from d3bed.lab.keeping import keeping
 from d3bed.lab.lab_commands import lab
 from d3bed.lab.reporting import reporting
@@ -44,6 +45,7 @@ app.add_typer(steer)
 app.add_typer(scenario, name="scenario")
 app.add_typer(reporting)
 app.add_typer(keeping)
+app.add_typer(exporting)
 app.add_typer(lab, name="lab")
 app.add_typer(bench, name="bench")
 app.add_typer(compare)
@@ -56,7 +58,9 @@ errors = Console(stderr=True)
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="TOML file; default: the demo's.")]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Zoo name, package.module:factory, or a .pt2 file from torch.export."),
+    typer.Option(
+        "--model", "-m", help="Zoo name, package.module:factory, a .pt2 file, or one of d3bed export."
+    ),
 ]
 WeightsOption = Annotated[str | None, typer.Option(help="random:SEED, pretrained, or a .safetensors file.")]
 InputOption = Annotated[str | None, typer.Option(help="Input size of your own model, as 3x224x224.")]

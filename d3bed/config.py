@@ -464,6 +464,9 @@ def check_model(name: str, where: str, key: str) -> None:
         if not zipfile.is_zipfile(name):
             problem = "no such file" if not Path(name).exists() else "not an archive of torch.export.save"
             raise ConfigError(where, key, f"{name}: {problem}", "give a file that torch.export.save wrote")
+    elif name.endswith(".safetensors"):
+        if not Path(name).is_file():
+            raise ConfigError(where, key, f"{name}: no such file", "write it with d3bed export")
     elif ":" in name:
         module = name.partition(":")[0]
         with contextlib.suppress(ImportError, ValueError):
@@ -471,7 +474,7 @@ def check_model(name: str, where: str, key: str) -> None:
                 return
         raise ConfigError(where, key, f"{name}: no module named {module}", "run where it can be imported")
     elif name not in ZOO:
-        remedy = f"{near(name, list(ZOO))}; or package.module:factory, or a .pt2 file"
+        remedy = f"{near(name, list(ZOO))}; or package.module:factory, a .pt2 file, or one of d3bed export"
         raise ConfigError(where, key, f"no model named {name!r}", remedy)
 
 

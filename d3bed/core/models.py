@@ -36,7 +36,8 @@ class ModelFile(msgspec.Struct, frozen=True):
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
-    """Which model: a zoo name, `package.module:factory` or a `.pt2` path; `weights` as in the zoo.
+    """Which model: a zoo name, `package.module:factory`, a `.pt2` path or a `.safetensors` path of a
+    whole network (`d3bed export`); `weights` as in the zoo.
 
     `input` is [C, H, W]; None leaves it to the model. Unless `encoded` (bytes of a usual file) is 0,
     vertex 0 is an image file, not pixels; with `floats` its pixels are float32, as in the papers of

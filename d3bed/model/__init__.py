@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from d3bed.core.models import ZOO
 from d3bed.model.exact import PreparedTile, prepare_tiles, prepared_before
-from d3bed.model.loading import LoadedModel, fingerprint, load
+from d3bed.model.loading import LoadedModel, fingerprint, load, write_file
 from d3bed.model.segment import compile_step
 from d3bed.model.tensors import from_wire, relative_error, to_wire
 
@@ -25,4 +25,5 @@ __all__ = [
     "prepared_before",
     "relative_error",
     "to_wire",
+    "write_file",
 ]

@@ -150,7 +150,7 @@ def flatten(
 
     `loaded`: the program comes from a file, which does not say which tensors share memory.
     """
-    if any(_writes(node) for node in program.graph.nodes):
+    if any(writes(node) for node in program.graph.nodes):
         if not loaded:
             try:
                 return _Flattening(name, program, mean, std).run()
@@ -273,9 +273,9 @@ class _Flattening:
                 raise self._refuse(node, f"operator {getattr(target, '__name__', target)}")
             if not target._schema.returns:
                 return  # an assertion
-            if _random(node):
+            if is_random(node):
                 raise self._refuse(node, f"random operator {operator_name(node)}")
-        written = node.args[0] if _writes(node) else None
+        written = node.args[0] if writes(node) else None
         if isinstance(written, fx.Node):
             target = self._functional(node, written, position)
         args = fx.node.map_arg(node.args, self._now.__getitem__)
@@ -392,7 +392,8 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return found | node.kwargs
 
 
-def _random(node: fx.Node) -> bool:
+def is_random(node: fx.Node) -> bool:
+    """Whether it draws random numbers; dropout and the like that are switched off do not."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
         return False
@@ -400,7 +401,8 @@ def _random(node: fx.Node) -> bool:
     return operator_name(node) not in _CALM or any(given.get(a) for a in ("train", "training", "dropout_p"))
 
 
-def _writes(node: fx.Node) -> bool:
+def writes(node: fx.Node) -> bool:
+    """Whether it writes to what it is given."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 

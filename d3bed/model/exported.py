@@ -29,7 +29,7 @@ from d3bed.model.export import NORMALISE, Flat, path_of
 from d3bed.model.keep import keep
 from d3bed.model.weights import Fill, fill
 
-__all__ = ["Draft", "draft", "get", "put"]
+__all__ = ["Draft", "Reading", "draft", "get", "put"]
 
 _FORMAT = "d3bed.exported/1"
 
@@ -81,12 +81,8 @@ def get(folder: Path, spec: ModelSpec, runs: str) -> tuple[Flat, frozenset[int]]
             text = json.loads((file.metadata() or {})["exported"])
             if text["format"] != _FORMAT:
                 return None
-            constants = {
-                # Copied: a weight that lies misaligned in a mapped file takes another kernel.
-                name: file.get_tensor(name).clone() if how is None else fill(_fill(*how))
-                for name, how in text["constants"].items()
-            }
-        return _Reading(constants).flat(text), frozenset(text["packable"])
+            constants = Reading.constants_of(text, file)
+        return Reading(constants).flat(text), frozenset(text["packable"])
     except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError, AttributeError):
         return None
 
@@ -184,13 +180,22 @@ def _dtype(dtype: torch.dtype) -> str:
 # ── reading ───────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Reading:
+class Reading:
     """Makes the graph again. Raises `LookupError`, `TypeError`, `ValueError` or `AttributeError`."""
 
     def __init__(self, constants: dict[str, torch.Tensor]) -> None:
         self._constants = constants
         self._graph = fx.Graph()
         self._nodes: dict[str, fx.Node] = {}
+
+    @staticmethod
+    def constants_of(text: dict[str, Any], file: Any) -> dict[str, torch.Tensor]:
+        """`file` is an open `.safetensors` file."""
+        return {
+            # Copied: a weight that lies misaligned in a mapped file takes another kernel.
+            name: file.get_tensor(name).clone() if how is None else fill(_fill(*how))
+            for name, how in text["constants"].items()
+        }
 
     def flat(self, text: dict[str, Any]) -> Flat:
         for written in text["nodes"]:

@@ -11,14 +11,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from d3bed.core.errors import ModelError
 from d3bed.core.graph import Graph, TensorSpec
 from d3bed.core.messages import ModelSpec
 from d3bed.core.models import ONNX, TORCH
-from d3bed.model import exported, sessions, weights, zoo
+from d3bed.model import exported, network_file, sessions, weights, zoo
 from d3bed.model.export import Flat, decode, export_module, flatten, normalise, read_pt2, with_decode
 from d3bed.model.packing import packable
 from d3bed.model.vertices import Body, vertices_of
@@ -26,7 +26,7 @@ from d3bed.model.vertices import Body, vertices_of
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-__all__ = ["LoadedModel", "fingerprint", "load"]
+__all__ = ["LoadedModel", "fingerprint", "load", "write_file"]
 
 Whole = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
@@ -61,6 +61,7 @@ def load(
     Call it with the intra-op threads that the network will run with: they decide which kernels do.
 
     A `.pt2` file brings its own weights: they are used unless `spec.weights` is a `.safetensors` file.
+    A `.safetensors` file that `d3bed export` wrote brings its own, too.
     Weights `pretrained` of a user's factory are those that the factory gave. `files`: where files that the
     spec names were put. `kept`: a folder for what exporting made (`exported`). Who will not ask for the
     `reference` takes that from there, and `whole` is built if it is called after all.
@@ -78,6 +79,8 @@ def load(
             replace(body, packable=packed),
             threads=torch.get_num_threads(),
         )
+    if spec.name.endswith(network_file.SUFFIX):
+        return _from_file(spec, files)
     module, program, mean, std, fills = _build(spec, files)
     mean_, std_ = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
     flat = flatten(spec.name, program, mean_, std_, loaded=spec.name.endswith(".pt2"))
@@ -99,6 +102,33 @@ def load(
     return LoadedModel(
         spec, graph, whole, takes, replace(body, packable=packed), threads=torch.get_num_threads()
     )
+
+
+def _from_file(spec: ModelSpec, files: Mapping[str, Path]) -> LoadedModel:
+    """The reference is what the file says, undivided: the module that it was made of is elsewhere."""
+    if spec.weights != ModelSpec("").weights:
+        raise ModelError(spec.name, "weights", "it brings its own", "leave `weights` out")
+    flat = network_file.read(files.get(spec.name, Path(spec.name)))
+    undivided = fx.GraphModule(flat.constants, flat.graph, "Whole").forward
+    graph, body, takes = _vertices(spec, flat)
+
+    def whole(image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.inference_mode():
+            image = decode(image, *takes.shape[-2:]) if spec.encoded else image
+            return tuple(pytree.tree_leaves(undivided(image.clone())))
+
+    packed = packable(graph, body)
+    return LoadedModel(
+        spec, graph, whole, takes, replace(body, packable=packed), threads=torch.get_num_threads()
+    )
+
+
+def write_file(spec: ModelSpec) -> tuple[bytes, Graph]:
+    """What `d3bed export` writes of a network, and its graph. Raises `ModelError`."""
+    _, program, mean, std, fills = _build(spec, {})
+    mean_, std_ = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
+    flat = flatten(spec.name, program, mean_, std_, loaded=spec.name.endswith(".pt2"))
+    return network_file.pack(spec.name, flat, fills), _vertices(spec, flat)[0]
 
 
 class _Later:

@@ -66,7 +66,7 @@ def build(name: str, input: tuple[int, int, int] | None, pretrained: bool) -> Bu
             name,
             "",
             "no such model",
-            f"one of {', '.join(ZOO)}, package.module:factory, or a .pt2 file",
+            f"one of {', '.join(ZOO)}, package.module:factory, a .pt2 file or one of d3bed export",
         )
     trained: dict[str, Any] = getattr(module, "pretrained_cfg", None) or {}
     return Built(

@@ -252,11 +252,13 @@ class Api:
 
     async def model(self, id: str, body: ModelOrder) -> Accepted:
         name, models = self._known(id), self._coordinator.settings.models
-        if body.model not in models and ":" not in body.model and not body.model.endswith(".pt2"):
+        own = ":" in body.model or body.model.endswith((".pt2", ".safetensors"))
+        if body.model not in models and not own:
             known = ", ".join(models)
             raise ApiError(
                 400,
-                f"model: unknown model {body.model!r}; known: {known}, package.module:factory, a .pt2 file",
+                f"model: unknown model {body.model!r}; known: {known}, package.module:factory, a .pt2 file, "
+                "a .safetensors file of d3bed export",
             )
         camera = self._coordinator.pipelines[name].settings.model  # it gives files or pixels to any network
         spec = await self._runner.files.stamped(

@@ -1,7 +1,8 @@
 """Files of models that this machine has, for boards that have not: by hash, in pieces where they ask so.
 
-A weights file that a model names, and that is here, is hashed once. Its hash goes to the agents with the
-model; they ask for it by that alone, so that no path of theirs reaches this disk, and check what came.
+A file of weights or of a whole network that a model names, and that is here, is hashed once. Its hash goes
+to the agents with the model; they ask for it by that alone, so that no path of theirs reaches this disk, and
+check what came.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ class ModelFiles:
         return msgspec.structs.replace(settings, pipelines=tuple(pipelines))
 
     async def stamped(self, spec: ModelSpec) -> ModelSpec:
-        """The model with its weights file's hash, if that is here; else agents look for it themselves."""
-        if not spec.weights.endswith(".safetensors"):
-            return spec
-        try:
-            file = await asyncio.to_thread(self._stamp, spec.weights)
-        except OSError as error:
-            _log.info("%s is not sent to agents: %s", spec.weights, error)
-            return spec
-        return msgspec.structs.replace(spec, files=(file,))
+        """The model with the hashes of its files that are here; agents look for the others themselves."""
+        files = []
+        for name in (spec.name, spec.weights):
+            if name.endswith(".safetensors"):
+                try:
+                    files.append(await asyncio.to_thread(self._stamp, name))
+                except OSError as error:
+                    _log.info("%s is not sent to agents: %s", name, error)
+        return msgspec.structs.replace(spec, files=tuple(files))
 
     def _stamp(self, name: str) -> ModelFile:
         path = Path(name).resolve(strict=True)

@@ -1,4 +1,4 @@
-"""A session on a real testbed: ready, run, switch, report; refusals and deaths are errors."""
+"""A session on a real testbed, of a network from a file: ready, run, switch, report; refusals and deaths."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 
 from d3bed.config import read_config
 from d3bed.core.errors import ConfigError
+from d3bed.core.messages import ModelSpec
 from d3bed.lab.client import RequestFailed
 from d3bed.lab.processes import ChildDied
 from d3bed.lab.testbed import check_cores, open_testbed
+from d3bed.model import write_file
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
 
@@ -29,6 +31,7 @@ tier = "edge"
 device = "pi-1"
 edges = ["edge-1"]
 strategy = "device"
+model = "mine.safetensors"
 """
 
 
@@ -38,6 +41,7 @@ async def test_a_session_runs_switches_and_notices_a_death(
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "two.toml"
     path.write_text(TWO_TIERS)
+    (tmp_path / "mine.safetensors").write_bytes(write_file(ModelSpec("alexnet"))[0])
     async with open_testbed(read_config(path), ["--port", "0"]) as bed:
         report = await bed.run(2)
         assert report["frames"] == {"sent": 2, "answered": 2, "lost": 0, "dropped": 0}

@@ -19,12 +19,13 @@ FILE = ModelFile("trained.safetensors", hashlib.sha256(CONTENT).hexdigest(), len
 
 
 @pytest.mark.sockets
-async def test_a_weights_file_of_the_server_is_there_for_agents_by_its_hash(
-    start_lab: StartLab, make_settings: MakeSettings, tmp_path: Path
+@pytest.mark.parametrize("whole", [False, True], ids=["weights", "network"])
+async def test_a_models_file_of_the_server_is_there_for_agents_by_its_hash(
+    start_lab: StartLab, make_settings: MakeSettings, tmp_path: Path, whole: bool
 ) -> None:
     path = tmp_path / "trained.safetensors"
     path.write_bytes(CONTENT)
-    settings = make_settings(model=ModelSpec("alexnet", str(path)))
+    settings = make_settings(model=ModelSpec(str(path)) if whole else ModelSpec("alexnet", str(path)))
     settings = msgspec.structs.replace(settings, token="s3cret-s3cret-s3cret")
     lab = await start_lab(settings)
     scripts = await lab.join(*ALL, token=settings.token)
