@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -48,7 +49,10 @@ REFUSED = 4003
 SILENT_S = 6.0
 _LOOK_S = 0.5
 
+#: Before the next try, within half of it; and how long one may take: a server that has many to welcome at the
+#: same moment must not be asked by all of them again meanwhile.
 _BACK_OFF_S = (0.2, 0.5, 1.0, 2.0)
+_OPEN_S = (3.0, 6.0, 12.0)
 
 
 async def run_control(
@@ -78,7 +82,7 @@ async def run_control(
                 max_queue=64,
                 proxy=None,
                 ssl=context,
-                open_timeout=3,
+                open_timeout=_OPEN_S[min(failures, len(_OPEN_S) - 1)],
                 close_timeout=1,
             ) as socket:
                 await socket.send(encode(register()))
@@ -101,7 +105,7 @@ async def run_control(
             _log.warning("no connection to %s yet: %s", server, error)
         delay_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)]
         failures += 1
-        await asyncio.sleep(delay_s)
+        await asyncio.sleep(delay_s * random.uniform(0.5, 1.5))
 
 
 def _reason(error: InvalidStatus) -> str:
@@ -164,7 +168,7 @@ async def _serve(
                     clock.sample(sent_s, server_s, received_s)
                     await handle(message)
                 case Welcome():
-                    heartbeat_s = message.heartbeat_s
+                    heartbeat_s, reporter.batch_s = message.heartbeat_s, message.batch_s
                     await handle(message)
                 case _:
                     await handle(message)

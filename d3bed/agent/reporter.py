@@ -1,6 +1,6 @@
 """What this agent tells the server, batched and out of band.
 
-Spans, transfers and answers wait here for at most `BATCH_S`; facts, for which the server may be waiting,
+Spans, transfers and answers wait here for `batch_s`, as the server says; facts, for which it may be waiting,
 leave at once and take along what is there. Nothing that computes ever waits for the server. While the server
 is away the buffers keep the newest entries and drop the oldest. Local times become server times here, once,
 and to the microsecond: digits that mean nothing cost bytes.
@@ -29,9 +29,8 @@ from d3bed.core.messages import (
     Transferred,
 )
 
-__all__ = ["BATCH_S", "Reporter"]
+__all__ = ["Reporter"]
 
-BATCH_S = 0.1
 _KEEP = 2000
 _PER_MESSAGE = 500
 
@@ -48,6 +47,7 @@ class Reporter(Observer):
         self._facts: deque[FromAgent] = deque(maxlen=_KEEP)
         self._board: BoardSample | None = None
         self._some, self._urgent = asyncio.Event(), asyncio.Event()
+        self.batch_s = 0.1
         #: CPU seconds that telling the server has taken so far.
         self.spent_s = 0.0
 
@@ -91,9 +91,9 @@ class Reporter(Observer):
         await self._some.wait()
 
     async def rest(self) -> None:
-        """Between two reports: for `BATCH_S`, or until there is a fact."""
+        """Between two reports: for `batch_s`, or until there is a fact."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._urgent.wait(), BATCH_S)
+            await asyncio.wait_for(self._urgent.wait(), self.batch_s)
 
     def drain(self) -> list[FromAgent]:
         """Everything collected so far, oldest first: spans and answers before other facts."""

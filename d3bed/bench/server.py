@@ -76,7 +76,8 @@ _SETTLE_S = 10.0
 _ASKED_PER_S = 5.0
 _PATHS = ("state", "pipelines", "agents", "links", "decisions", "runs")
 _AGENTS_A_PROCESS = 130
-_BETWEEN_S = 0.05
+#: Boards are not switched on all at the same moment: one after so long.
+_BETWEEN_S = 0.04
 
 
 def run(json_path: Path | None, console: Console, *, agents: Sequence[int], seconds: float) -> dict[str, Any]:
@@ -111,11 +112,12 @@ async def _measured(count: int, seconds: float) -> dict[str, Any]:
             while not (data / "address").exists():  # noqa: ASYNC110 - another process makes it
                 await asyncio.sleep(0.05)
             base = (data / "address").read_text().strip().rstrip("/")
+            shares = _shares(pipelines)
             simulated = [
                 multiprocessing.get_context("spawn").Process(
-                    target=_simulate, args=(base, names), daemon=True
+                    target=_simulate, args=(base, names, len(shares)), daemon=True
                 )
-                for names in _shares(pipelines)
+                for names in shares
             ]
             for process in simulated:
                 process.start()
@@ -236,17 +238,17 @@ def _middle(samples: Sequence[tuple[float, int]], from_s: float, until_s: float)
 # ── simulated agents ──────────────────────────────────────────────────────────────────────────────
 
 
-def _simulate(base: str, numbers: Sequence[int]) -> None:
-    """In a process of its own: the agents of these pipelines, until it is ended."""
-    asyncio.run(_live(base, numbers))
+def _simulate(base: str, numbers: Sequence[int], processes: int) -> None:
+    """In a process of its own, one of so many: the agents of these pipelines, until it is ended."""
+    asyncio.run(_live(base, numbers, processes * _BETWEEN_S))
 
 
-async def _live(base: str, numbers: Sequence[int]) -> None:
+async def _live(base: str, numbers: Sequence[int], between_s: float) -> None:
     async with asyncio.TaskGroup() as group:
         for number in numbers:
             for name, tier in zip(_names(number), TIERS, strict=True):
                 group.create_task(_Simulated(AgentId(name), tier).live(base))
-                await asyncio.sleep(_BETWEEN_S)  # boards are not switched on all at the same moment
+                await asyncio.sleep(between_s)
 
 
 class _Simulated:

@@ -373,11 +373,12 @@ FromAgent = (
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
     """Answer to `Register`. `link_secret` (hex) proves agents to each other on data links; agents that were
-    `cut_off` have none."""
+    `cut_off` have none. `batch_s`: what need not leave at once is told this often."""
 
     link_secret: str
-    heartbeat_s: float
+    heartbeat_s: Seconds
     cut_off: tuple[AgentId, ...] = ()
+    batch_s: Seconds = 0.1
 
 
 class ClockPong(msgspec.Struct, frozen=True, tag=True):

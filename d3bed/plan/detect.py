@@ -21,6 +21,7 @@ this table from `recorded/`):
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import deque
 from collections.abc import Iterable
@@ -48,14 +49,19 @@ class Detector:
 
     def __init__(self) -> None:
         self._level: deque[float] = deque(maxlen=SHORT)
-        self._off: deque[float] = deque(maxlen=LONG)
+        self._off: deque[float] = deque()
+        self._ordered: list[float] = []  # the same
         self._up = self._down = 0.0
         self._excursion: deque[float] = deque(maxlen=LONG)
 
     @property
     def scatter(self) -> float:
         """Robust standard deviation of the logarithm about its level."""
-        return 1.4826 * median(self._off) if self._off else 0.0
+        ordered = self._ordered
+        half = len(ordered) // 2
+        if not ordered:
+            return 0.0
+        return 1.4826 * (ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2)
 
     @property
     def is_suspicious(self) -> bool:
@@ -70,14 +76,15 @@ class Detector:
             self._level.append(x)
             return 0
         wide = max(1.0, self.scatter / USUAL_SCATTER)
-        off = x - median(self._level)
+        level = median(self._level)
+        off = x - level
         counted = max(-MOST_AT_ONCE * wide, min(off, MOST_AT_ONCE * wide))
         self._up = max(0.0, self._up + counted - ALLOWANCE * wide)
         self._down = max(0.0, self._down - counted - ALLOWANCE * wide)
         if not self._up and not self._down:
             # What was an excursion was none, and is part of the level like this sample.
-            for settled in (*self._excursion, x):
-                self._off.append(abs(settled - median(self._level)))
+            for settled in (*self._excursion, x) if self._excursion else (x,):
+                self._scattered(abs(settled - (median(self._level) if self._excursion else level)))
                 self._level.append(settled)
             self._excursion.clear()
             return 0
@@ -89,3 +96,9 @@ class Detector:
         self._up = self._down = 0.0
         self._excursion.clear()
         return since
+
+    def _scattered(self, off: float) -> None:
+        if len(self._off) == LONG:
+            del self._ordered[bisect.bisect_left(self._ordered, self._off.popleft())]
+        self._off.append(off)
+        bisect.insort(self._ordered, off)

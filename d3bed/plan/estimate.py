@@ -97,6 +97,7 @@ class _Window:
         self._keep_s = keep_s
         self._samples: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._detector = Detector()
+        self._middle: tuple[float, float] | None = None  # median and spread, once asked for
         self.jumped = self._cut = False
 
     def __len__(self) -> int:
@@ -104,6 +105,7 @@ class _Window:
 
     def add(self, value: float, now: float) -> bool:
         """Returns whether the number has jumped with this sample."""
+        self._middle = None
         while self._samples and now - self.first_s > self._keep_s:
             self._samples.popleft()
         since = self._detector.add(value)
@@ -121,7 +123,7 @@ class _Window:
 
     def forget_before(self, since_s: float) -> None:
         """Something else jumped then."""
-        self._cut = True
+        self._cut, self._middle = True, None
         while self._samples and self.first_s < since_s:
             self._samples.popleft()
 
@@ -139,12 +141,19 @@ class _Window:
 
     @property
     def median(self) -> float:
-        return median(value for _, value in self._samples)
+        return self._medians[0]
 
     @property
     def spread(self) -> float:
-        middle = self.median
-        return median(abs(value - middle) for _, value in self._samples) / middle
+        return self._medians[1]
+
+    @property
+    def _medians(self) -> tuple[float, float]:
+        if self._middle is None:
+            values = [value for _, value in self._samples]
+            middle = median(values)
+            self._middle = middle, median([abs(value - middle) for value in values]) / middle
+        return self._middle
 
 
 # ── profiles ──────────────────────────────────────────────────────────────────────────────────────────
@@ -386,9 +395,10 @@ class LinkEstimator:
         self._used_s = now
         if nbytes < SMALL_BYTES or taken_s <= 0:
             return False
-        believed = self.estimate(now)
-        expected_s = nbytes / believed.bytes_per_s if believed is not None else 0.0
-        self._refuted = max(expected_s / REFUTED, taken_s) >= TELLING_S > taken_s
+        expected_s = 0.0
+        if taken_s < TELLING_S and (believed := self.estimate(now)) is not None:
+            expected_s = nbytes / believed.bytes_per_s
+        self._refuted = expected_s / REFUTED >= TELLING_S > taken_s
         self._last = self._large if nbytes >= LARGE_BYTES else self._small
         jumped = self._last.add(nbytes, taken_s, now)
         if jumped:

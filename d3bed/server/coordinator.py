@@ -77,11 +77,13 @@ from d3bed.server.events import (
     Undo,
 )
 from d3bed.server.pipeline import Pipeline
+from d3bed.server.readings import Readings
 from d3bed.server.runs import Run, Start
 from d3bed.server.seconds import SecondView
 from d3bed.server.settings import ServerSettings
 from d3bed.server.statistics import Totals
 from d3bed.server.traffic import Traffic
+from d3bed.server.turns import Turns
 from d3bed.server.views import (
     AgentView,
     DecisionView,
@@ -94,15 +96,20 @@ from d3bed.server.views import (
 )
 from d3bed.server.world import AgentRecord, World
 
-__all__ = ["HEARTBEAT_S", "SILENCE_S", "Coordinator"]
+__all__ = ["HEARTBEAT_S", "SILENCE_S", "Coordinator", "batch_s"]
 
 #: Agents speak at least this often; one that is silent for `SILENCE_S` is lost.
 HEARTBEAT_S = 0.5
 SILENCE_S = 2.0
+#: What agents tell of frames waits for so long to be told together; longer where they are many.
+BATCH_S, BATCH_MOST_S, BATCH_AN_AGENT_S = 0.1, 0.3, 0.0006
 #: Exporting or profiling keeps an agent's interpreter busy: then it may be silent for longer.
 BUSY_SILENCE_S = 30.0
-#: Statistics are published this often, and runs stored.
-STATISTICS_S, SAVE_S = 0.5, 1.0
+#: Of a heartbeat that changes nothing else the page hears no more often than this.
+SHOWN_S = 0.9
+#: Statistics are published this often, and runs stored; a pipeline's plan is held against conditions at every
+#: tick, but no more than one pipeline in `WATCH_S` (where something jumps its plan is at once).
+STATISTICS_S, SAVE_S, WATCH_S = 0.5, 1.0, 0.0025
 FRAMES_KEPT = 100
 
 #: What agents say all the time; first what of that is about no pipeline.
@@ -113,6 +120,11 @@ _FREEING = (Profiled, LinkMeasured, LinkFailed, ModelFailed)
 
 #: WebSocket close codes for agents. After `REFUSED`, trying again would not help.
 REFUSED, SILENT, SUPERSEDED = 4003, 4008, 4009
+
+
+def batch_s(agents: int) -> float:
+    """How often each of so many agents shall tell of frames."""
+    return min(BATCH_MOST_S, max(BATCH_S, BATCH_AN_AGENT_S * agents))
 
 
 class Coordinator:
@@ -137,6 +149,7 @@ class Coordinator:
         self.frames: deque[FrameView] = deque(maxlen=FRAMES_KEPT)
         self._traffic = {p.settings.id: Traffic(p) for p in self.pipelines.values()}
         self._boards = Boards(self.world)
+        self._readings = Readings(self.world, self._pipelines_of)
         #: Whether changes need a token.
         self.guarded = False
         self._tiers = {agent: tier for p in settings.pipelines for agent, tier in p.tiers.items()}
@@ -151,7 +164,9 @@ class Coordinator:
         self._shown: dict[PipelineId, PipelineView] = {}
         self._outlines: dict[PipelineId, object] = {}
         self._ticked_s: float | None = None
-        self._counted_s = self._saved_s = 0.0
+        pipes, traffic = list(self.pipelines.values()), list(self._traffic.values())
+        self._watched = Turns(pipes, WATCH_S * len(pipes))
+        self._counted, self._saved = Turns(pipes, STATISTICS_S), Turns(traffic, SAVE_S)
 
     # ── events in, commands out ───────────────────────────────────────────────────────────────────
 
@@ -216,9 +231,9 @@ class Coordinator:
         """Those that waited until nobody profiles or measures links; all others have the next tick, as have
         those that waited for a quick look."""
         for pipe in () if isinstance(done, LinkMeasured) and done.quick else self.pipelines.values():
-            if pipe.is_waiting and self.world.is_measuring:
+            if pipe.awaits_turn and self.world.is_measuring:
                 return
-            if pipe.is_waiting:
+            if pipe.awaits_turn:
                 pipe.advance()
 
     def _concerned(self, event: Event) -> tuple[Iterable[Pipeline], bool]:
@@ -274,7 +289,7 @@ class Coordinator:
         self.world.now = now
         for traffic in self._traffic.values():
             traffic.keep_frames(float("inf"))
-        self._save_runs()
+        self._save_runs(self._traffic.values())
         return self.world.take()
 
     def cause_of(self, pipeline: PipelineId) -> CauseId | None:
@@ -303,14 +318,14 @@ class Coordinator:
             return
         record = AgentRecord(register, connection, heard_s=world.now)
         world.agents[agent] = self._connections[connection] = record
-        world.send(agent, Welcome(self._link_secret, HEARTBEAT_S, tuple(sorted(self._cut_off))))
+        cut_off = tuple(sorted(self._cut_off))
+        world.send(agent, Welcome(self._link_secret, HEARTBEAT_S, cut_off, batch_s(len(self._tiers))))
         self._cut_off.discard(agent)
         self.conditions.agent_joined(agent)
         world.publish("agent", record.view(world.now))
         world.note(f"{agent} ({register.tier}) joined from {register.host}")
-        for pipe in self.pipelines.values():
-            if agent in pipe.settings.tiers:
-                pipe.agent_joined(agent)
+        for pipe in self._pipelines_of(record):
+            pipe.agent_joined(agent)
 
     def _lost(self, connection: int, reason: str) -> None:
         record = self._connections.pop(connection, None)
@@ -322,9 +337,8 @@ class Coordinator:
         self.world.note(f"{agent} lost: {reason}", "warn")
         self.conditions.agent_lost(agent)
         self.world.orders.agent_lost(agent)
-        for pipe in self.pipelines.values():
-            if agent in pipe.settings.tiers:
-                pipe.agent_lost(agent)
+        for pipe in self._pipelines_of(record):
+            pipe.agent_lost(agent)
 
     def _revoked(self, agent: AgentId, link_secret: str, by: str) -> None:
         """Close its connection, and have the others close their links with it."""
@@ -344,16 +358,17 @@ class Coordinator:
         for connection, record in list(self._connections.items()):
             if gap > 1.0:  # it was the server that slept
                 record.heard_s += gap
-            limit = BUSY_SILENCE_S if record.has_open("load", "profile") else SILENCE_S
+            busy = self.world.asked.is_busy(record.register.agent, "load", "profile")
+            limit = BUSY_SILENCE_S if busy else SILENCE_S
             if now - record.heard_s > limit:
                 self.world.command(CloseAgent(connection, SILENT, f"silent for {limit:g} s"))
                 self._lost(connection, f"silent for {limit:g} s")
         self.conditions.end_due()
         self.world.orders.end_due()
-        for connection, failure in self.world.expired():
-            self._said(self._connections[connection], failure)
+        for agent, failure in self.world.asked.expired(now):
+            self._said(self.world.agents[agent], failure)
         self.world.demand({name: pipe.demand for name, pipe in self.pipelines.items()})
-        for pipe in self.pipelines.values():
+        for pipe in self._watched.take(now):
             pipe.check_time()
             pipe.watch()
             pipe.measure_guessed()
@@ -362,28 +377,27 @@ class Coordinator:
                 self.frames.append(frame)
                 self.world.publish("frame", frame)
             traffic.count_seconds()
-        if now - self._counted_s >= STATISTICS_S:
-            self._counted_s = now
-            self._publish_changes(self.pipelines.values(), with_numbers=True)
-            for traffic in self._traffic.values():
-                traffic.publish_numbers()
-        if now - self._saved_s >= SAVE_S:
-            self._saved_s = now
-            self._save_runs()
+        counted = self._counted.take(now)
+        self._publish_changes(counted, with_numbers=True)
+        for pipe in counted:
+            self._traffic[pipe.settings.id].publish_numbers()
+        self._save_runs(self._saved.take(now))
 
-    def _save_runs(self) -> None:
-        for traffic in self._traffic.values():
+    def _save_runs(self, of: Iterable[Traffic]) -> None:
+        for traffic in of:
             traffic.save_run()
             traffic.judge_links()
 
     # ── what agents say ───────────────────────────────────────────────────────────────────────────
 
     def _said(self, record: AgentRecord, message: object) -> None:
-        agent, world = record.register.agent, self.world
+        agent, world, asked = record.register.agent, self.world, self.world.asked
         match message:
             case Heartbeat(queued, rejected, rss_bytes):
                 record.queued, record.rejected, record.rss_bytes = queued, rejected, rss_bytes
-                world.publish("agent", record.view(world.now))
+                if world.now - record.shown_s >= SHOWN_S:
+                    record.shown_s = world.now
+                    world.publish("agent", record.view(world.now))
             case BoardSampled(board):
                 self._boards.sampled(record, board)
             case Confirmed(order, problem):
@@ -391,13 +405,15 @@ class Coordinator:
             case ClockPing(sent_s):
                 world.command(SendTo(record.connection, agent, ClockPong(sent_s, world.now)))
             case ModelLoaded(model=model):
-                record.due.pop(("load", model), None)
-                try:
-                    message.graph.check()
-                except ValueError as error:
-                    self._said(record, ModelFailed(model, f"its graph makes no sense: {error}"))
-                    return
-                shared = self._graphs.setdefault(message.graph.digest, message.graph)
+                asked.done(agent, ("load", model))
+                shared = self._graphs.get(message.graph.digest)
+                if shared is None:
+                    try:
+                        message.graph.check()
+                    except ValueError as error:
+                        self._said(record, ModelFailed(model, f"its graph makes no sense: {error}"))
+                        return
+                    shared = self._graphs[message.graph.digest] = message.graph
                 record.loaded[model] = record.last_loaded = msgspec.structs.replace(message, graph=shared)
                 world.publish("agent", record.view(world.now))
             case Fetching(model, done_bytes, of_bytes):
@@ -406,37 +422,20 @@ class Coordinator:
             case PhotosPrepared(thumbnails):
                 record.thumbnails = {each.photo: each.jpeg for each in thumbnails}
             case ModelFailed(model, problem):
-                record.due.pop(("load", model), None)
-                record.due.pop(("profile", model), None)
+                asked.done(agent, ("load", model), ("profile", model))
                 record.predicted.pop(model, None)  # or it would be asked to measure it again and again
                 for pipe in self._pipelines_of(record):
                     pipe.agent_unable(agent, model, problem)
             case Profiled(model=model):
-                record.due.pop(("profile", model), None)
-                self._profiled(record, message)
-            case SpeedSampled(model, vertex, taken_s):
-                record.asked_s = float("-inf")
-                times_s, loaded = record.times_s(model), record.loaded.get(model)
-                expected_s = times_s[vertex] if times_s is not None and vertex < len(times_s) else 0.0
-                if loaded is not None and expected_s > 0:
-                    record.correction.sampled(loaded.graph.digest, taken_s / expected_s, world.now)
-                    self._looked(record, again=record.correction.is_doubtful)
-            case LinkMeasured(peer=peer):
-                record.measured(peer)
-                link = world.link(agent, peer)
-                link.probed(message, world.now)
-                world.publish("link", link.view(agent, peer, world.now))
-                if message.quick:
-                    self._looked(record, again=link.estimator.is_doubtful)
-                else:
-                    self._measurement("link", f"{agent}→{peer}", message)
-            case LinkFailed(peer, problem):
-                if not record.measured(peer):
-                    return  # of a process that is gone by now: it says nothing of the next one
-                link = world.link(agent, peer)
-                link.failed(problem, world.now)
-                world.publish("link", link.view(agent, peer, world.now))
-                world.note(f"link {agent}→{peer} cannot be used: {problem}", "warn")
+                asked.done(agent, ("profile", model))
+                if (wrong := self._readings.profiled(record, message)) is not None:
+                    self._said(record, ModelFailed(model, wrong))
+            case SpeedSampled():
+                self._readings.speed_sampled(record, message)
+            case LinkMeasured():
+                self._readings.link_measured(record, message)
+            case LinkFailed():
+                self._readings.link_failed(record, message)
             case _:
                 self._said_of_pipeline(record, message)
 
@@ -471,44 +470,8 @@ class Coordinator:
             case SourceEnded(sent=sent, answered=answered, dropped=dropped):
                 traffic.source_ended(sent, answered, dropped)
 
-    def _looked(self, record: AgentRecord, *, again: bool) -> None:
-        """What a look told need not wait for the next tick; but a second one does, or the same hiccup would
-        spoil both."""
-        for pipe in () if again else self._pipelines_of(record):
-            pipe.watch()
-
     def _pipelines_of(self, record: AgentRecord) -> list[Pipeline]:
         return self._of_agent.get(record.register.agent, [])
-
-    def _profiled(self, record: AgentRecord, message: Profiled) -> None:
-        agent, model = record.register.agent, message.model
-        loaded = record.loaded.get(model)
-        if loaded is None or len(loaded.graph.vertices) != len(message.times_s):
-            self._said(record, ModelFailed(model, "its profile does not fit its graph"))
-            return
-        if sum(message.times_s) <= 0:
-            self._said(record, ModelFailed(model, "its profile says that nothing takes any time"))
-            return
-        before, guessed = record.times_s(model), record.is_guessed(model)
-        record.profiles[model] = message.times_s
-        if before is not None and (guessed or before != message.times_s):
-            record.correction.forget(loaded.graph.digest)  # it was about what was thought before
-            for pipe in self._pipelines_of(record):
-                pipe.profiled(agent, model, sum(before) / sum(message.times_s) - 1)
-        if len(message.fixed_s) == len(message.times_s):
-            record.fixed[model] = message.fixed_s
-        self._measurement("profile", f"{agent} {model.key}", message)
-
-    def _measurement(self, kind: str, subject: str, message: object) -> None:
-        causes = [p.wish.cause_id for p in self.pipelines.values() if p.wish is not None]
-        self.world.record(
-            "measurements",
-            at_s=self.world.now,
-            cause_id=causes[0] if causes else None,
-            kind=kind,
-            subject=subject,
-            data=msgspec.to_builtins(message),
-        )
 
     def _store_recovered(self, lost: int, remade: bool) -> None:
         """What the store must have and may not is recorded again."""
@@ -534,7 +497,6 @@ class Coordinator:
 
     @property
     def is_counting(self) -> bool:
-        """Whether a run is under way."""
         return any(pipe.stream.is_counting for pipe in self.pipelines.values())
 
     def totals(self, pipeline: PipelineId) -> Totals:

@@ -133,7 +133,7 @@ class PlannedEpoch:
         plans = tuple(each.plan for each in self.group)
         return self.wish.model.key, plans, tuple(sorted(self.route.items()))
 
-    @property
+    @cached_property
     def agents(self) -> dict[AgentId, Tier]:
         """All that take part: those of the route, and edge agents that help with tiles."""
         return self.choice.participants

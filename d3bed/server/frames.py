@@ -53,6 +53,8 @@ class _Tracked:
         self.counted: set[Tier] = set()
         self.ripe = False
         self.settled = False
+        #: As it was given out, as long as nothing was told of it since.
+        self.view: FrameView | None = None
 
     def has_done(self, wanted: Mapping[AgentId, int]) -> bool:
         """Whether all these compute steps were seen."""
@@ -100,13 +102,14 @@ class FrameTracker:
 
     def add_report(self, report: FrameReport, now: float, run: str = "") -> None:
         tracked = self._of(report.frame, report.epoch)
-        tracked.report, tracked.answered_at_s, tracked.run = report, now, run
+        tracked.report, tracked.answered_at_s, tracked.run, tracked.view = report, now, run, None
         self._raw[report.frame, report.epoch] = self._moving[report.frame, report.epoch] = tracked
 
     def add_spans(self, agent: AgentId, spans: Iterable[Span]) -> None:
         tier = self._tiers[agent]
         for span in spans:
             tracked = self._of(span.frame, span.epoch)
+            tracked.view = None
             tracked.spans.append(
                 SpanView(
                     agent=agent,
@@ -155,10 +158,12 @@ class FrameTracker:
     def _view(self, frame: FrameId, epoch: Epoch, tracked: _Tracked) -> FrameView:
         report = tracked.report
         assert report is not None
+        if tracked.view is not None:
+            return tracked.view
         compute_s = self._compute_s(tracked)
         for tier in compute_s:
             self._count_once(tracked, tier)
-        return FrameView(
+        tracked.view = FrameView(
             pipeline=self._pipeline,
             run=tracked.run,
             frame=frame,
@@ -176,6 +181,7 @@ class FrameTracker:
             parts_s=parts(report.started_s, report.latency_s, report.waited_s, tracked.spans),
             top=report.top,
         )
+        return tracked.view
 
     def _compute_s(self, tracked: _Tracked) -> dict[Tier, float]:
         """Per tier; where several agents share the work, of the one that computed longest."""

@@ -83,9 +83,12 @@ class Pipeline:
         return self.wish or (self.active.wish if self.active else None)
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether a plan is wanted, or somebody gets ready to be planned with."""
-        return self.wish is not None or bool(self._newcomers)
+    def awaits_turn(self) -> bool:
+        """Whether it may be for others to be done with profiling or measuring that it has no plan yet, or
+        somebody is not ready to be planned with."""
+        return bool(self._newcomers) or (
+            self.wish is not None and self._stage[0] in ("profiling", "measuring")
+        )
 
     @property
     def guessed(self) -> tuple[AgentId, ...]:

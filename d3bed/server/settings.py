@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ __all__ = ["TILINGS", "Network", "PipelineSettings", "Scene", "SceneEvent", "Ser
 TILINGS = (*METHODS, "none")
 
 
-class PipelineSettings(msgspec.Struct, frozen=True):
+class PipelineSettings(msgspec.Struct, frozen=True, dict=True):
     """One device's frames through one model.
 
     `network` names the preset that `shapes` came from; `shapes` maps a directed pair of tiers, as in
@@ -60,7 +61,7 @@ class PipelineSettings(msgspec.Struct, frozen=True):
     tiling: str = "vsm"
     tolerance: float = 0.0
 
-    @property
+    @cached_property
     def tiers(self) -> dict[AgentId, Tier]:
         """All agents of the pipeline, device first, and their tiers."""
         found = {self.device: Tier.DEVICE} | {edge: Tier.EDGE for edge in self.edges}

@@ -24,13 +24,18 @@ LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10
 
 
 class Recent:
-    """The last `limit` samples of a number."""
+    """The last `limit` samples of a number, kept in order as well: many ask for its quantiles."""
 
     def __init__(self, limit: int = RECENT) -> None:
-        self._samples: deque[float] = deque(maxlen=limit)
+        self._limit = limit
+        self._samples: deque[float] = deque()
+        self._ordered: list[float] = []
 
     def add(self, sample: float) -> None:
+        if len(self._samples) == self._limit:
+            del self._ordered[bisect.bisect_left(self._ordered, self._samples.popleft())]
         self._samples.append(sample)
+        bisect.insort(self._ordered, sample)
 
     @property
     def last(self) -> float | None:
@@ -38,9 +43,9 @@ class Recent:
 
     def quantile(self, share: float) -> float | None:
         """Linear interpolation between order statistics; None without samples."""
-        if not self._samples:
+        ordered = self._ordered
+        if not ordered:
             return None
-        ordered = sorted(self._samples)
         place = share * (len(ordered) - 1)
         low = int(place)
         high = min(low + 1, len(ordered) - 1)

@@ -18,11 +18,9 @@ import msgspec
 from d3bed.core.ids import AgentId, CauseId, Epoch, PipelineId
 from d3bed.core.measurements import BoardSample, LinkRate
 from d3bed.core.messages import (
-    LinkFailed,
     LinkMeasured,
     LoadModel,
     MeasureLinks,
-    ModelFailed,
     ModelLoaded,
     ModelSpec,
     Peer,
@@ -32,6 +30,7 @@ from d3bed.core.messages import (
     ToAgent,
 )
 from d3bed.plan import Basis, LinkEstimator, Predictor, ProfileCorrection, samples_of, slowdowns
+from d3bed.server.asked import Asked, Order
 from d3bed.server.events import Command, Publish, Record, SendTo
 from d3bed.server.orders import Orders
 from d3bed.server.statistics import LinkTraffic
@@ -53,13 +52,10 @@ PROFILE_WAITS_S = 1.0
 #: A prediction is used if operators that were never profiled take at most this share of it.
 MOST_GUESSED = 0.2
 
-#: What an agent was asked for: to load or profile a model, to measure the link to a peer or look at it.
-Order = tuple[Literal["load", "profile"], ModelSpec] | tuple[Literal["link", "look"], AgentId]
-
 
 @dataclass
 class AgentRecord:
-    """One registered agent. `due`: when each open order counts as failed.
+    """One registered agent.
 
     `profiles`, and the `fixed` part of them, are as the agent reported them; `predicted` stands in for a
     profile that is not there yet; `correction` is what its live spans say about either. `speed` and
@@ -71,6 +67,8 @@ class AgentRecord:
     connection: int
     heard_s: float
     worked_s: float | None = None
+    #: When a heartbeat was shown last.
+    shown_s: float = float("-inf")
     connected: bool = True
     queued: int = 0
     rejected: int = 0
@@ -84,7 +82,6 @@ class AgentRecord:
     fixed: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
     predicted: dict[ModelSpec, tuple[float, ...]] = field(default_factory=dict)
     correction: ProfileCorrection = field(default_factory=ProfileCorrection)
-    due: dict[Order, float] = field(default_factory=dict)
     #: When it was asked for a sample of its speed last.
     asked_s: float = float("-inf")
     speed: float | None = None
@@ -102,16 +99,6 @@ class AgentRecord:
     def threads(self) -> int:
         """Intra-op threads of the model that it loaded last; 1 before."""
         return self.last_loaded.threads if self.last_loaded else 1
-
-    def measured(self, peer: AgentId) -> bool:
-        """What was asked for of the link to `peer` is done. Returns whether anything was, of that process."""
-        asked = [order for order in self.due if order in (("link", peer), ("look", peer))]
-        for order in asked:
-            del self.due[order]
-        return bool(asked)
-
-    def has_open(self, *kinds: str) -> bool:
-        return any(kind in kinds for kind, _ in self.due)
 
     def times_s(self, model: ModelSpec) -> tuple[float, ...] | None:
         """Seconds per vertex: measured, else predicted."""
@@ -259,8 +246,7 @@ class World:
         self._out: list[Command] = []
         self.boot = boot
         self._causes = 0
-        #: Who was asked to profile or to measure links, and may be at it still.
-        self._at_it: set[AgentId] = set()
+        self.asked = Asked()
         #: When a profile had to wait for others.
         self._profile_waits_s = float("-inf")
         self._epoch = last_epoch
@@ -339,12 +325,10 @@ class World:
         record.fixed.clear()
         record.predicted.clear()
         record.correction = ProfileCorrection()
-        record.due.clear()
         for ends, link in self.links.items():
             if agent in ends:
                 link.forget()
-        for other in self.agents.values():
-            other.measured(agent)
+        self.asked.forget(agent)
         self.publish("agent", record.view(self.now))
 
     # ── orders ────────────────────────────────────────────────────────────────────────────────────
@@ -354,21 +338,15 @@ class World:
 
     def fetching(self, agent: AgentId, model: ModelSpec) -> None:
         """Files are on their way: it loads once they are there."""
-        due = self.agents[agent].due
-        if ("load", model) in due:
-            due["load", model] = self.now + LOAD_S
+        self.asked.extend(agent, ("load", model), self.now + LOAD_S)
 
     def order_profile(self, agent: AgentId, model: ModelSpec, *, fresh: bool = False) -> bool:
         """Waits (does nothing) while another agent of the host profiles or links are measured. With `fresh`
         a profile on its disk does not do. Returns whether it did not have to wait."""
         host = self.agents[agent].register.host
-        busy = any(
-            other.has_open("link", "look") or (other.register.host == host and other.has_open("profile"))
-            for other in self._measuring()
-        )
+        busy = self.asked.is_at("link", "look") or self.asked.is_profiled_on(host)
         self._profile_waits_s = self.now if busy else float("-inf")
         if not busy:
-            self._at_it.add(agent)
             self._order(agent, ("profile", model), PROFILE_S, ProfileModel(model, fresh))
         return not busy
 
@@ -382,49 +360,28 @@ class World:
     @property
     def is_measuring(self) -> bool:
         """Whether any agent profiles or measures links."""
-        return bool(self._measuring())
-
-    def _measuring(self) -> list[AgentRecord]:
-        """Those who profile or measure links: few of many."""
-        agents = self.agents
-        self._at_it = {agent for agent in self._at_it if agents[agent].has_open("link", "look", "profile")}
-        return [agents[agent] for agent in self._at_it]
+        return self.asked.is_at("link", "look", "profile")
 
     def order_links(self, agent: AgentId, peers: tuple[Peer, ...], *, quick: bool = False) -> None:
         """Waits (does nothing) while any agent profiles or measures links. Several agents may have a quick
         look at once: it is short, and what strays is looked at twice. None begins one while a profile waits:
         there would always be one."""
-        record = self.agents[agent]
         if quick:
-            busy = record.has_open("look") or self.now < self._profile_waits_s + PROFILE_WAITS_S
-            busy = busy or any(other.has_open("link", "profile") for other in self._measuring())
+            busy = self.now < self._profile_waits_s + PROFILE_WAITS_S
+            busy = busy or self.asked.is_busy(agent, "look") or self.asked.is_at("link", "profile")
         else:
             busy = self.is_measuring
         if busy:
             return
-        self._at_it.add(agent)
+        until_s = self.now + (QUICK_LINK_S if quick else LINK_S) * len(peers)
         for peer in peers:
-            limit_s = QUICK_LINK_S if quick else LINK_S
-            record.due["look" if quick else "link", peer.agent] = self.now + limit_s * len(peers)
+            order: Order = ("look", peer.agent) if quick else ("link", peer.agent)
+            self.asked.ask(agent, self.agents[agent].register.host, order, until_s)
         self.send(agent, MeasureLinks(peers, quick))
 
     def _order(self, agent: AgentId, order: Order, limit_s: float, message: ToAgent) -> None:
-        due = self.agents[agent].due
-        if order not in due:
-            due[order] = self.now + limit_s
+        if self.asked.ask(agent, self.agents[agent].register.host, order, self.now + limit_s):
             self.send(agent, message)
-
-    def expired(self) -> list[tuple[int, ModelFailed | LinkFailed]]:
-        """Orders whose time is over, as the failure that the agent did not report."""
-        found: list[tuple[int, ModelFailed | LinkFailed]] = []
-        for record in self.agents.values():
-            for order in [order for order, due_s in record.due.items() if self.now >= due_s]:
-                match order:
-                    case (("link" | "look"), peer):
-                        found.append((record.connection, LinkFailed(peer, "not measured in time")))
-                    case (("load" | "profile") as kind, model):
-                        found.append((record.connection, ModelFailed(model, f"did not {kind} in time")))
-        return found
 
     def demand(self, demands: Mapping[PipelineId, Mapping[str, float]]) -> None:
         """The share of time that each pipeline now keeps agents and links busy."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from d3bed.agent.clock import ClockOffset
 from d3bed.agent.reporter import Reporter
 from d3bed.core.graph import Value
@@ -73,9 +71,9 @@ async def test_only_the_latest_sample_of_the_board_leaves() -> None:
     assert reporter.drain() == []
 
 
-async def test_between_reports_it_rests_but_a_fact_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("d3bed.agent.reporter.BATCH_S", 3600.0)
+async def test_between_reports_it_rests_but_a_fact_leaves_at_once() -> None:
     reporter = make_reporter()
+    reporter.batch_s = 3600.0
     reporter.span(PIPELINE, span(1))
     resting = asyncio.create_task(reporter.rest())
     await asyncio.sleep(0)

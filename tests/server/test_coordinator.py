@@ -38,6 +38,7 @@ from d3bed.core.messages import (
     Welcome,
 )
 from d3bed.plan import Pin
+from d3bed.server.coordinator import batch_s
 from d3bed.server.events import (
     AgentJoined,
     AgentLost,
@@ -77,6 +78,11 @@ def test_nothing_is_loaded_before_all_agents_are_there(stage: Stage) -> None:
 def test_welcome_comes_first_with_the_link_secret(stage: Stage) -> None:
     stage.join(DEVICE)
     assert stage.scripts[DEVICE].heard[0] == Welcome("secret", 0.5)
+
+
+def test_where_agents_are_many_they_tell_of_frames_less_often() -> None:
+    told_s = [batch_s(count) for count in (1, 50, 150, 300, 500, 5000)]
+    assert told_s == pytest.approx([0.1, 0.1, 0.1, 0.18, 0.3, 0.3])
 
 
 def test_clock_ping_is_answered_with_the_servers_clock(stage: Stage) -> None:

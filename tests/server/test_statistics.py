@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from d3bed.core.graph import Value
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
@@ -42,6 +45,17 @@ def test_quantiles_are_of_the_last_samples() -> None:
     assert recent.last == 4.0
     assert recent.median == 2.5
     assert recent.p95 == pytest.approx(3.85)
+
+
+@given(st.lists(st.floats(0, 9) | st.sampled_from([1.0, 2.0]), max_size=40), st.integers(1, 9))
+def test_quantiles_are_those_of_the_sorted_last_samples(samples: list[float], limit: int) -> None:
+    recent = Recent(limit)
+    for sample in samples:
+        recent.add(sample)
+    ordered = sorted(samples[-limit:])
+    assert recent.quantile(0.0) == (ordered[0] if ordered else None)
+    assert recent.quantile(1.0) == (ordered[-1] if ordered else None)
+    assert recent.median == (pytest.approx(statistics.median(ordered)) if ordered else None)
 
 
 def test_big_transfers_rule_the_rate_where_there_are_any() -> None:
