@@ -350,7 +350,7 @@ class Executor:
     def _ran_spans(self, work: EpochWork, frame: FrameId, step: Step, ready_s: float, done: Timed) -> None:
         vertices = step.vertices or (step.makes[0].vertex,)
         place = (vertices[0], vertices[-1])
-        tile = (step.tile.row, step.tile.column) if step.tile is not None else None
+        tile = step.tile.place if step.tile is not None else None
         if done.start_s - ready_s > _QUEUE_NOISE_S:
             self._span(work, frame, SpanKind.QUEUE, ready_s, done.start_s, place, tile=tile)
         if step.vertices:
@@ -438,7 +438,7 @@ class Executor:
         *,
         held_s: float = 0.0,
         peer: AgentId | None = None,
-        tile: tuple[int, int] | None = None,
+        tile: tuple[int, int, int] | None = None,
     ) -> None:
         span = Span(frame, work.epoch, kind, start_s, end_s, vertices, held_s, peer, tile)
         self._observer.span(work.pipeline, span)

@@ -98,7 +98,7 @@ async def epoch_work(
     return work, tuple(
         TileReady(
             vertices=(step.vertices[0], step.vertices[-1]),
-            tile=(step.tile.row, step.tile.column),
+            tile=step.tile.place,
             identical=tile.identical,
             fallbacks=tile.fallbacks,
             max_rel_err=tile.max_rel_err,

@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 
 from d3bed.core.numbers import Bytes, Count, Place
-from d3bed.core.regions import WHOLE, Region
+from d3bed.core.regions import ALL, WHOLE, Region, Span
 
 __all__ = ["ITEM_BYTES", "Edge", "Graph", "TensorSpec", "Value", "Vertex", "Window"]
 
@@ -121,6 +121,23 @@ class Vertex(msgspec.Struct, frozen=True):
     window: Window | None = None
     positional: bool = False
 
+    def reads_channels(self, makes: Span, inputs: int) -> Span | None:
+        """The channels, of inputs with `inputs` of them, that are read to make some of this vertex's output;
+        None if some cannot be made alone: of a concatenation, or a part of a group of a convolution's."""
+        if makes == ALL:
+            return ALL
+        if self.kind in ("cat", "concat"):
+            return None
+        if self.kind != "conv2d" or self.window is None:
+            return makes
+        groups = self.window.groups
+        if groups == 1:
+            return ALL
+        each, per = self.outputs[0].shape[1] // groups, inputs // groups
+        if makes.start % each or makes.stop % each:
+            return None
+        return Span(makes.start // each * per, makes.stop // each * per)
+
 
 class Edge(msgspec.Struct, frozen=True):
     """`consumer` reads these `outputs` of `producer` (vertex numbers, producer < consumer)."""
@@ -171,8 +188,10 @@ class Graph(msgspec.Struct, frozen=True, dict=True):
         whole = self.vertices[value.vertex].outputs[value.output]
         if value.region == WHOLE:
             return whole
-        rows, columns = value.region
-        return TensorSpec((*whole.shape[:2], rows.length, columns.length), whole.dtype)
+        rows, columns, channels = value.region
+        batch, count, *_ = whole.shape
+        some = Span(channels.start, min(channels.stop, count)).length
+        return TensorSpec((batch, some, rows.length, columns.length), whole.dtype)
 
     @cached_property
     def output_bytes(self) -> tuple[int, ...]:

@@ -68,7 +68,7 @@ class Span(msgspec.Struct, frozen=True):
     vertices: tuple[Place, Place]
     held_s: Real = 0.0
     peer: AgentId | None = None
-    tile: tuple[Place, Place] | None = None
+    tile: tuple[Place, Place, Place] | None = None
 
 
 class Transfer(msgspec.Struct, frozen=True):
@@ -164,7 +164,7 @@ class TileReady(msgspec.Struct, frozen=True):
     """
 
     vertices: tuple[Place, Place]
-    tile: tuple[Place, Place]
+    tile: tuple[Place, Place, Place]
     identical: bool
     fallbacks: Count
     max_rel_err: Real = 0.0

@@ -6,13 +6,12 @@ Pure data, and a text that people read and `Plan.parse` inverts.
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 
 import msgspec
 
 from d3bed.core.graph import Graph, Value
 from d3bed.core.ids import TIERS, AgentId, Tier
-from d3bed.core.tiles import Block, Grid, map_size
+from d3bed.core.tiles import Block, Grid
 
 __all__ = ["Plan", "TiledBlock"]
 
@@ -30,38 +29,40 @@ class TiledBlock(msgspec.Struct, frozen=True):
 
     def check(self, graph: Graph) -> None:
         """Raise `ValueError` unless the grid is a cut of the block's map, with an agent for every tile."""
-        rows, columns = self.grid.shape
-        if min(rows, columns) < 1 or rows * columns != len(self.agents):
-            raise ValueError(f"{len(self.agents)} agents for a grid of {rows}×{columns} tiles")
+        if min(self.grid.shape) < 1 or self.grid.count != len(self.agents):
+            raise ValueError(f"{len(self.agents)} agents for a grid of {self.grid} tiles")
         if not self.block.vertices or not 0 <= self.block.source.vertex < self.block.vertices[0]:
             raise ValueError(f"block {self.block} does not lie behind its source")
-        for cuts, size in zip(
-            (self.grid.rows, self.grid.columns), map_size(graph, self.block.sink), strict=True
-        ):
-            if cuts[0] != 0 or cuts[-1] != size or any(a >= b for a, b in pairwise(cuts)):
-                raise ValueError(f"cuts {list(cuts)} do not divide {size} positions")
+        for problem in self.grid.problems(graph, self.block.sink):
+            raise ValueError(problem)
 
     def __str__(self) -> str:
-        """As in `tiles  4.0 [5-8] rows 0,28,56 columns 0,56 on edge-1,edge-2`, perhaps with `gather`."""
-        source, cuts = self.block.source, (self.grid.rows, self.grid.columns)
-        rows, columns = (",".join(map(str, numbers)) for numbers in cuts)
+        """As in `tiles  4.0 [5-8] rows 0,28,56 columns 0,56 on edge-1,edge-2`; perhaps `channels 0,64,128`
+        before the agents, and `gather` behind them."""
+        source, grid = self.block.source, self.grid
+        cuts = {"rows": grid.rows, "columns": grid.columns, "channels": grid.channels}
+        words = " ".join(f"{axis} {','.join(map(str, found))}" for axis, found in cuts.items() if found)
         return (
             f"tiles  {source.vertex}.{source.output} [{_ranges(self.block.vertices)}] "
-            f"rows {rows} columns {columns} on {','.join(self.agents)}{' gather' * self.gather}"
+            f"{words} on {','.join(self.agents)}{' gather' * self.gather}"
         )
 
     @classmethod
     def parse(cls, line: str) -> TiledBlock:
         """Read a line of `str`. Raises `ValueError`."""
         match = re.fullmatch(
-            r"\s*tiles\s+(\d+)\.(\d+) \[([\d,-]+)\] rows ([\d,]+) columns ([\d,]+) on (\S+)( gather)?\s*",
+            r"\s*tiles\s+(\d+)\.(\d+) \[([\d,-]+)\] rows ([\d,]+) columns ([\d,]+)"
+            r"(?: channels ([\d,]+))? on (\S+)( gather)?\s*",
             line,
         )
         if not match:
             raise ValueError(f"not a line of tiles: {line!r}")
-        rows, columns = (tuple(map(int, match[i].split(","))) for i in (4, 5))
+        rows, columns, channels = (
+            tuple(map(int, numbers.split(","))) if numbers else () for numbers in match.groups()[3:6]
+        )
         block = Block(Value(int(match[1]), int(match[2])), tuple(_numbers(match[3])))
-        return cls(block, Grid(rows, columns), tuple(map(AgentId, match[6].split(","))), bool(match[7]))
+        agents = tuple(map(AgentId, match[7].split(",")))
+        return cls(block, Grid(rows, columns, channels), agents, bool(match[8]))
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -1,9 +1,10 @@
-"""Intervals of rows and columns: what a window reads to make some of its output, and how maps are cut.
+"""Intervals of rows, columns and channels: what a window reads to make some of its output, and how maps are
+cut.
 
-A rectangle of a map is a span of rows and a span of columns, and the two never mix: what rows a window
-reads follows from the rows that it makes. So all arithmetic here is along one axis (0 = rows,
-1 = columns). Spans are half open, in positions of the undivided map. Nothing here knows of graphs,
-agents or time.
+A region of a map is a span of rows, a span of columns and a span of channels, and these never mix: what rows
+a window reads follows from the rows that it makes. So all arithmetic here is along one axis (0 = rows,
+1 = columns; of axis 2, channels, `Vertex.reads_channels` knows). Spans are half open, in positions of the
+undivided map. Nothing here knows of graphs, agents or time.
 
 Padding belongs to a tile only where its window really leaves the map; it is then explicit: the values
 are put around what was read, and the operator runs with padding 0. Zeros for convolutions and average
@@ -21,7 +22,19 @@ from d3bed.core.errors import PlanInfeasible
 if TYPE_CHECKING:
     from d3bed.core.graph import Window
 
-__all__ = ["WHOLE", "Padding", "Reach", "Region", "Span", "cut", "divisors", "output_size", "reach"]
+__all__ = [
+    "ALL",
+    "WHOLE",
+    "Padding",
+    "Reach",
+    "Region",
+    "Span",
+    "cut",
+    "cut_channels",
+    "divisors",
+    "output_size",
+    "reach",
+]
 
 
 class Span(NamedTuple):
@@ -43,27 +56,34 @@ class Span(NamedTuple):
         return Span(start, stop) if start < stop else None
 
 
+#: In the place of channels: all of them, however many. A span like others: as far as a map goes.
+ALL = Span(0, 2**31 - 1)
+
+
 class Region(NamedTuple):
-    """A rectangle of a map `[N, C, H, W]`, all channels."""
+    """A rectangle of a map `[N, C, H, W]`, of all or some of its channels."""
 
     rows: Span
     columns: Span
+    channels: Span = ALL
 
     @property
     def area(self) -> int:
         return self.rows.length * self.columns.length
 
     def within(self, outer: Region) -> Region:
-        """The same rectangle in the coordinates of a tensor that holds just `outer`."""
-        up, left = outer.rows.start, outer.columns.start
-        return Region(
-            Span(self.rows.start - up, self.rows.stop - up),
-            Span(self.columns.start - left, self.columns.stop - left),
-        )
+        """The same region in the coordinates of a tensor that holds just `outer`."""
+        return Region(*(Span(a.start - b.start, a.stop - b.start) for a, b in zip(self, outer, strict=True)))
+
+    def overlap(self, other: Region) -> Region | None:
+        rows, columns, channels = (a.overlap(b) for a, b in zip(self, other, strict=True))
+        if rows is None or columns is None or channels is None:
+            return None
+        return Region(rows, columns, channels)
 
     def __str__(self) -> str:
-        (top, bottom), (left, right) = self
-        return f"{top}:{bottom},{left}:{right}"
+        (top, bottom), (left, right), (first, last) = self
+        return f"{top}:{bottom},{left}:{right}" + f",{first}:{last}" * (self.channels != ALL)
 
 
 #: In the place of a rectangle: all of the map, whatever its size, or a tensor that is no map at all.
@@ -131,6 +151,16 @@ def divisors(window: Window, axis: int, makes: Span, size: int) -> tuple[int, ..
     edge = padding if window.count_include_pad else 0
     starts = (position * stride - padding for position in range(*makes))
     return tuple(min(start + kernel, size + edge) - max(start, -edge) for start in starts)
+
+
+#: Kernels make so many channels at once.
+_CHANNELS_AT_ONCE = 16
+
+
+def cut_channels(channels: int, weights: Sequence[float]) -> tuple[int, ...]:
+    """As `cut`, in whole steps of as many channels as kernels make at once, where there are enough."""
+    step = _CHANNELS_AT_ONCE if channels >= _CHANNELS_AT_ONCE * len(weights) else 1
+    return *(step * at for at in cut(channels // step, weights)[:-1]), channels
 
 
 def cut(size: int, weights: Sequence[float]) -> tuple[int, ...]:

@@ -3,16 +3,18 @@
 The output map of a block is cut by a grid. From each output tile the needs run backwards: a vertex makes
 what its readers in the block need of it (the hull of it, where there are several), and reads what its
 window reaches of its inputs. Neighbouring tiles overlap there, and the overlap is computed more than
-once: that is the redundancy. Between two blocks in a row no whole map is needed: a tile of the second
-takes pieces of the first one's output tiles, most of it from the one in its place.
+once: that is the redundancy. A grid may cut channels, too: a convolution makes some of them from all that
+it reads, what is element-wise or a pool from the same ones. Between two blocks in a row no whole map need
+be joined: a tile of the second takes pieces of the first one's output tiles.
 
 Here is geometry alone. It must not know who computes a tile, how fast, nor over which link.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -20,8 +22,8 @@ from itertools import pairwise
 import msgspec
 
 from d3bed.core.errors import PlanInfeasible
-from d3bed.core.graph import Graph, Value
-from d3bed.core.regions import Padding, Reach, Region, Span, cut, reach
+from d3bed.core.graph import Graph, Value, Vertex
+from d3bed.core.regions import ALL, Padding, Reach, Region, Span, cut, reach
 
 __all__ = [
     "Block",
@@ -60,11 +62,13 @@ def map_size(graph: Graph, value: Value) -> tuple[int, int]:
     return height, width
 
 
-class Grid(msgspec.Struct, frozen=True):
-    """Where the output map of a block is cut: 0, …, height and 0, …, width, strictly ascending."""
+class Grid(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the output map of a block is cut: 0, …, height and 0, …, width, strictly ascending; and 0, …, its
+    channels, where these are shared out, too."""
 
     rows: tuple[int, ...]
     columns: tuple[int, ...]
+    channels: tuple[int, ...] = ()
 
     @classmethod
     def even(cls, size: tuple[int, int], rows: int, columns: int) -> Grid:
@@ -81,11 +85,35 @@ class Grid(msgspec.Struct, frozen=True):
         """Tiles down and across; they are numbered row by row."""
         return len(self.rows) - 1, len(self.columns) - 1
 
+    @property
+    def count(self) -> int:
+        """Of tiles; those of one place follow each other, by their channels."""
+        return math.prod(self.shape) * len(self.bands(2))
+
     def bands(self, axis: int) -> list[Span]:
-        return [Span(*ends) for ends in pairwise((self.rows, self.columns)[axis])]
+        if axis == 2 and not self.channels:
+            return [ALL]
+        return [Span(*ends) for ends in pairwise((self.rows, self.columns, self.channels)[axis])]
+
+    def problems(self, graph: Graph, value: Value) -> Iterator[str]:
+        """Why it is no cut of a value, if so."""
+        _, channels, height, width = graph.spec(value).shape
+        on_map = f"a map of {height}×{width}"
+        wanted = [(self.rows, height, on_map), (self.columns, width, on_map)]
+        if self.channels:
+            wanted.append((self.channels, channels, f"{channels} channels"))
+        for cuts, size, what in wanted:
+            if len(cuts) < 2 or cuts[0] != 0 or cuts[-1] != size or any(a >= b for a, b in pairwise(cuts)):
+                yield f"cuts {list(cuts)} do not divide {what} into tiles"
+
+    @property
+    def regions(self) -> list[Region]:
+        """Of all tiles."""
+        return [Region(*spans) for spans in itertools.product(*map(self.bands, range(3)))]
 
     def __str__(self) -> str:
-        return "×".join(map(str, self.shape))
+        """As in `2×2`, or `1×1×4` for four shares of the channels."""
+        return "×".join(map(str, self.shape)) + f"×{len(self.bands(2))}" * bool(self.channels)
 
 
 class Patch(msgspec.Struct, frozen=True):
@@ -110,6 +138,12 @@ class Tile(msgspec.Struct, frozen=True):
     takes: Region
     patches: tuple[Patch, ...]
     input_bytes: int
+    share: int = 0
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Its row, column and share of channels in the grid."""
+        return self.row, self.column, self.share
 
     @property
     def makes(self) -> Region:
@@ -148,18 +182,26 @@ class _Needs:
     graph: Graph
     rows: _Trace
     columns: _Trace
+    channels: _Trace
     _flops: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def traces(self) -> tuple[_Trace, _Trace, _Trace]:
+        return self.rows, self.columns, self.channels
 
     def regions(self, vertex: int) -> list[Region]:
         """What every tile needs of a vertex's output."""
-        return [Region(r, c) for r in self.rows.makes[vertex] for c in self.columns.makes[vertex]]
+        return [Region(*spans) for spans in itertools.product(*(t.makes[vertex] for t in self.traces))]
 
     def flops(self, vertex: int) -> list[int]:
         if vertex not in self._flops:
             this = self.graph.vertices[vertex]
-            positions = math.prod(this.outputs[0].shape[2:])
-            heights, widths = ([span.length for span in t.makes[vertex]] for t in (self.rows, self.columns))
-            self._flops[vertex] = [this.flops * h * w // positions for h in heights for w in widths]
+            channels, *size = this.outputs[0].shape[1:]
+            whole = channels * math.prod(size)
+            self._flops[vertex] = [
+                this.flops * region.area * min(region.channels.length, channels) // whole
+                for region in self.regions(vertex)
+            ]
         return self._flops[vertex]
 
 
@@ -179,7 +221,7 @@ class Tiling:
 
     @property
     def makes(self) -> list[Region]:
-        return [Region(r, c) for r in self.grid.bands(0) for c in self.grid.bands(1)]
+        return self.grid.regions
 
     @cached_property
     def flops(self) -> list[int]:
@@ -199,24 +241,24 @@ class Tiling:
 
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
-        per_position = _bytes_per_position(self.graph, self.block.source)
         patches = [self._patches(vertex) for vertex in self.block.vertices]
+        places = itertools.product(*(range(len(self.grid.bands(axis))) for axis in range(3)))
+        source = self.block.source
         return tuple(
-            Tile(*divmod(number, self.grid.shape[1]), takes, mine, takes.area * per_position)
-            for number, (takes, mine) in enumerate(zip(self.takes, zip(*patches, strict=True), strict=True))
+            Tile(row, column, takes, mine, _nbytes(self.graph, source, takes), share)
+            for (row, column, share), takes, mine in zip(
+                places, self.takes, zip(*patches, strict=True), strict=True
+            )
         )
 
     def _patches(self, vertex: int) -> list[Patch]:
         """One per tile."""
-        rows, columns = self.needs.rows.reaches[vertex], self.needs.columns.reaches[vertex]
         reads = [
-            (Region(r.reads, c.reads), Padding(r.before, r.after, c.before, c.after))
-            for r in rows
-            for c in columns
+            (Region(r.reads, c.reads, k.reads), Padding(r.before, r.after, c.before, c.after))
+            for r, c, k in itertools.product(*(t.reaches[vertex] for t in self.needs.traces))
         ]
-        per_position = _bytes_per_position(self.graph, Value(vertex))
         return [
-            Patch(vertex, makes, *read, flops, makes.area * per_position)
+            Patch(vertex, makes, *read, flops, _nbytes(self.graph, Value(vertex), makes))
             for makes, read, flops in zip(
                 self.needs.regions(vertex), reads, self.needs.flops(vertex), strict=True
             )
@@ -268,22 +310,15 @@ def pieces(before: Tiling, after: Tiling) -> list[list[Piece]]:
     """
     if before.block.sink != after.block.source:
         raise ValueError(f"{after.block.source} is not what {before.block.sink} hands on")
-    per_position = _bytes_per_position(after.graph, after.block.source)
-    across = before.grid.shape[1]
-    held_rows, held_columns = before.grid.bands(0), before.grid.bands(1)
-    found = []
-    for taken in after.takes:
-        mine = []
-        for r, held_row in enumerate(held_rows):
-            row = held_row.overlap(taken.rows)
-            if row is None:
-                continue
-            for c, held_column in enumerate(held_columns):
-                if (column := held_column.overlap(taken.columns)) is not None:
-                    region = Region(row, column)
-                    mine.append(Piece(r * across + c, region, region.area * per_position))
-        found.append(mine)
-    return found
+    graph, source = after.graph, after.block.source
+    return [
+        [
+            Piece(number, region, _nbytes(graph, source, region))
+            for number, held in enumerate(before.makes)
+            if (region := held.overlap(taken)) is not None
+        ]
+        for taken in after.takes
+    ]
 
 
 def exchanged_bytes(before: Tiling, after: Tiling, held: Sequence[Hashable], run: Sequence[Hashable]) -> int:
@@ -297,46 +332,45 @@ def exchanged_bytes(before: Tiling, after: Tiling, held: Sequence[Hashable], run
     )
 
 
-def _bytes_per_position(graph: Graph, value: Value) -> int:
-    spec = graph.spec(value)
-    return spec.nbytes // math.prod(spec.shape[2:])
+def _nbytes(graph: Graph, value: Value, region: Region) -> int:
+    return graph.spec(Value(value.vertex, value.output, region)).nbytes
 
 
 def _needs(graph: Graph, block: Block, grid: Grid) -> _Needs:
-    size = map_size(graph, block.sink)
-    for cuts, positions in zip((grid.rows, grid.columns), size, strict=True):
-        if len(cuts) < 2 or cuts[0] != 0 or cuts[-1] != positions or any(a >= b for a, b in pairwise(cuts)):
-            raise PlanInfeasible(
-                f"block {block.describe(graph)}",
-                f"cuts {list(cuts)} do not divide a map of {size[0]}×{size[1]} into tiles",
-            )
-    rows, columns = (_trace(graph, block, axis, grid.bands(axis)) for axis in (0, 1))
-    return _Needs(graph, rows, columns)
+    for problem in grid.problems(graph, block.sink):
+        raise PlanInfeasible(f"block {block.describe(graph)}", problem)
+    rows, columns, channels = (_trace(graph, block, axis, grid.bands(axis)) for axis in range(3))
+    return _Needs(graph, rows, columns, channels)
 
 
 def _checked(block: Block, grid: Grid, needs: _Needs) -> Tiling:
-    for trace in (needs.rows, needs.columns):
+    for trace in needs.traces:
         if trace.broken is not None and trace.broken >= block.vertices[0]:
+            name = needs.graph.vertices[trace.broken].name
+            why = "cannot make some channels alone" if trace is needs.channels else "sees only padding"
             raise PlanInfeasible(
-                f"block {block.describe(needs.graph)}",
-                f"in a grid {grid}, a tile of {needs.graph.vertices[trace.broken].name} sees only padding",
+                f"block {block.describe(needs.graph)}", f"in a grid {grid}, a tile of {name} {why}"
             )
     return Tiling(needs.graph, block, grid, needs)
 
 
 def _trace(graph: Graph, block: Block, axis: int, bands: list[Span]) -> _Trace:
     """From the output's bands back to the source's. Ends early at a vertex, `broken`, that for some band
-    reads only padding: blocks that start behind it are not affected."""
+    reads only padding, or cannot make these channels alone: blocks that start behind it are not affected."""
+    if bands == [ALL]:  # as nearly always of channels
+        all_of_it = [Reach(ALL, 0, 0)]
+        members = (block.source.vertex, *block.vertices)
+        return _Trace(dict.fromkeys(members, bands), dict.fromkeys(block.vertices, all_of_it), None)
     makes = {block.sink.vertex: bands}
     reaches: dict[int, list[Reach]] = {}
     inside = {block.source.vertex, *block.vertices}
     for vertex in reversed(block.vertices):
         sources = [source for source in graph.predecessors[vertex] if source in inside]
         output = block.source.output if sources[0] == block.source.vertex else 0
-        size = graph.vertices[sources[0]].outputs[output].shape[2 + axis]
+        shape = graph.vertices[sources[0]].outputs[output].shape
         mine = []
         for span in makes[vertex]:
-            reached = reach(graph.vertices[vertex].window, axis, span, size)
+            reached = _reach(graph.vertices[vertex], axis, span, shape)
             if reached is None:
                 return _Trace(makes, reaches, vertex)
             mine.append(reached)
@@ -347,3 +381,11 @@ def _trace(graph: Graph, block: Block, axis: int, bands: list[Span]) -> _Trace:
             else:
                 makes[source] = [reached.reads for reached in mine]
     return _Trace(makes, reaches, None)
+
+
+def _reach(vertex: Vertex, axis: int, makes: Span, shape: Sequence[int]) -> Reach | None:
+    """What a vertex reads along one axis of its inputs, whose `shape` is [N, C, H, W]."""
+    if axis < 2:
+        return reach(vertex.window, axis, makes, shape[2 + axis])
+    channels = vertex.reads_channels(makes, shape[1])
+    return Reach(channels, 0, 0) if channels is not None else None

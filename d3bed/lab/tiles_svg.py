@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d3bed.core.errors import ConfigError
-from d3bed.core.regions import Region, Span
-from d3bed.core.tiles import Tiling, map_size, tiling
+from d3bed.core.regions import ALL, Region
+from d3bed.core.tiles import Tiling, tiling
 from d3bed.lab.tiling import Sharing, TiledRow
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ class _Picture:
         yield _text(_MARGIN, 28, row.layers, font_size=17, font_weight=600)
         yield _text(_MARGIN, 49, about, fill=_MUTED)
         left, right = _MARGIN, 2 * _MARGIN + self.width
-        yield _text(left, _HEAD - 12, f"read: {self._named(block.source)}", font_weight=600)
-        yield _text(right, _HEAD - 12, f"made: {self._named(block.sink)}", font_weight=600)
+        yield _text(left, _HEAD - 12, f"read: {self._named(block.source, self.made.takes)}", font_weight=600)
+        yield _text(right, _HEAD - 12, f"made: {self._named(block.sink, self.made.makes)}", font_weight=600)
         yield from self._panel(left, block.source, self.made.takes, shared=True)
         yield from self._panel(right, block.sink, self.made.makes, shared=False)
         below = _HEAD + self.height + 24
@@ -111,26 +111,30 @@ class _Picture:
         yield _text(left, below + 22, figures, fill=_MUTED)
         yield _text(right, below, "Maps are laid over the photo, whatever their size.", fill=_MUTED)
 
-    def _named(self, value: Value) -> str:
-        height, width = map_size(self.graph, value)
-        return f"{self.graph.vertices[value.vertex].name}, {width}×{height}"
+    def _named(self, value: Value, regions: list[Region]) -> str:
+        _, channels, height, width = self.graph.spec(value).shape
+        words = f"{self.graph.vertices[value.vertex].name}, {width}×{height}"
+        return words + f", {channels} channels, side by side" * any(r.channels != ALL for r in regions)
 
     def _panel(self, left: float, value: Value, regions: list[Region], shared: bool) -> Iterator[str]:
         yield f'<g transform="translate({left:.1f} {_HEAD:.1f})"><use href="#photo"/>'
-        size = map_size(self.graph, value)
+        size = self.graph.spec(value).shape[1:]
+        held: dict[Region, list[str]] = {}
+        for region, agent in zip(regions, self.row.tiled.agents, strict=True):
+            held.setdefault(region, []).append(agent)
         for region, colour in zip(regions, self.colours, strict=True):
-            yield self._rectangle(size, region, f'fill="{colour}" fill-opacity="0.32"')
+            yield self._rectangle(size, region, f'fill="{colour}" fill-opacity="{0.32 / len(held[region])}"')
         if shared:
-            for one, other in itertools.combinations(regions, 2):
-                rows, columns = one.rows.overlap(other.rows), one.columns.overlap(other.columns)
-                if rows and columns:
-                    both = Region(Span(*rows), Span(*columns))
+            for one, other in itertools.combinations(held, 2):
+                if both := one.overlap(other):
                     yield self._rectangle(size, both, 'fill="url(#shared)" fill-opacity="0.75"')
         for region, colour in zip(regions, self.colours, strict=True):
             yield self._rectangle(size, region, f'fill="none" stroke="{colour}" stroke-width="3"', inset=1.5)
-        for number, (region, agent) in enumerate(zip(regions, self.row.tiled.agents, strict=True)):
-            x, y, width, height = self._place(size, self.made.makes[number] if not shared else region)
-            words = [str(agent), f"{region.columns.length}×{region.rows.length}"]
+        for region, agents in held.items():
+            x, y, width, height = self._place(size, region)
+            words = [", ".join(agents), f"{region.columns.length}×{region.rows.length}"]
+            if region.channels != ALL:
+                words[1] = f"{region.channels.start}–{region.channels.stop - 1}"
             for line, word in enumerate(words if height > 40 else [" ".join(words)]):
                 yield _text(
                     x + width / 2,
@@ -144,17 +148,17 @@ class _Picture:
                 )
         yield "</g>"
 
-    def _place(self, size: tuple[int, int], region: Region) -> tuple[float, float, float, float]:
-        """x, y, width and height over the photo."""
-        across, down = self.width / size[1], self.height / size[0]
-        return (
-            region.columns.start * across,
-            region.rows.start * down,
-            region.columns.length * across,
-            region.rows.length * down,
-        )
+    def _place(self, size: tuple[int, ...], region: Region) -> tuple[float, float, float, float]:
+        """x, y, width and height over the photo, of a region of a map of `size` (channels, height, width).
+        Channels lie behind each other; shares of them are drawn side by side."""
+        across, down = self.width / size[2], self.height / size[1]
+        x, width = region.columns.start * across, region.columns.length * across
+        if region.channels != ALL:
+            x += width * region.channels.start / size[0]
+            width *= region.channels.length / size[0]
+        return x, region.rows.start * down, width, region.rows.length * down
 
-    def _rectangle(self, size: tuple[int, int], region: Region, style: str, inset: float = 0.0) -> str:
+    def _rectangle(self, size: tuple[int, ...], region: Region, style: str, inset: float = 0.0) -> str:
         x, y, width, height = self._place(size, region)
         return (
             f'<rect x="{x + inset:.1f}" y="{y + inset:.1f}" width="{max(0.0, width - 2 * inset):.1f}" '

@@ -119,6 +119,7 @@ class Sharing:
                             "grid": row.tiled.grid.shape,
                             "rows": row.tiled.grid.rows,
                             "columns": row.tiled.grid.columns,
+                            "channels": row.tiled.grid.channels,
                             "agents": row.tiled.agents,
                             "redundancy": row.redundancy,
                             "taken_bytes": row.taken_bytes,
@@ -263,6 +264,8 @@ def show(sharing: Sharing) -> RenderableType:
         for choice in way.choices
         if choice.reason
     ]
+    if any(row.tiled.grid.channels for row in first.rows):
+        notes.append("1×1×4 tiles: four shares of the channels, each made from all of the map before.")
     parts: list[RenderableType] = [Text(sharing.about), table]
     parts += [Text(words) for words in reasons] + [Text(note, style="dim") for note in notes]
     if first.rows:

@@ -260,7 +260,8 @@ def _cut_out(truth: dict[Value, torch.Tensor], values: Iterable[Value]) -> list[
 def _crop(whole: torch.Tensor, value: Value) -> torch.Tensor:
     if value.region == WHOLE:
         return whole
-    return whole[:, :, slice(*value.region.rows), slice(*value.region.columns)]
+    rows, columns, channels = (slice(*span) for span in value.region)
+    return whole[:, channels, rows, columns]
 
 
 # ── the cache ────────────────────────────────────────────────────────────────────────────────────────

@@ -16,12 +16,13 @@ import torch
 from torch import fx
 
 from d3bed.core.graph import Graph, TensorSpec, Window
+from d3bed.core.regions import ALL, Span
 from d3bed.model.export import arguments
 
 if TYPE_CHECKING:
     from d3bed.model.vertices import Body
 
-__all__ = ["RUN_PACKED", "kernels_of", "packable", "prepacked"]
+__all__ = ["RUN_PACKED", "groups_of", "kernels_of", "packable", "prepacked"]
 
 RUN_PACKED: Any = torch.ops.mkldnn_prepacked.conv2d_run.default
 
@@ -51,13 +52,23 @@ def prepacked(
     window: Window,
     size: Sequence[int],
     padding: Sequence[int],
+    share: Span = ALL,
 ) -> object:
-    """Weights and bias in the order of oneDNN's kernel for maps of `size` `[N, C, H, W]`: what `RUN_PACKED`
-    takes beside the map. A copy of the weights."""
+    """Weights and bias, of all output channels or a share, in the order of oneDNN's kernel for maps of `size`
+    `[N, C, H, W]`: what `RUN_PACKED` takes beside the map. A copy of the weights."""
+    weight, bias = _weights(constants, head)
+    some = weight[slice(*share)]
     return torch.ops.mkldnn_prepacked.conv2d_prepack(
-        *_weights(constants, head),
-        *(list(window.stride), list(padding), list(window.dilation), window.groups, list(size), "none"),
+        some,
+        bias[slice(*share)] if bias is not None else None,
+        *(list(window.stride), list(padding), list(window.dilation)),
+        *(groups_of(window, len(some), len(weight)), list(size), "none"),
     )
+
+
+def groups_of(window: Window, share: int, channels: int) -> int:
+    """The groups in which so many of a convolution's output channels are made."""
+    return max(1, window.groups * share // channels)
 
 
 def packable(graph: Graph, body: Body) -> frozenset[int]:

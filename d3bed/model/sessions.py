@@ -514,12 +514,9 @@ def _cast(w: _Writer, node: fx.Node, a: _Given) -> str:
 
 
 def _crop(w: _Writer, node: fx.Node, a: _Given) -> str:
-    top, bottom, left, right = a["1"]
-    return str(
-        w.put(
-            "Slice", [w.read(a["0"]), w.numbers([top, left]), w.numbers([bottom, right]), w.numbers([2, 3])]
-        )
-    )
+    starts, stops = a["1"][::2], a["1"][1::2]  # rows, columns, channels
+    ends = [w.numbers(list(starts)), w.numbers(list(stops)), w.numbers([2, 3, 1])]
+    return str(w.put("Slice", [w.read(a["0"]), *ends]))
 
 
 def _frame(w: _Writer, node: fx.Node, a: _Given) -> str:

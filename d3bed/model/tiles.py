@@ -1,4 +1,5 @@
-"""A tile of a block as one function: its patches in order, each on a rectangle of the map.
+"""A tile of a block as one function: its patches in order, each on a region of the map: a rectangle, of all
+or some channels.
 
 Every vertex crops its inputs to what its patch reads; a convolution or pool sees padding only where its
 window really leaves the map. What would round differently on a small map is made to round as on the whole:
@@ -23,10 +24,10 @@ from torch.nn import functional
 from d3bed.core.graph import Value, Window
 from d3bed.core.models import ONNX
 from d3bed.core.program import Step
-from d3bed.core.regions import WHOLE, Padding, Region, Span, divisors
+from d3bed.core.regions import ALL, WHOLE, Padding, Region, Span, divisors
 from d3bed.core.tiles import Patch, Tile, map_size
 from d3bed.model.export import arguments, operator_name
-from d3bed.model.packing import RUN_PACKED, kernels_of, prepacked
+from d3bed.model.packing import RUN_PACKED, groups_of, kernels_of, prepacked
 
 if TYPE_CHECKING:
     from d3bed.model.loading import LoadedModel
@@ -80,31 +81,32 @@ _STEADY = frozenset(
 
 # ── operators of the generated code: their numbers are plain tuples, which it spells out ────────────
 
-#: A rectangle in a tensor's own coordinates: top, bottom, left, right, half open.
-_Box = tuple[int, int, int, int]
+#: A region in a tensor's own coordinates: top, bottom, left, right, first and last channel, half open.
+_Box = tuple[int, int, int, int, int, int]
 
 
 def _box(region: Region) -> _Box:
-    return (*region.rows, *region.columns)
+    return (*region.rows, *region.columns, *region.channels)
 
 
 def _crop(tensor: torch.Tensor, box: _Box) -> torch.Tensor:
-    top, bottom, left, right = box
-    return tensor[:, :, top:bottom, left:right]
+    top, bottom, left, right, first, last = box
+    return tensor[:, first:last, top:bottom, left:right]
 
 
 def _join(
-    size: tuple[int, int],
+    size: tuple[int, int, int],
     boxes: tuple[_Box, ...],
     padding: tuple[int, ...],
     fill: float,
     *parts: torch.Tensor,
 ) -> torch.Tensor:
-    """A contiguous map of `size` from parts that do not overlap and leave nothing out, and padding around it:
-    one copy, where `_frame` would make another."""
+    """A contiguous map of `size` (channels, height, width) from parts that do not overlap and leave nothing
+    out, and padding around it: one copy, where `_frame` would make another."""
     top, bottom, left, right = padding
-    height, width = size
-    whole = parts[0].new_empty((*parts[0].shape[:2], top + height + bottom, left + width + right))
+    channels, height, width = size
+    batch = parts[0].shape[0]
+    whole = parts[0].new_empty((batch, channels, top + height + bottom, left + width + right))
     for beside in (
         whole[:, :, :top],
         whole[:, :, top + height :],
@@ -113,7 +115,7 @@ def _join(
     ):
         if beside.numel():
             beside.fill_(fill)
-    inside = _crop(whole, (top, top + height, left, left + width))
+    inside = whole[:, :, top : top + height, left : left + width]
     for box, part in zip(boxes, parts, strict=True):
         _crop(inside, box).copy_(part)
     return whole
@@ -132,7 +134,7 @@ def _lay(tensor: torch.Tensor, box: _Box, stride: tuple[int, int], size: tuple[i
     """The positions of a rectangle that a 1×1 kernel takes, as a map of `size`; zeros behind the last."""
     taken = _crop(tensor, box)[:, :, :: stride[0], :: stride[1]]
     count = taken.shape[2] * taken.shape[3]
-    flat = tensor.new_empty((*tensor.shape[:2], math.prod(size)))
+    flat = tensor.new_empty((*taken.shape[:2], math.prod(size)))
     flat[:, :, :count].view(taken.shape).copy_(taken)
     flat[:, :, count:].zero_()
     laid = flat.view(*flat.shape[:2], *size)
@@ -149,9 +151,9 @@ def _lay_back(tensor: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return first.contiguous().view(*tensor.shape[:2], *size)
 
 
-def _canvas(tensor: torch.Tensor, size: tuple[int, int], box: _Box) -> torch.Tensor:
-    """A map of `size` that is zero outside `box`."""
-    canvas = tensor.new_zeros((*tensor.shape[:2], *size))
+def _canvas(tensor: torch.Tensor, size: tuple[int, int, int], box: _Box) -> torch.Tensor:
+    """A map of `size` (channels, height, width) that is zero outside `box`."""
+    canvas = tensor.new_zeros((tensor.shape[0], *size))
     _crop(canvas, box).copy_(tensor)
     return canvas
 
@@ -166,7 +168,7 @@ def rectangles_graph(model: LoadedModel, step: Step) -> fx.Graph:
     whole = step.makes[0].whole
     if step.makes == (whole,):
         boxes = tuple(_box(value.region) for value in step.takes)
-        size = map_size(model.graph, whole)
+        size = model.graph.spec(whole).shape[1:]
         made = [graph.call_function(_join, (size, boxes, tuple(_UNPADDED), 0.0, *given))]
     else:
         made = [graph.call_function(_crop, (given[0], _box(value.region))) for value in step.makes]
@@ -225,11 +227,13 @@ class _Builder:
         read is just all of it, with the padding around it."""
         if value in self._parts:
             taken, boxes, parts = self._parts.pop(value)
-            (rows, columns), around = taken, padding if region == taken else _UNPADDED
-            made = self._call(_join, (rows.length, columns.length), boxes, tuple(around), fill, *parts)
+            (rows, columns, channels), around = taken, padding if region == taken else _UNPADDED
+            size = self._shape(value, taken)[1:]
+            made = self._call(_join, size, boxes, tuple(around), fill, *parts)
             held = Region(
                 Span(rows.start - around.top, rows.stop + around.bottom),
                 Span(columns.start - around.left, columns.stop + around.right),
+                channels,
             )
             self._held[value] = held, made
             if region == taken:
@@ -259,22 +263,23 @@ class _Builder:
                 if node not in body:
                     made[node] = take(self._value_of[node], patch.reads)
         steady = self._model.engine == ONNX or all(map(_steady, behind))
+        held = patch.makes if steady else self._whole(sink)
         if not steady:
-            size = map_size(self._model.graph, sink)
+            size = self._model.graph.spec(sink).shape[1:]
             made = {node: self._call(_canvas, new, size, _box(patch.makes)) for node, new in made.items()}
         for node in behind:
             made[node] = self._graph.node_copy(
-                node, lambda n: self._constant(n) if n.op == "get_attr" else made[n]
+                node, lambda n: self._spread(n, sink, held) if n.op == "get_attr" else made[n]
             )
-        last = made[self._model.body.values[sink]]
-        self._held[sink] = (patch.makes if steady else self._whole(sink), last)
+        self._held[sink] = (held, made[self._model.body.values[sink]])
 
     def _on_whole(self, head: fx.Node, source: Value, window: Window, patch: Patch) -> fx.Node:
         """The whole map's operator on a map of the whole size."""
         spec = self._model.graph.spec(source)
-        canvas = self._call(_canvas, self._crop(source, patch.reads), spec.shape[2:], _box(patch.reads))
+        canvas = self._call(_canvas, self._crop(source, patch.reads), spec.shape[1:], _box(patch.reads))
         if patch.vertex in self._model.body.packable:
-            whole = self._packed(head, window, patch, canvas, spec.shape, window.padding)
+            packed = prepacked(self._model.body.constants, head, window, spec.shape, window.padding)
+            whole = self._call(RUN_PACKED, canvas, self._extra(f"packed_{patch.vertex}", packed))
         else:
             whole = self._graph.node_copy(
                 head, lambda node: self._constant(node) if node.op == "get_attr" else canvas
@@ -283,10 +288,8 @@ class _Builder:
 
     def _in_rows(self, head: fx.Node, source: Value, window: Window, patch: Patch, way: Way) -> fx.Node:
         """A 1×1 convolution on its positions, laid out in as many rows as the whole map has."""
-        channels, (rows, width) = (
-            self._model.graph.spec(source).shape[:2],
-            map_size(self._model.graph, Value(patch.vertex)),
-        )
+        channels = self._shape(source, patch.reads)[:2]
+        rows, width = map_size(self._model.graph, Value(patch.vertex))
         columns = max(-(-patch.makes.area // rows), -(-2 * width // 3) if way is Way.MOST else 1)
         (held, node), stride = self._at_hand(source), window.stride
         key = (source, patch.reads, stride, rows, columns)
@@ -308,10 +311,7 @@ class _Builder:
             target: Any = head.target
             return self._call(target, read, kernel, stride, [0, 0], list(window.dilation), window.ceil_mode)
         sizes = map_size(self._model.graph, source)
-        rows, columns = (
-            divisors(window, axis, span, size)
-            for axis, (span, size) in enumerate(zip(patch.makes, sizes, strict=True))
-        )
+        rows, columns = (divisors(window, axis, patch.makes[axis], sizes[axis]) for axis in (0, 1))
         if {a * b for a in rows for b in columns} == {math.prod(kernel)}:
             return self._call(aten.avg_pool2d.default, read, kernel, stride, [0, 0], window.ceil_mode)
         sums = self._call(aten.avg_pool2d.default, read, kernel, stride, [0, 0], window.ceil_mode, True, 1)
@@ -325,9 +325,8 @@ class _Builder:
         padding = [top if top == bottom else 0, left if left == right else 0]
         beside = Padding(top - padding[0], bottom - padding[0], left - padding[1], right - padding[1])
         read = self._frame(source, patch.reads, beside)
-        heights, widths = beside.top + beside.bottom, beside.left + beside.right
-        rows, columns = patch.reads
-        size = [*self._model.graph.spec(source).shape[:2], rows.length + heights, columns.length + widths]
+        *batch, rows, columns = self._shape(source, patch.reads)
+        size = [*batch, rows + beside.top + beside.bottom, columns + beside.left + beside.right]
         return self._kernel(head, source, window, patch, read, size, padding, way)
 
     def _kernel(
@@ -342,15 +341,18 @@ class _Builder:
         way: Way,
     ) -> fx.Node:
         """The whole map's kernel on a map of `size`."""
-        stride, dilation, groups = list(window.stride), list(window.dilation), window.groups
-        weight, bias = arguments(head)["weight"], arguments(head)["bias"]
-        if self._model.engine == ONNX:
-            operands = read, self._constant(weight), self._constant(bias) if bias is not None else None
-            return self._call(aten.conv2d.default, *operands, stride, padding, dilation, groups)
-        backend = kernels_of(self._model.body.constants, head, window, self._model.graph.spec(source))
+        constants, spec = self._model.body.constants, self._model.graph.spec(source)
+        onnx = self._model.engine == ONNX
+        backend = "" if onnx else kernels_of(constants, head, window, spec)
         if backend == "Mkldnn" and way is Way.PACKED:
-            return self._packed(head, window, patch, read, size, padding)
-        operands = read, self._constant(weight), self._constant(bias) if bias is not None else None
+            packed = prepacked(constants, head, window, size, padding, patch.makes.channels)
+            return self._call(RUN_PACKED, read, self._extra(f"packed_{patch.vertex}", packed))
+        sink, stride, dilation = Value(patch.vertex), list(window.stride), list(window.dilation)
+        groups = groups_of(window, self._shape(sink, patch.makes)[1], self._shape(sink)[1])
+        weight, bias = (arguments(head)[name] for name in ("weight", "bias"))
+        operands = read, self._some(weight, patch.makes), bias and self._some(bias, patch.makes)
+        if onnx:
+            return self._call(aten.conv2d.default, *operands, stride, padding, dilation, groups)
         if backend == "Mkldnn":
             plain: Any = aten.mkldnn_convolution.default
             return self._call(plain, *operands, padding, stride, dilation, groups)
@@ -358,18 +360,6 @@ class _Builder:
             slow: Any = aten._slow_conv2d_forward.default
             return self._call(slow, *operands[:2], list(window.kernel), operands[2], stride, padding)
         return self._call(aten.conv2d.default, *operands, stride, padding, dilation, groups)
-
-    def _packed(
-        self,
-        head: fx.Node,
-        window: Window,
-        patch: Patch,
-        read: fx.Node,
-        size: Sequence[int],
-        padding: Sequence[int],
-    ) -> fx.Node:
-        packed = prepacked(self._model.body.constants, head, window, size, padding)
-        return self._call(RUN_PACKED, read, self._extra(f"packed_{patch.vertex}", packed))
 
     # ── nodes ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -384,6 +374,26 @@ class _Builder:
         if node not in self._constants:
             self._constants[node] = self._graph.get_attr(str(node.target))
         return self._constants[node]
+
+    def _some(self, node: fx.Node, region: Region, axis: int = 0) -> fx.Node:
+        """What a region needs of a constant that has its channels along an axis."""
+        if region.channels == ALL:
+            return self._constant(node)
+        first, last = region.channels
+        share = self._model.body.constants[str(node.target)].narrow(axis, first, last - first)
+        return self._extra(f"{node.target}_{first}_{last}", share.contiguous())
+
+    def _spread(self, node: fx.Node, value: Value, region: Region) -> fx.Node:
+        """What a region of a value needs of a constant that is spread over all positions: a number for each
+        channel `[C]`, as batch norm has it, or something that torch makes as large as the map."""
+        shape = self._model.body.constants[str(node.target)].shape
+        axis = 0 if len(shape) == 1 else len(shape) - 3
+        if axis < 0 or not shape or shape[axis] != self._shape(value)[1]:
+            return self._constant(node)
+        return self._some(node, region, axis)
+
+    def _shape(self, value: Value, region: Region = WHOLE) -> tuple[int, ...]:
+        return self._model.graph.spec(Value(value.vertex, value.output, region)).shape
 
     def _crop(self, value: Value, region: Region) -> fx.Node:
         held, node = self._at_hand(value)

@@ -93,7 +93,9 @@ class PlannedEpoch:
     #: What agents found when they checked their tiles, and how long tiled parts take.
     tiles: list[TileReady] = field(default_factory=list)
     tiled_s: dict[tuple[int, int], Recent] = field(default_factory=dict)
-    _tile_times_s: dict[tuple[AgentId, tuple[int, int], tuple[int, int]], float] = field(default_factory=dict)
+    _tile_times_s: dict[tuple[AgentId, tuple[int, int], tuple[int, int, int]], float] = field(
+        default_factory=dict
+    )
 
     @property
     def number(self) -> Epoch:
@@ -163,7 +165,7 @@ class PlannedEpoch:
     def tile_time_s(self, agent: AgentId, tile: Tile) -> float | None:
         """What an agent took for a tile when it prepared it, comparable to its profile."""
         place = (tile.patches[0].vertex, tile.patches[-1].vertex)
-        return self._tile_times_s.get((agent, place, (tile.row, tile.column)))
+        return self._tile_times_s.get((agent, place, tile.place))
 
     def tiled(self, place: tuple[int, int], taken_s: float) -> None:
         """A tiled part, by its first and last vertex, took so long for a frame."""
@@ -184,12 +186,12 @@ class PlannedEpoch:
         return self._steps_by_span.get((agent, span.vertices, span.tile))
 
     @cached_property
-    def _steps_by_span(self) -> dict[tuple[AgentId, tuple[int, int], tuple[int, int] | None], Step]:
+    def _steps_by_span(self) -> dict[tuple[AgentId, tuple[int, int], tuple[int, int, int] | None], Step]:
         return {
             (
                 agent,
                 (step.vertices[0], step.vertices[-1]),
-                (step.tile.row, step.tile.column) if step.tile else None,
+                step.tile.place if step.tile else None,
             ): step
             for agent, program in self._programs.items()
             for step in (*program.steps, *(rescue.step for rescue in program.rescues))

@@ -64,7 +64,7 @@ class _Span(msgspec.Struct, frozen=True, array_like=True):
     held_us: int
     vertices: tuple[int, int]
     peer: AgentId | None
-    tile: tuple[int, int] | None
+    tile: tuple[int, int, int] | None
 
 
 class _Spans(msgspec.Struct, frozen=True, array_like=True):

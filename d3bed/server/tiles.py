@@ -68,6 +68,7 @@ def tile_reports(epoch: PlannedEpoch) -> tuple[TileReport, ...]:
                     identical=all(check.identical for check in checks),
                     predicted_s=predicted_s,
                     measured_s=measured.median if measured else None,
+                    channels=tiled.grid.channels,
                     max_rel_err=max((check.max_rel_err for check in checks), default=0.0),
                 )
             )

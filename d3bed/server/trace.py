@@ -182,7 +182,7 @@ def _thread_name(span: SpanView) -> str:
 def _slice_name(span: SpanView) -> str:
     first, last = span.vertices
     place = str(first) if first == last else f"{first}–{last}"
-    tile = f" tile {span.tile[0]},{span.tile[1]}" if span.tile is not None else ""
+    tile = f" tile {','.join(map(str, span.tile))}" if span.tile is not None else ""
     return f"{span.kind.value} {place}{tile}" + (f" → {span.peer}" if span.peer is not None else "")
 
 

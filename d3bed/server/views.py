@@ -233,7 +233,7 @@ class SpanView(msgspec.Struct, frozen=True):
     held_s: float
     vertices: tuple[int, int]
     peer: AgentId | None
-    tile: tuple[int, int] | None = None
+    tile: tuple[int, int, int] | None = None
 
 
 class FrameView(msgspec.Struct, frozen=True):
@@ -503,8 +503,8 @@ class EpochReport(msgspec.Struct, frozen=True):
 
 
 class TileReport(msgspec.Struct, frozen=True):
-    """A tiled block: tile number i of the `grid` (tiles down, across) is run by `agents[i]`; `rows` and
-    `columns` say where its map is cut.
+    """A tiled block: tile number i of the `grid` (tiles down, across) is run by `agents[i]`; `rows`,
+    `columns` and, where these are shared out, `channels` say where its map is cut.
 
     `redundancy` is FLOPs of all tiles over the block's; `exchanged_bytes` cross links for its inputs per
     frame, `gathered_bytes` to join its tiles; `fallbacks` vertices of tiles are computed on whole maps to
@@ -526,6 +526,7 @@ class TileReport(msgspec.Struct, frozen=True):
     predicted_s: float
     measured_s: float | None
     max_rel_err: float = 0.0
+    channels: tuple[int, ...] = ()
 
 
 class RunReport(msgspec.Struct, frozen=True):

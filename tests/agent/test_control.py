@@ -219,7 +219,7 @@ def tell_frame(reporter: Reporter, number: int, at_s: float) -> None:
         for kind in (SpanKind.WAIT, SpanKind.QUEUE, SpanKind.COMPUTE, SpanKind.SERIALISE, SpanKind.TRANSFER):
             end_s = start_s + 0.003 + jitter.random() / 1e3  # each begins when the one before is over
             peer = helper if kind is SpanKind.TRANSFER else None
-            tile = (1, 0) if kind is SpanKind.COMPUTE else None
+            tile = (1, 0, 0) if kind is SpanKind.COMPUTE else None
             place = (3 + 2 * turn, 4 + 2 * turn)
             reporter.span(pipeline, Span(frame, epoch, kind, start_s, end_s, place, 0.0, peer, tile))
             start_s = end_s

@@ -21,6 +21,7 @@ from d3bed.core.measurements import Span, SpanKind, Transfer
 from d3bed.core.messages import ModelSpec, Prepare, Route
 from d3bed.core.plan import Plan, TiledBlock
 from d3bed.core.program import Program, programs_for
+from d3bed.core.regions import cut_channels
 from d3bed.core.tiles import Grid, exchanged_bytes, map_size, tiling
 from d3bed.model import LoadedModel, fingerprint, load, to_wire
 from d3bed.model.images import decode, shipped
@@ -188,7 +189,10 @@ def tiled_plan(model: LoadedModel, rng: random.Random | None = None) -> Plan:
         if rng is not None:
             rows, columns = rng.choice([(1, 2), (2, 2), (3, 1), (1, 3), (2, 1)])
         grid = Grid.even((height, width), min(rows, height), min(columns, width))
-        count = grid.shape[0] * grid.shape[1]
+        if rng is not None and rng.random() < 0.4:
+            channels = graph.spec(block.sink).shape[1]
+            grid = Grid(grid.rows, grid.columns, cut_channels(channels, [1, rng.choice([1, 2])]))
+        count = grid.count
         agents = EDGES[:count] if rng is None else tuple(rng.choices(EDGES, k=count))
         gather = rng is not None and rng.random() < 0.3
         tiles.append(TiledBlock(block, grid, agents, gather))
@@ -229,7 +233,7 @@ async def test_each_helper_computes_its_tiles_and_only_pieces_travel(bed: Bed, m
     await bed.infer(photo(model))
     for agent in HELPERS:
         spans = [s for s in bed.nodes[agent].seen.spans if s.kind is SpanKind.COMPUTE]
-        assert [span.tile for span in spans] == [(EDGES.index(agent), 0)] * len(plan.tiles)
+        assert [span.tile for span in spans] == [(EDGES.index(agent), 0, 0)] * len(plan.tiles)
     before, after = (tiling(model.graph, tiled.block, tiled.grid) for tiled in plan.tiles)
     sent = [t for agent in EDGES for t in bed.nodes[agent].seen.transfers]
     halos = sum(t.bytes for t in sent if t.value.whole == before.block.sink)

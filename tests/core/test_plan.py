@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
-from d3bed.core.ids import TIERS, Tier
-from d3bed.core.plan import Plan
+from d3bed.core.ids import TIERS, AgentId, Tier
+from d3bed.core.plan import Plan, TiledBlock
 from d3bed.core.program import STAND_INS, Program, hops, programs_for
+from d3bed.core.tiles import Block, Grid
 
 SPEC = TensorSpec((1, 4), "float32")
 
@@ -136,6 +137,39 @@ def test_description_names_vertices_and_ranges() -> None:
         "edge   []",
         "cloud  [3] c (1 vertex)",
     ]
+
+
+def tiled(grid: Grid, agents: int) -> Plan:
+    on = tuple(AgentId(f"edge-{n}") for n in range(1, agents + 1))
+    block = TiledBlock(Block(Value(0), (1,)), grid, on, gather=True)
+    return Plan((Tier.DEVICE, Tier.EDGE), (block,))
+
+
+def test_tiles_and_shares_of_channels_are_told_and_parse_back() -> None:
+    plan = tiled(Grid((0, 7), (0, 3, 7), (0, 64, 128)), 4)
+    line = plan.describe().splitlines()[-1]
+    assert line.endswith("rows 0,7 columns 0,3,7 channels 0,64,128 on edge-1,edge-2,edge-3,edge-4 gather")
+    assert Plan.parse(plan.describe()) == plan
+    without = tiled(Grid((0, 7), (0, 3, 7)), 2)
+    assert "channels" not in without.describe() and Plan.parse(without.describe()) == without
+
+
+@pytest.mark.parametrize(
+    "grid, agents, problem",
+    [
+        (Grid((0, 7), (0, 7), (0, 64, 128)), 3, "3 agents for a grid of 1×1×2"),
+        (Grid((0, 7), (0, 7), (0, 64, 100)), 2, "do not divide 128 channels"),
+        (Grid((0, 7), (0, 7), (0, 128, 64, 128)), 3, "do not divide 128 channels"),
+        (Grid((0, 6), (0, 7)), 1, "do not divide a map of 7×7"),
+        (Grid((), (0, 7)), 0, "0 agents for a grid"),
+    ],
+)
+def test_tiles_that_do_not_fit_are_refused(grid: Grid, agents: int, problem: str) -> None:
+    map_ = (TensorSpec((1, 128, 7, 7), "float32"),)
+    vertices = (Vertex("in", "input", map_), Vertex("a", "conv2d", map_))
+    graph = Graph("m", vertices, (Edge(0, 1),), (Value(1),))
+    with pytest.raises(ValueError, match=problem):
+        tiled(grid, agents).check(graph)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from d3bed.core.errors import PlanInfeasible
 from d3bed.core.graph import Window
-from d3bed.core.regions import Region, Span, cut, divisors, output_size, reach
+from d3bed.core.regions import ALL, Region, Span, cut, cut_channels, divisors, output_size, reach
 
 
 def window(
@@ -115,7 +115,7 @@ def test_a_window_in_the_padding_alone_reads_nothing() -> None:
 def test_regions_move_into_the_coordinates_of_a_tile() -> None:
     region = Region(Span(4, 6), Span(1, 5))
     assert region.area == 8
-    assert region.within(Region(Span(3, 9), Span(1, 8))) == (Span(1, 3), Span(0, 4))
+    assert region.within(Region(Span(3, 9), Span(1, 8))) == Region(Span(1, 3), Span(0, 4))
 
 
 def test_cuts_follow_speeds() -> None:
@@ -146,3 +146,25 @@ def test_no_other_cut_is_done_sooner(weights: list[float], size: int) -> None:
 def test_weights_are_speeds(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="positive and finite"):
         cut(8, weights)
+
+
+def test_channels_are_cut_where_kernels_begin_anew_if_there_are_enough() -> None:
+    assert cut_channels(256, [1, 1, 1]) == (0, 96, 176, 256)
+    assert cut_channels(256, [1, 1, 1, 0.5]) == (0, 80, 160, 224, 256)
+    assert cut_channels(72, [1, 1]) == (0, 32, 72)
+    assert cut_channels(24, [1, 1]) == (0, 12, 24)
+    with pytest.raises(PlanInfeasible):
+        cut_channels(3, [1] * 4)
+
+
+def test_regions_share_what_all_their_spans_share() -> None:
+    rows, columns = Span(0, 7), Span(2, 9)
+    whole, share = Region(rows, columns), Region(Span(5, 12), columns, Span(16, 32))
+    assert whole.channels == ALL and str(whole) == "0:7,2:9"
+    assert whole.overlap(share) == Region(Span(5, 7), columns, Span(16, 32))
+    assert whole.overlap(Region(rows, Span(9, 10))) is None
+    assert share.overlap(Region(rows, columns, Span(0, 16))) is None
+    assert str(share) == "5:12,2:9,16:32"
+    assert share.within(Region(Span(4, 14), Span(1, 9), Span(16, 48))) == Region(
+        Span(1, 8), Span(1, 8), Span(0, 16)
+    )

@@ -88,7 +88,8 @@ def test_what_is_not_known_stays_with_torch() -> None:
         assert relative_error(call(image), model.whole(image)) <= CLOSE
 
 
-def test_tiles_are_close_and_say_so(loaded: Loaded, tmp_path: Path) -> None:
+@pytest.mark.parametrize("grid", [(2, 1), (1, 1, 2)])
+def test_tiles_are_close_and_say_so(grid: tuple[int, ...], loaded: Loaded, tmp_path: Path) -> None:
     model = with_onnx(loaded("resnet18"))
     block = blocks_of(model.graph)[1]
     steps = [
@@ -98,7 +99,7 @@ def test_tiles_are_close_and_say_so(loaded: Loaded, tmp_path: Path) -> None:
             (Value(block.sink.vertex, 0, t.makes),),
             t,
         )
-        for t in even(model.graph, block, 2, 1).tiles
+        for t in even(model.graph, block, *grid).tiles
     ]
     tiles = prepare_tiles(model, steps, tmp_path, fingerprint(1, ONNX))
     assert all(not tile.identical and 0 < tile.max_rel_err <= CLOSE for tile in tiles)

@@ -18,7 +18,7 @@ from d3bed.core.ids import AgentId, Tier
 from d3bed.core.messages import ModelSpec
 from d3bed.core.plan import Plan, TiledBlock
 from d3bed.core.program import STAND_INS, Step, programs_for
-from d3bed.core.regions import Region, Span
+from d3bed.core.regions import Region, Span, cut_channels
 from d3bed.core.tiles import Block, Grid, Tiling, largest_grid, map_size, tiling
 from d3bed.model import LoadedModel, compile_step, prepare_tiles, prepared_before
 from d3bed.model.export import export_module, flatten, normalise
@@ -149,8 +149,20 @@ def tiled_plan(graph: Graph, tilings: Sequence[Tiling], gather: bool = False) ->
     return Plan(tiers, tuple(blocks))
 
 
-def even(graph: Graph, block: Block, rows: int, columns: int) -> Tiling:
-    return tiling(graph, block, largest_grid(graph, block, rows, columns))
+def even(graph: Graph, block: Block, rows: int, columns: int, shares: int = 1) -> Tiling:
+    """As far as the block can be cut so."""
+    grid = largest_grid(graph, block, rows, columns)
+    count = graph.spec(block.sink).shape[1]
+    channels = cut_channels(count, [1] * min(shares, count)) if shares > 1 else ()
+    try:
+        return tiling(graph, block, msgspec.structs.replace(grid, channels=channels))
+    except PlanInfeasible:
+        return tiling(graph, block, grid)
+
+
+def crop(tensor: torch.Tensor, region: Region) -> torch.Tensor:
+    rows, columns, channels = (slice(*span) for span in region)
+    return tensor[:, channels, rows, columns]
 
 
 def blocks_of(graph: Graph, longest: int = 1) -> list[Block]:
@@ -167,7 +179,8 @@ def blocks_of(graph: Graph, longest: int = 1) -> list[Block]:
 def test_tiles_of_random_networks_make_the_bits_of_the_whole(
     data: st.DataObject, split: Split, photo: Photo
 ) -> None:
-    """Blocks in a row, uneven grids up to 5×5, tiles smaller than a halo; scattered, exchanged, joined."""
+    """Blocks in a row, uneven grids up to 5×5, some with shares of the channels, tiles smaller than a halo;
+    scattered, exchanged, joined."""
     model = exported(data.draw(modules()), data.draw(st.integers(9, 41)), data.draw(st.integers(9, 41)))
     blocks = blocks_of(model.graph, data.draw(st.integers(1, 3)))
     tilings = []
@@ -176,6 +189,10 @@ def test_tiles_of_random_networks_make_the_bits_of_the_whole(
         for size in map_size(model.graph, block.sink):
             inner = data.draw(st.sets(st.integers(1, max(1, size - 1)), max_size=4))
             cuts.append((0, *sorted(cut for cut in inner if cut < size), size))
+        if data.draw(st.booleans()):
+            channels = model.graph.spec(block.sink).shape[1]
+            inner = data.draw(st.sets(st.integers(1, max(1, channels - 1)), max_size=2))
+            cuts.append((0, *sorted(cut for cut in inner if cut < channels), channels))
         try:
             tilings.append(fitting(model.graph, block, Grid(*cuts)))
         except PlanInfeasible:
@@ -191,6 +208,9 @@ def test_tiles_of_random_networks_make_the_bits_of_the_whole(
     [
         ("alexnet", (2, 2), slice(None), 3),
         ("alexnet", (4, 1), slice(None), 1),
+        ("alexnet", (1, 1, 4), slice(None), 1),
+        ("resnet18", (1, 1, 3), slice(4, None), 1),
+        ("resnet18", (2, 1, 2), slice(4, None), 1),
         ("resnet18", (2, 1), slice(None), 2),
         ("resnet18", (2, 2), slice(None), 1),
         ("inception_v4", (2, 2), slice(0, 8), 2),
@@ -198,7 +218,7 @@ def test_tiles_of_random_networks_make_the_bits_of_the_whole(
     ],
 )
 def test_tiles_of_real_networks_make_the_bits_of_the_whole(
-    name: str, grid: tuple[int, int], blocks: slice, longest: int, loaded: Loaded, split: Split, photo: Photo
+    name: str, grid: tuple[int, ...], blocks: slice, longest: int, loaded: Loaded, split: Split, photo: Photo
 ) -> None:
     model = loaded(name)
     image = photo(model)
@@ -237,7 +257,7 @@ def test_a_tile_takes_its_source_whole_or_in_any_pieces(loaded: Loaded) -> None:
     block = blocks_of(model.graph)[2]
     cut_up = even(model.graph, block, 2, 2)
     tile = cut_up.tiles[3]
-    (top, bottom), (left, right) = tile.takes
+    (top, bottom), (left, right), _ = tile.takes
     corners = Grid((top, top + 1, bottom), (left, left + 7, right))
     pieces = [Value(block.source.vertex, 0, Region(r, c)) for r in corners.bands(0) for c in corners.bands(1)]
     made = Value(block.sink.vertex, 0, tile.makes)
@@ -255,7 +275,7 @@ def test_pieces_are_joined_with_the_padding_around_them(loaded: Loaded) -> None:
     model = loaded("resnet18")
     block = blocks_of(model.graph)[2]
     tile = even(model.graph, block, 2, 2).tiles[0]
-    (top, bottom), (left, right) = tile.takes
+    (top, bottom), (left, right), _ = tile.takes
     halves = Grid((top, top + 9, bottom), (left, right))
     pieces = tuple(
         Value(block.source.vertex, 0, Region(r, c)) for r in halves.bands(0) for c in halves.bands(1)
@@ -282,8 +302,7 @@ def test_the_fallback_alone_is_exact_too(loaded: Loaded, photo: Photo) -> None:
                 (made,) = compile_step(model, step, dict.fromkeys(block.vertices, Way.FULL))(
                     truth[block.source]
                 )
-                rows, columns = tile.makes
-                assert torch.equal(made, truth[block.sink][:, :, slice(*rows), slice(*columns)])
+                assert torch.equal(made, crop(truth[block.sink], tile.makes))
 
 
 # ── preparing ────────────────────────────────────────────────────────────────────────────────────────
@@ -350,14 +369,12 @@ def test_the_way_of_each_convolution_is_kept(way: Way, loaded: Loaded, tmp_path:
     (tile,) = prepare_tiles(model, [step], tmp_path, "print")
     assert tile.fallbacks == (way is Way.FULL)
     source = torch.randn(model.graph.spec(step.takes[0].whole).shape)
-    rows, columns = step.takes[0].region
     with torch.inference_mode():
         (whole,) = compile_step(model, Step(step.vertices, (step.takes[0].whole,), (step.makes[0].whole,)))(
             source
         )
-        (made,) = tile.call(source[:, :, slice(*rows), slice(*columns)].contiguous())
-    rows, columns = step.makes[0].region
-    assert torch.equal(made, whole[:, :, slice(*rows), slice(*columns)])
+        (made,) = tile.call(crop(source, step.takes[0].region).contiguous())
+    assert torch.equal(made, crop(whole, step.makes[0].region))
 
 
 def test_positions_in_as_many_rows_make_the_bits_of_the_whole(loaded: Loaded) -> None:
@@ -369,12 +386,10 @@ def test_positions_in_as_many_rows_make_the_bits_of_the_whole(loaded: Loaded) ->
     with torch.inference_mode():
         (whole,) = compile_step(model, Step(block.vertices, (block.source,), (block.sink,)))(source)
         for step in tile_steps(model, block, 3, 2):
-            rows, columns = step.takes[0].region
-            taken = source[:, :, slice(*rows), slice(*columns)].contiguous()
+            taken = crop(source, step.takes[0].region).contiguous()
             (made,) = compile_step(model, step, {vertex: Way.ROWS})(taken)
-            rows, columns = step.makes[0].region
             assert made.is_contiguous()
-            assert torch.equal(made, whole[:, :, slice(*rows), slice(*columns)])
+            assert torch.equal(made, crop(whole, step.makes[0].region))
 
 
 def test_a_tile_that_is_not_identical_is_told_so(loaded: Loaded, tmp_path: Path) -> None:
@@ -382,7 +397,7 @@ def test_a_tile_that_is_not_identical_is_told_so(loaded: Loaded, tmp_path: Path)
     model = loaded("alexnet")
     step = tile_steps(model, blocks_of(model.graph)[4], 2, 1)[0]
     assert step.tile is not None and len(step.tile.patches) == 1
-    (top, bottom), columns = step.tile.makes
+    (top, bottom), columns, _ = step.tile.makes
     lower = Region(Span(top + 1, bottom + 1), columns)
     patch = msgspec.structs.replace(step.tile.patches[0], makes=lower)
     tile = msgspec.structs.replace(step.tile, patches=(patch,))

@@ -71,7 +71,7 @@ def test_tiles_that_are_not_exact_are_replaced_and_that_is_said(stage: Stage) ->
     stage.join(EDGE_2, silent=Prepare)
     tiled = prepared(stage, EDGE_2)[0].plan.tiles[0]
     place = tiled.block.vertices[0], tiled.block.vertices[-1]
-    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0), False, 0),)))
+    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0, 0), False, 0),)))
     assert stage.states()[1] == "failed"
     again = [t for order in prepared(stage, EDGE_1)[1:] for t in order.plan.tiles]
     assert all(not set(t.block.vertices) & set(tiled.block.vertices) for t in again)
@@ -87,7 +87,7 @@ def test_tiles_within_the_tolerance_are_used_and_the_report_says_so(make_stage: 
     assert order.tolerance == 1e-5
     tiled = order.plan.tiles[0]
     place = tiled.block.vertices[0], tiled.block.vertices[-1]
-    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0), False, 0, 3e-7),)))
+    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0, 0), False, 0, 3e-7),)))
     assert stage.active == 1 and helpers(stage) == {EDGE_2}
     stage.answer(Epoch(1), 1)
     stage.tick(1.0)
@@ -112,10 +112,10 @@ def test_what_tiles_were_measured_to_take_is_predicted_and_no_reason_to_doubt_th
     epoch = stage.coordinator.pipelines[DEMO].epochs[Epoch(1)]
     tiled, estimated_s = epoch.plan.tiles[0], epoch.predicted_s
     place = tiled.block.vertices[0], tiled.block.vertices[-1]
-    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0), True, 0, time_s=0.5),)))
+    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0, 0), True, 0, time_s=0.5),)))
     assert stage.active == 1 and epoch.predicted_s > 0.5 > estimated_s
     for frame in range(1, 6):
-        span = Span(FrameId(frame), Epoch(1), SpanKind.COMPUTE, 0.0, 0.5, place, tile=(1, 0))
+        span = Span(FrameId(frame), Epoch(1), SpanKind.COMPUTE, 0.0, 0.5, place, tile=(1, 0, 0))
         stage.say(EDGE_2, SpansRecorded(DEMO, 0.0, (span,)))
     factor = stage.coordinator.world.agents[EDGE_2].correction.factor(stage.now)
     assert factor is not None and factor.value == pytest.approx(1.0)
@@ -129,7 +129,7 @@ def test_tiles_beyond_the_tolerance_are_replaced(off: float, make_stage: MakeSta
     stage.join(EDGE_2, silent=Prepare)
     tiled = prepared(stage, EDGE_2)[0].plan.tiles[0]
     place = tiled.block.vertices[0], tiled.block.vertices[-1]
-    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0), False, 0, off),)))
+    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0, 0), False, 0, off),)))
     assert stage.states()[1] == "failed"
 
 
@@ -142,7 +142,7 @@ def test_tiles_of_an_engine_that_promises_no_bits_need_only_be_close(
     stage.join(EDGE_2, silent=Prepare)
     tiled = prepared(stage, EDGE_2)[0].plan.tiles[0]
     place = tiled.block.vertices[0], tiled.block.vertices[-1]
-    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0), False, 0, off),)))
+    stage.say(EDGE_2, Ready(DEMO, Epoch(1), 0.1, (TileReady(place, (1, 0, 0), False, 0, off),)))
     assert (stage.active == 1) == used
 
 
@@ -203,7 +203,7 @@ def test_a_slow_helper_is_seen_in_its_tiles(stage: Stage) -> None:
     planned = stage.coordinator.pipelines[DEMO].epochs[Epoch(1)]
     step = next(s for s in planned._steps[EDGE_2] if s.tile is not None)
     assert step.tile is not None
-    place, tile = (step.vertices[0], step.vertices[-1]), (step.tile.row, step.tile.column)
+    place, tile = (step.vertices[0], step.vertices[-1]), step.tile.place
     for number in range(5):
         span = Span(FrameId(number), Epoch(1), SpanKind.COMPUTE, stage.now, stage.now + 0.5, place, tile=tile)
         stage.say(EDGE_2, SpansRecorded(DEMO, 0.001, (span,)))
@@ -264,7 +264,7 @@ def test_a_move_whose_tiles_turn_out_to_take_longer_is_called_off(stage: Stage) 
     order = prepared(stage, EDGE_2)[-1]
     assert order.epoch == 3 and order.plan.tiles
     slow = tuple(
-        TileReady((t.block.vertices[0], t.block.vertices[-1]), (1, 0), True, 0, time_s=9.0)
+        TileReady((t.block.vertices[0], t.block.vertices[-1]), (1, 0, 0), True, 0, time_s=9.0)
         for t in order.plan.tiles
     )
     stage.say(EDGE_2, Ready(DEMO, Epoch(3), 0.1, slow))

@@ -21,7 +21,7 @@ def span(
     agent: AgentId, kind: SpanKind, start_s: float, end_s: float, peer: AgentId | None = None
 ) -> SpanView:
     tier = Tier.DEVICE if agent == DEVICE else Tier.EDGE
-    tile = (0, 1) if kind is SpanKind.COMPUTE and agent == EDGE else None
+    tile = (0, 1, 0) if kind is SpanKind.COMPUTE and agent == EDGE else None
     return SpanView(agent, tier, kind, 100.0 + start_s, 100.0 + end_s, 0.001, (1, 2), peer, tile)
 
 
@@ -88,7 +88,7 @@ def test_every_span_is_a_slice_on_its_agents_thread(frames: list[FrameSpans]) ->
     }  # fmt: skip
     assert ("frames", "frames 3") in slices and ("frames", "frames 4") not in slices
     (tile,) = {e["name"] for e in events if e["ph"] == "X" and e["args"].get("tile")}
-    assert tile == "compute 1–2 tile 0,1"
+    assert tile == "compute 1–2 tile 0,1,0"
 
 
 def test_arrows_lead_through_each_frame_in_order(frames: list[FrameSpans]) -> None:

@@ -15,43 +15,54 @@ export const bands = (cuts) => {
 // The agents in order of their first tile: the first one is number 1.
 export const numbered = (tiles) => [...new Set(tiles.flatMap((block) => block.agents))];
 
+// "2 × 2 tiles", or "4 shares of the channels".
+const divided = (block) => {
+  const grid = block.grid.join(" × ");
+  const shares = block.channels.length - 1;
+  if (shares < 1) return `${grid} tiles`;
+  return (block.grid.some((n) => n > 1) ? `${grid} tiles in ` : "") + `${shares} shares of the channels`;
+};
+
 const map = (block, agents) => {
   const drawing = svg("svg", {
     viewBox: `0 0 ${SIZE} ${SIZE}`,
     width: SIZE,
     height: SIZE,
     role: "img",
-    "aria-label": `${block.grid.join(" × ")} tiles on ${[...new Set(block.agents)].join(", ")}`,
+    "aria-label": `${divided(block)} on ${[...new Set(block.agents)].join(", ")}`,
   });
-  bands(block.rows).forEach(([top, height], row) =>
-    bands(block.columns).forEach(([left, width], column) => {
-      const agent = block.agents[row * (block.columns.length - 1) + column];
-      const number = agents.indexOf(agent);
-      drawing.append(
-        svg(
-          "g",
-          {},
-          say(svg("title"), `row ${row + 1}, column ${column + 1}: ${agent}`),
-          svg("rect", {
-            class: "tile",
-            x: left * SIZE,
-            y: top * SIZE,
-            width: width * SIZE,
-            height: height * SIZE,
-            "fill-opacity": 0.9 - 0.6 * (number / Math.max(1, agents.length - 1)),
-          }),
-          say(
-            svg("text", {
-              class: "tile-number",
-              x: (left + width / 2) * SIZE,
-              y: (top + height / 2) * SIZE,
-            }),
-            String(number + 1),
-          ),
+  const { channels } = block;
+  const cells = bands(block.rows).flatMap((down) => bands(block.columns).map((across) => [down, across]));
+  // Channels lie behind each other: shares of them are leaning slices of their cell.
+  const shares = channels.length ? bands(channels) : [[0, 1]];
+  block.agents.forEach((agent, n) => {
+    const [[top, height], [left, width]] = cells[Math.floor(n / shares.length)];
+    const k = n % shares.length;
+    const lean = channels.length ? (width * SIZE) / 6 : 0;
+    const at = (share) => left * SIZE + lean + share * (width * SIZE - lean);
+    const [from, to] = [at(shares[k][0]), at(shares[k][0] + shares[k][1])];
+    const [y, low] = [top * SIZE, (top + height) * SIZE];
+    const number = agents.indexOf(agent);
+    const where = channels.length
+      ? `channels ${channels[k]}–${channels[k + 1] - 1}`
+      : `row ${Math.floor(n / block.grid[1]) + 1}, column ${(n % block.grid[1]) + 1}`;
+    drawing.append(
+      svg(
+        "g",
+        {},
+        say(svg("title"), `${where}: ${agent}`),
+        svg("polygon", {
+          class: "tile",
+          points: `${from},${y} ${to},${y} ${to - lean},${low} ${from - lean},${low}`,
+          "fill-opacity": 0.9 - 0.6 * (number / Math.max(1, agents.length - 1)),
+        }),
+        say(
+          svg("text", { class: "tile-number", x: (from + to - lean) / 2, y: (y + low) / 2 }),
+          String(number + 1),
         ),
-      );
-    }),
-  );
+      ),
+    );
+  });
   return drawing;
 };
 
@@ -80,7 +91,6 @@ export const tiledFrames = (tiles, graph, place, rowOf) =>
       });
     }
     const who = [...new Set(block.agents)].join(", ");
-    const grid = block.grid.join("×");
     return [...byRow.values()].map((box, n) => {
       const pad = place.r + 5;
       const [x, y] = [place.x(box.left) - pad, place.y(box.top) - pad];
@@ -88,11 +98,12 @@ export const tiledFrames = (tiles, graph, place, rowOf) =>
       const group = svg(
         "g",
         { class: "tiled" },
-        say(svg("title"), `${block.block}: ${block.grid.join(" × ")} tiles on ${who}`),
+        say(svg("title"), `${block.block}: ${divided(block)} on ${who}`),
         svg("rect", { x, y, width: wide, height: place.y(box.bottom) - place.y(box.top) + 2 * pad, rx: 6 }),
       );
       const below = place.y(box.bottom) + pad + (place.named ? 34 : 11);
-      const words = wide > 66 + 6 * who.length ? `${grid} tiles: ${who}` : `${grid}${wide > 54 ? " tiles" : ""}`;
+      const some = block.channels.length ? `${block.agents.length} shares` : `${block.grid.join("×")} tiles`;
+      const words = wide > 66 + 6 * who.length ? `${some}: ${who}` : wide > 54 ? some : some.split(" ")[0];
       if (n === 0) group.append(say(svg("text", { x: x + wide / 2, y: below, "text-anchor": "middle" }), words));
       return group;
     });
@@ -101,7 +112,7 @@ export const tiledFrames = (tiles, graph, place, rowOf) =>
 const described = (block) => {
   const more = block.redundancy - 1;
   const parts = [
-    block.grid.join(" × "),
+    divided(block),
     `${bytes(block.exchanged_bytes)} exchanged`,
     more > 0.005 ? `${(more * 100).toFixed(0)} % computed twice` : "nothing computed twice",
   ];
@@ -121,7 +132,7 @@ export const createTiles = ({ card, list, caption, legend }) => {
     say(
       caption,
       [...parts].map(([part, seconds]) => `${text(part)}: predicted ${duration(seconds)}`).join("; ") +
-        "; between blocks agents exchange only the rows and columns that the other needs",
+        "; between blocks agents exchange only what of the map the other needs",
     );
     list.replaceChildren(
       ...tiles.map((block) =>

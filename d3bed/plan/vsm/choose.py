@@ -3,10 +3,12 @@
 At a border the map is either whole on the owner, or lies in tiles with several agents. A block from one
 border to another is run by the owner alone or in tiles; its tiles are cut out of the owner's map, or made
 from the tiles before them, however these were cut, of which agents send each other the rectangles that
-they lack. Tiles go back to the owner where the whole map is needed. Agents take tiles in order, the owner
-the first; bands are as wide as their agents are fast in the layers that count. A block is over when its
-last tile is: really, an agent may be ahead of the others, so that what `timeline` says of the same tiles is
-never more.
+they lack. A tile may also be a share of the channels, made from all of the map before, which each agent then
+fetches: in late layers, of many weights and small maps, each weight is so read by one agent alone, and
+nothing is computed twice. Tiles go back to the owner where the whole map is needed. Agents take tiles in
+order, the owner the first; bands and shares are as wide as their agents are fast in the layers that count.
+A block is over when its last tile is: really, an agent may be ahead of the others, so that what `timeline`
+says of the same tiles is never more.
 
 Ways of tiling, each with what it may do:
 - `vsm`: all of that.
@@ -34,11 +36,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d3bed.core.errors import PlanInfeasible
-from d3bed.core.graph import Graph, Value
+from d3bed.core.graph import Graph, TensorSpec
 from d3bed.core.ids import AgentId
 from d3bed.core.measurements import LinkRate
 from d3bed.core.plan import TiledBlock
-from d3bed.core.regions import cut
+from d3bed.core.regions import cut, cut_channels
 from d3bed.core.tiles import Block, Grid, exchanged_bytes, map_size, tiling
 from d3bed.plan.vsm.costs import TileCosts
 from d3bed.plan.vsm.methods import METHODS
@@ -94,7 +96,7 @@ def choose_tiles(
     found = [
         candidate
         for last in range(len(part.borders) - 1, 0, -1)
-        for candidate in _candidates(graph, part, last, team, costs, strips=method == "modnn")
+        for candidate in _candidates(graph, part, last, team, costs, method)
     ]
     return _Search(graph, part, team, costs, rates, found, method).run()
 
@@ -146,31 +148,35 @@ def _team(
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A grid of the map at border `last`; its tiles are for the first agents of the team, in order."""
+    """A grid of the value at border `last`; its tiles are for the first agents of the team, in order."""
 
     last: int
     grid: Grid
 
 
-def _layouts(count: int, strips: bool) -> Iterator[tuple[int, int]]:
-    """Tiles down and across, for 2 … `count` agents. Of those that are as fast the first is taken: strips of
+def _counts(most: int) -> Iterator[int]:
+    """Of agents, 2 … `most`."""
+    return (n for n in range(2, most + 1) if n <= _MANY or n % 2 == 0 or n == most)
+
+
+def _layouts(most: int, strips: bool) -> Iterator[tuple[int, int]]:
+    """Tiles down and across, for 2 … `most` agents. Of those that are as fast the first is taken: strips of
     rows, which lie in one piece in memory and are as wide as the kernels like it."""
-    for agents in range(2, count + 1):
-        if agents <= _MANY or agents % 2 == 0 or agents == count:
-            for rows in range(agents, 0, -1):
-                if agents % rows == 0 and (not strips or rows in (1, agents)):
-                    yield rows, agents // rows
+    for agents in _counts(most):
+        for rows in range(agents, 0, -1):
+            if agents % rows == 0 and (not strips or rows in (1, agents)):
+                yield rows, agents // rows
 
 
 def _candidates(
-    graph: Graph, part: Part, last: int, team: Sequence[AgentId], costs: TileCosts, strips: bool
+    graph: Graph, part: Part, last: int, team: Sequence[AgentId], costs: TileCosts, method: str
 ) -> Iterator[_Candidate]:
     """All that fit the map. Where agents differ, what they are best given depends on the layers: cuts are
     made for all of the part, and for the few layers before the border; the search takes what is faster."""
     size = map_size(graph, part.borders[last])
     blocks = [part.block(max(0, last - n), last) for n in _SCOPES]
     scopes = [part.vertices, *(block.vertices for block in blocks)]
-    for rows, columns in _layouts(len(team), strips):
+    for rows, columns in _layouts(len(team), strips=method == "modnn"):
         if rows <= size[0] and columns <= size[1]:
             agents = team[: rows * columns]
             grids = [_grid(size, (rows, columns), agents, scope, costs) for scope in scopes]
@@ -178,6 +184,15 @@ def _candidates(
                 grids += [_balanced(graph, block, grids[0], agents, costs) for block in blocks]
             for grid in dict.fromkeys(grids):
                 yield _Candidate(last, grid)
+    if method == "vsm":
+        channels = graph.spec(part.borders[last]).shape[1]
+        for count in _counts(len(team)):
+            if count <= channels:
+                shares = [
+                    1 / max(1e-12, sum(costs.times_s[agent][v] for v in blocks[0].vertices))
+                    for agent in team[:count]
+                ]
+                yield _Candidate(last, Grid((0, size[0]), (0, size[1]), cut_channels(channels, shares)))
 
 
 def _grid(
@@ -260,24 +275,23 @@ class _Tables:
         found: Sequence[_Candidate],
     ) -> None:
         ends = range(1, len(part.borders))
-        self.per_position = [_bytes_per_position(graph, border) for border in part.borders]
+        self.specs = [graph.spec(border) for border in part.borders]
         self.candidates = [sum(c.last > i for c in found) for i in range(len(part.borders))]
-        counts = [math.prod(c.grid.shape) for c in found]
+        counts = [c.grid.count for c in found]
         self.offsets = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
         self.tiles = [int(self.offsets[n]) for n in self.candidates]
-        #: Of every tile: its agent's place in the team, and its bands [rows, columns].
+        #: Of every tile: its agent's place in the team, and its bands [rows, columns, channels].
         self.agents = np.concatenate([np.arange(n) for n in counts]) if counts else np.empty(0, np.int64)
-        self.held = [[_spans(c.grid, axis) for axis in (0, 1)] for c in found]
-        bands: list[list[NDArray[np.int64]]] = [[], []]
-        first = [0, 0]
-        for c in found:
-            down, across = c.grid.shape
-            bands[0].append(first[0] + np.repeat(np.arange(down), across))
-            bands[1].append(first[1] + np.tile(np.arange(across), down))
-            first = [first[0] + down, first[1] + across]
-        self.bands = [np.concatenate(b) if b else np.empty(0, np.int64) for b in bands]
+        self.held = [[_spans(c.grid, axis) for axis in range(3)] for c in found]
+        bands = [np.empty((3, 0), np.int64)]
+        first = np.zeros((3, 1), np.int64)
+        for spans in self.held:
+            shape = [len(s.start) for s in spans]
+            bands.append(first + np.indices(shape).reshape(3, -1))
+            first += np.array(shape)[:, None]
+        self.bands = np.concatenate(bands, axis=1)
         traces = []
-        for axis in (0, 1):
+        for axis in range(3):
             held = [(c.last, spans[axis]) for c, spans in zip(found, self.held, strict=True)]
             starting = [_joined(spans for last, spans in held if last == i) for i in ends]
             traces.append(trace(graph, part, axis, starting))
@@ -286,16 +300,23 @@ class _Tables:
         # Per team member and vertex.
         fixed_s = np.array([costs.fixed(agent) for agent in team])
         rest_s = (np.array([costs.times_s[agent] for agent in team]) - fixed_s) / costs.positions
+        read_s = np.array([costs.reading(agent) for agent in team])
         self.computing_s: list[_Seconds] = []
         sums_s = np.zeros(len(self.agents))
         for i in reversed(range(len(part.borders) - 1)):
             count = self.tiles[i]
-            agents, rows, columns = self.agents[:count], self.bands[0][:count], self.bands[1][:count]
+            agents, (rows, columns, shares) = self.agents[:count], self.bands[:, :count]
             block = list(part.block(i, i + 1).vertices)
-            heights, widths = (np.array([t.makes[v].length for v in block]) for t in traces)
+            heights, widths, depths = (np.array([t.makes[v].length for v in block]) for t in traces)
+            parts = depths / np.array([[graph.vertices[v].outputs[0].shape[1]] for v in block])
+            some = (parts < 1)[:, shares]
             patches_s = rest_s[:, block].T[:, agents] * heights[:, rows] * widths[:, columns]
-            sums_s[:count] += np.sum(patches_s + fixed_s[:, block].T[:, agents], axis=0)
-            lost = traces[0].broken[i][rows] | traces[1].broken[i][columns]
+            patches_s += fixed_s[:, block].T[:, agents]
+            patches_s *= np.minimum(parts, 1)[:, shares]
+            sums_s[:count] += np.sum(patches_s + some * read_s[:, block].T[:, agents], axis=0)
+            lost = np.logical_or.reduce(
+                [t.broken[i][band] for t, band in zip(traces, (rows, columns, shares), strict=True)]
+            )
             self.computing_s.insert(0, np.where(lost, np.inf, sums_s[:count]))
 
     def latest(self, tiles_s: _Seconds, border: int) -> _Seconds:
@@ -304,14 +325,17 @@ class _Tables:
         return np.maximum.reduceat(tiles_s, self.offsets[:count]) if count else tiles_s[:0]
 
 
-def _bytes_per_position(graph: Graph, value: Value) -> int:
-    spec = graph.spec(value)
-    return spec.nbytes // math.prod(spec.shape[2:])
-
-
 def _spans(grid: Grid, axis: int) -> Spans:
-    cuts = np.array((grid.rows, grid.columns)[axis], dtype=np.int64)
-    return Spans(cuts[:-1], cuts[1:])
+    bands = np.array(grid.bands(axis), dtype=np.int64)
+    return Spans(bands[:, 0], bands[:, 1])
+
+
+def _nbytes(
+    spec: TensorSpec, rows: NDArray[np.int64], columns: NDArray[np.int64], channels: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Of regions of a value, by their lengths."""
+    made: NDArray[np.int64] = rows * columns * np.minimum(channels, spec.shape[1])
+    return made * (spec.nbytes // math.prod(spec.shape[1:]))
 
 
 def _joined(parts: Iterator[Spans]) -> Spans:
@@ -405,27 +429,29 @@ class _Search:
 
     def _scattered_s(self, border: int) -> _Seconds:
         tables, count = self.tables, self.tables.tiles[border]
-        rows, columns = (s.length[b[:count]] for s, b in zip(tables.takes[border], tables.bands, strict=True))
-        nbytes = rows * columns * tables.per_position[border]
+        taken = (s.length[b[:count]] for s, b in zip(tables.takes[border], tables.bands, strict=True))
+        nbytes = _nbytes(tables.specs[border], *taken)
         agents = tables.agents[:count]
         sent_s = self._sent_s(0, agents, nbytes) + self.piece_s * np.where(agents > 0, agents + 1, 0)
         return tables.latest(sent_s + tables.computing_s[border], border)
 
     def _exchanged_s(self, border: int, candidate: int) -> _Seconds:
         tables, count = self.tables, self.tables.tiles[border]
-        rows, columns = (
+        rows, columns, channels = (
             held.overlap(taken)[:, b[:count]]
             for held, taken, b in zip(tables.held[candidate], tables.takes[border], tables.bands, strict=True)
         )
-        nbytes = (rows[:, None] * columns).reshape(-1, count) * tables.per_position[border]
+        shared = rows[:, None, None], columns[:, None], channels
+        nbytes = _nbytes(tables.specs[border], *shared).reshape(-1, count)
         sent_s = self._sent_s(np.arange(len(nbytes))[:, None], tables.agents[:count], nbytes)
         pieces = (nbytes > 0) & (np.arange(len(nbytes))[:, None] != tables.agents[:count])
         handled_s = self.piece_s * 2 * pieces.sum(axis=0)  # an agent sends about as many as it receives
         return tables.latest(sent_s.max(axis=0) + handled_s + tables.computing_s[border], border)
 
     def _gather_s(self, candidate: int) -> float:
-        rows, columns = (held.length for held in self.tables.held[candidate])
-        nbytes = (rows[:, None] * columns).ravel() * self.tables.per_position[self.found[candidate].last]
+        rows, columns, channels = (held.length for held in self.tables.held[candidate])
+        spec = self.tables.specs[self.found[candidate].last]
+        nbytes = _nbytes(spec, rows[:, None, None], columns[:, None], channels).ravel()
         ways = np.arange(len(nbytes))
         sent_s = self.latency_s[ways, 0] + nbytes * self.per_byte_s[ways, 0]
         return float(np.max(sent_s)) + self.piece_s * len(ways)
@@ -445,7 +471,7 @@ class _Search:
                 gather = False
             first, before = self.tiled_from[state]
             grid = self.found[state].grid
-            agents = tuple(self.team[: math.prod(grid.shape)])
+            agents = tuple(self.team[: grid.count])
             blocks.append(TiledBlock(self.part.block(first, border), grid, agents, gather))
             border, state, follows = first, before, True
         return tuple(reversed(blocks))

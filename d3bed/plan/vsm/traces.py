@@ -1,9 +1,9 @@
 """What all blocks of a part need under many grids, from one walk backwards through the part.
 
-Rows and columns never mix, so each axis is traced alone, and a band of any grid at any border walks along
-with all others: arrays hold one entry per band. Bands that start at a later border come first; so at every
-border those that reach it are the first so many. The rules are those of `core.regions.reach`, which tiles
-are really cut by; this is the same for arrays, since choosing looks at thousands of tiles.
+Rows, columns and channels never mix, so each axis is traced alone, and a band of any grid at any border walks
+along with all others: arrays hold one entry per band. Bands that start at a later border come first; so at
+every border those that reach it are the first so many. The rules are those of `core.regions.reach`, which
+tiles are really cut by; this is the same for arrays, since choosing looks at thousands of tiles.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d3bed.core.graph import Graph, Window
+from d3bed.core.graph import Graph, Vertex, Window
+from d3bed.core.regions import ALL, Span
 from d3bed.plan.vsm.parts import Part
 
 __all__ = ["Spans", "Trace", "trace"]
@@ -50,7 +51,8 @@ class Spans:
 class Trace:
     """One axis. `makes` is per vertex of the part; `takes` and `broken` per border but the last.
 
-    A band is broken at a border if, made from there, some vertex would read nothing but padding.
+    A band is broken at a border if, made from there, some vertex would read nothing but padding, or could
+    not make these channels alone.
     """
 
     makes: dict[int, Spans]
@@ -59,7 +61,7 @@ class Trace:
 
 
 def trace(graph: Graph, part: Part, axis: int, bands: Sequence[Spans]) -> Trace:
-    """`bands[i]` are the bands that start at border i + 1 (0 = rows, 1 = columns)."""
+    """`bands[i]` are the bands that start at border i + 1 (0 = rows, 1 = columns, 2 = channels)."""
     none = np.empty(0, dtype=np.int64)
     needs: dict[int, Spans] = {}
     makes: dict[int, Spans] = {}
@@ -77,11 +79,13 @@ def trace(graph: Graph, part: Part, axis: int, bands: Sequence[Spans]) -> Trace:
         makes[v] = spans
         before = [u for u in graph.predecessors[v] if u in inside]
         output = source.output if before[0] == source.vertex else 0
-        size = graph.vertices[before[0]].outputs[output].shape[2 + axis]
-        window = graph.vertices[v].window
-        if window is not None:
-            spans, only_padding = _reads(window, axis, spans, size)
-            lost = lost | only_padding
+        shape, vertex = graph.vertices[before[0]].outputs[output].shape, graph.vertices[v]
+        impossible: NDArray[np.bool_] | bool = False
+        if axis == 2:
+            spans, impossible = _reads_channels(vertex, spans, shape[1])
+        elif vertex.window is not None:
+            spans, impossible = _reads(vertex.window, axis, spans, shape[2 + axis])
+        lost = lost | impossible
         for u in before:
             needs[u] = needs[u].hull(spans) if u in needs else spans
         if v in behind:
@@ -99,3 +103,11 @@ def _reads(window: Window, axis: int, makes: Spans, size: int) -> tuple[Spans, N
     start = np.maximum(first, 0)
     stop = np.minimum(np.maximum(last, makes.stop * stride - padding) if extent < stride else last, size)
     return Spans(start, stop), start >= np.minimum(last, size)
+
+
+def _reads_channels(vertex: Vertex, makes: Spans, inputs: int) -> tuple[Spans, NDArray[np.bool_]]:
+    """What a vertex reads of `inputs` channels, and where it cannot be told. Few spans differ."""
+    _, first, which = np.unique(makes.start * ALL.stop + makes.stop, return_index=True, return_inverse=True)
+    found = [vertex.reads_channels(Span(int(makes.start[n]), int(makes.stop[n])), inputs) for n in first]
+    spans = np.array([span or (0, 0) for span in found], dtype=np.int64).reshape(-1, 2)[which]
+    return Spans(spans[:, 0], spans[:, 1]), np.array([span is None for span in found], dtype=np.bool_)[which]

@@ -23,13 +23,13 @@ from d3bed.plan.vsm import Part, tileable_parts
 
 
 def crop(tensor: torch.Tensor, region: Region) -> torch.Tensor:
-    return tensor[:, :, slice(*region.rows), slice(*region.columns)]
+    rows, columns, channels = (slice(*span) for span in region)
+    return tensor[:, channels, rows, columns]
 
 
-def join(tiles: list[tuple[Region, torch.Tensor]], size: tuple[int, int]) -> torch.Tensor:
+def join(tiles: list[tuple[Region, torch.Tensor]], shape: tuple[int, ...]) -> torch.Tensor:
     """Put tiles together; what no tile covers stays NaN."""
-    first = tiles[0][1]
-    whole = first.new_full((*first.shape[:2], *size), torch.nan)
+    whole = tiles[0][1].new_full(shape, torch.nan)
     for region, tensor in tiles:
         crop(whole, region).copy_(tensor)
     return whole
@@ -99,9 +99,11 @@ class Net:
             for number in before[patch.vertex]:
                 held, tensor = values[number]
                 inputs.append(crop(tensor, patch.reads.within(held)))
-                assert inputs[-1].shape[2:] == (patch.reads.rows.length, patch.reads.columns.length)
+                read = Value(number, 0, patch.reads)
+                if self.vertices[patch.vertex].kind != "cat":
+                    assert inputs[-1].shape == self.graph.spec(read).shape
             made = self._part(patch, inputs)
-            assert made.shape[2:] == (patch.makes.rows.length, patch.makes.columns.length)
+            assert made.shape == self.graph.spec(Value(patch.vertex, 0, patch.makes)).shape
             values[patch.vertex] = (patch.makes, made)
         return values[tile.patches[-1].vertex][1]
 
@@ -136,8 +138,9 @@ class Net:
         padded = functional.pad(inputs[0], (left, right, top, bottom), value=fill)
         match vertex.kind:
             case "conv2d":
-                weight, bias = self.weights[patch.vertex]
-                return functional.conv2d(padded, weight, bias, w.stride, 0, w.dilation, w.groups)
+                weight, bias = (each[slice(*patch.makes.channels)] for each in self.weights[patch.vertex])
+                groups = padded.shape[1] // weight.shape[1]
+                return functional.conv2d(padded, weight, bias, w.stride, 0, w.dilation, groups)
             case "max_pool2d":
                 return functional.max_pool2d(padded, w.kernel, w.stride, 0, w.dilation, w.ceil_mode)
             case _:
@@ -188,7 +191,7 @@ def _same_size(draw: st.DrawFn, net: Net, source: int, stride: int, channels: in
 @st.composite
 def nets(draw: st.DrawFn) -> Net:
     """Two to five stages: any window, an activation, a residual sum or branches that are concatenated."""
-    channels = 2
+    channels = draw(st.integers(2, 3))
     net = Net((1, channels, *_pair(draw, 7, 21)))
     last = 0
     for _ in range(draw(st.integers(2, 5))):
@@ -224,13 +227,14 @@ def nets(draw: st.DrawFn) -> Net:
 
 
 @st.composite
-def grids(draw: st.DrawFn, size: tuple[int, int]) -> Grid:
-    """Up to 5×5, uneven, at any cut."""
+def grids(draw: st.DrawFn, shape: tuple[int, ...]) -> Grid:
+    """Up to 5×5, uneven, at any cut; of a map [N, C, H, W], some with two or three shares of its channels."""
+    _, channels, *size = shape
     cuts = []
-    for positions in size:
-        inner = st.lists(st.integers(1, max(1, positions - 1)), max_size=4, unique=True)
+    for positions, most in (*((each, 4) for each in size), (channels, 2 * draw(st.booleans()))):
+        inner = st.lists(st.integers(1, max(1, positions - 1)), max_size=most, unique=True)
         cuts.append((0, *sorted(c for c in draw(inner) if c < positions), positions))
-    return Grid(*cuts)
+    return Grid(cuts[0], cuts[1], cuts[2] if len(cuts[2]) > 2 else ())
 
 
 @dataclass(frozen=True)
@@ -238,10 +242,10 @@ class Tools:
     """What tests use of this file."""
 
     nets: Callable[[], st.SearchStrategy[Net]] = nets
-    grids: Callable[[tuple[int, int]], st.SearchStrategy[Grid]] = grids
+    grids: Callable[[tuple[int, ...]], st.SearchStrategy[Grid]] = grids
     net: type[Net] = Net
     crop: Callable[[torch.Tensor, Region], torch.Tensor] = crop
-    join: Callable[[list[tuple[Region, torch.Tensor]], tuple[int, int]], torch.Tensor] = join
+    join: Callable[[list[tuple[Region, torch.Tensor]], tuple[int, ...]], torch.Tensor] = join
 
 
 @pytest.fixture(autouse=True, scope="session")

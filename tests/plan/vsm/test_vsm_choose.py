@@ -19,6 +19,7 @@ from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex, Window
 from d3bed.core.ids import AgentId, Tier
 from d3bed.core.measurements import LinkRate
 from d3bed.core.plan import Plan
+from d3bed.core.regions import cut_channels
 from d3bed.core.tiles import Grid, Tiling, map_size, pieces, tiling
 from d3bed.plan import timeline
 from d3bed.plan.vsm import METHODS, Part, TileCosts, tileable_parts
@@ -67,7 +68,7 @@ class Everything:
 
     def __init__(self, graph: Graph, part: Part, agents: int, costs: TileCosts, rates: Rates) -> None:
         self.graph, self.part, self.costs, self.rates, self.agents = graph, part, costs, rates, agents
-        self.known: dict[tuple[int, int, tuple[int, int]], Tiling | None] = {}
+        self.known: dict[tuple[int, int, tuple[int, ...]], Tiling | None] = {}
 
     def fastest_s(self, border: int = 0, held: Tiling | None = None) -> float:
         part, end = self.part, len(self.part.borders) - 1
@@ -84,17 +85,21 @@ class Everything:
         return min(ways)
 
     def tilings(self, first: int, last: int) -> Iterator[Tiling]:
+        _, channels, height, width = self.graph.spec(self.part.borders[last]).shape
         for count in range(2, self.agents + 1):
-            for rows in range(1, count + 1):
-                key = (first, last, (rows, count // rows))
-                if count % rows == 0 and key not in self.known:
-                    size = map_size(self.graph, self.part.borders[last])
+            shapes = [(rows, count // rows) for rows in range(1, count + 1) if count % rows == 0]
+            for shape in (*shapes, (count,)):
+                key = (first, last, shape)
+                if key not in self.known:
                     try:
-                        grid = Grid.even(size, *key[2])
+                        if len(shape) == 2:
+                            grid = Grid.even((height, width), *shape)
+                        else:
+                            grid = Grid((0, height), (0, width), cut_channels(channels, [1] * count))
                         self.known[key] = tiling(self.graph, self.part.block(first, last), grid)
                     except PlanInfeasible:
                         self.known[key] = None
-                if count % rows == 0 and (made := self.known[key]) is not None:
+                if (made := self.known[key]) is not None:
                     yield made
 
     def sent_s(self, here: int, there: int, nbytes: int) -> float:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from d3bed.core.errors import PlanInfeasible
 from d3bed.core.graph import Graph, Value, Window
+from d3bed.core.regions import ALL
 from d3bed.core.tiles import Grid, Tiling, exchanged_bytes, largest_grid, map_size, pieces, tiling, tilings_to
 from d3bed.plan.vsm import Part, tileable_parts
 
@@ -45,13 +46,13 @@ def fitting(graph: Graph, part: Part, first: int, last: int, grid: Grid) -> Tili
 def test_joined_tiles_are_the_whole_map(data: st.DataObject, tools: Tools) -> None:
     net = data.draw(tools.nets())
     assume(len(net.vertices) > 1 and net.vertices[-1].outputs[0].shape[2:] != (1, 1))
-    size = map_size(net.graph, net.block.sink)
+    shape = net.vertices[-1].outputs[0].shape
     image = photo(net)
-    cut_up = fitting(net.graph, net.part, 0, -1, data.draw(tools.grids(size)))
+    cut_up = fitting(net.graph, net.part, 0, -1, data.draw(tools.grids(shape)))
     made = [
         (tile.makes, net.run_tile(0, tile, tools.crop(image, tile.takes).clone())) for tile in cut_up.tiles
     ]
-    torch.testing.assert_close(tools.join(made, size), net.run(image)[net.block.sink.vertex])
+    torch.testing.assert_close(tools.join(made, shape), net.run(image)[net.block.sink.vertex])
 
 
 @slow
@@ -66,12 +67,11 @@ def test_blocks_in_a_row_live_on_pieces_of_the_tiles_before(data: st.DataObject,
     held: list[torch.Tensor] = []
     for first, last in zip(ends, ends[1:], strict=False):
         source, sink = part.borders[first], part.borders[last]
-        now = fitting(graph, part, first, last, data.draw(tools.grids(map_size(graph, sink))))
+        now = fitting(graph, part, first, last, data.draw(tools.grids(graph.spec(sink).shape)))
         taken = [tools.crop(image, tile.takes) for tile in now.tiles]
         if before is not None:
             taken = []
             for tile, mine in zip(now.tiles, pieces(before, now), strict=True):
-                assert sum(piece.region.area for piece in mine) == tile.takes.area
                 assert sum(piece.nbytes for piece in mine) == tile.input_bytes
                 parts = [
                     (
@@ -80,32 +80,37 @@ def test_blocks_in_a_row_live_on_pieces_of_the_tiles_before(data: st.DataObject,
                     )
                     for piece in mine
                 ]
-                taken.append(tools.join(parts, (tile.takes.rows.length, tile.takes.columns.length)))
+                taken.append(
+                    tools.join(parts, graph.spec(Value(source.vertex, source.output, tile.takes)).shape)
+                )
         held = [net.run_tile(source.vertex, t, x) for t, x in zip(now.tiles, taken, strict=True)]
         before = now
     assert before is not None
-    joined = tools.join(list(zip(before.makes, held, strict=True)), map_size(graph, before.block.sink))
+    joined = tools.join(list(zip(before.makes, held, strict=True)), graph.spec(before.block.sink).shape)
     torch.testing.assert_close(joined, net.run(image)[before.block.sink.vertex])
 
 
 @slow
 @given(data=st.data())
 def test_a_tile_takes_just_what_changes_it(data: st.DataObject, tools: Tools) -> None:
-    """One NaN at each position of the source in turn: which outputs does it reach?"""
+    """One NaN at each position of the source in turn, then in each channel: which outputs does it reach?"""
     net = data.draw(tools.nets())
     assume(len(net.vertices) > 1 and net.vertices[-1].outputs[0].shape[2:] != (1, 1))
     height, width = net.shape[2:]
     assume(height * width <= 200)
-    size = map_size(net.graph, net.block.sink)
-    cut_up = fitting(net.graph, net.part, 0, -1, data.draw(tools.grids(size)))
+    shape = net.vertices[-1].outputs[0].shape
+    cut_up = fitting(net.graph, net.part, 0, -1, data.draw(tools.grids(shape)))
     image = photo(net).repeat(height * width, 1, 1, 1)
     places = torch.arange(height * width)
     image[places, :, places // width, places % width] = torch.nan
-    reached = net.run(image)[net.block.sink.vertex].isnan().any(1)
+    reached = net.run(image)[net.block.sink.vertex].isnan()
+    image = photo(net).repeat(net.shape[1], 1, 1, 1)
+    image[range(net.shape[1]), range(net.shape[1])] = torch.nan
+    mixed = net.run(image)[net.block.sink.vertex].isnan()
     windows = [v.window for v in net.vertices if v.window]
     tight = all(w.dilation == (1, 1) and w.kernel[axis] >= w.stride[axis] for w in windows for axis in (0, 1))
     for takes, makes in zip(cut_up.takes, cut_up.makes, strict=True):
-        changing = reached[:, slice(*makes.rows), slice(*makes.columns)].flatten(1).any(1)
+        changing = tools.crop(reached, makes).flatten(1).any(1)
         rows, columns = (changing.reshape(height, width).any(axis).nonzero() for axis in (1, 0))
         if not len(rows):
             continue
@@ -113,7 +118,9 @@ def test_a_tile_takes_just_what_changes_it(data: st.DataObject, tools: Tools) ->
         assert takes.rows.hull(type(takes.rows)(*found[0])) == takes.rows
         assert takes.columns.hull(type(takes.columns)(*found[1])) == takes.columns
         if tight:
-            assert takes == (found[0], found[1])
+            assert takes[:2] == (found[0], found[1])
+        (hit,) = tools.crop(mixed, makes).flatten(1).any(1).nonzero(as_tuple=True)
+        assert takes.channels == ALL or takes.channels == (int(hit.min()), int(hit.max()) + 1)
 
 
 @slow
@@ -122,19 +129,19 @@ def test_costs_add_up(data: st.DataObject, tools: Tools) -> None:
     net = data.draw(tools.nets())
     assume(len(net.vertices) > 1 and net.vertices[-1].outputs[0].shape[2:] != (1, 1))
     graph, part = net.graph, net.part
-    size = map_size(graph, part.borders[-1])
-    cut_up = fitting(graph, part, 0, -1, data.draw(tools.grids(size)))
+    size, shape = map_size(graph, part.borders[-1]), graph.spec(part.borders[-1]).shape
+    cut_up = fitting(graph, part, 0, -1, data.draw(tools.grids(shape)))
     assert cut_up.flops == [tile.flops for tile in cut_up.tiles]
     assert cut_up.takes == [tile.takes for tile in cut_up.tiles]
     assert cut_up.makes == [tile.makes for tile in cut_up.tiles]
     assert sum(tile.output_bytes for tile in cut_up.tiles) == graph.spec(part.borders[-1]).nbytes
     for tile in cut_up.tiles:
-        channels = [graph.vertices[patch.vertex].outputs[0].shape[1] for patch in tile.patches]
-        areas = [patch.makes.area for patch in tile.patches]
+        image = torch.zeros(net.shape, dtype=torch.float64)
+        made = net.run(image)
         assert [p.output_bytes for p in tile.patches] == [
-            8 * c * a for c, a in zip(channels, areas, strict=True)
+            tools.crop(made[p.vertex], p.makes).numel() * 8 for p in tile.patches
         ]
-        assert tile.input_bytes == 8 * net.shape[1] * tile.takes.area
+        assert tile.input_bytes == tools.crop(image, tile.takes).numel() * 8
     whole = tiling(graph, part.block(), Grid.even(size, 1, 1))
     assert whole.redundancy <= 1
     blocks = [part.block(first) for first in range(len(part.borders) - 1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarni
 
 
 def _spans(grid: Grid, axis: int) -> Spans:
-    cuts = list(pairwise((grid.rows, grid.columns)[axis]))
-    return Spans(np.array([a for a, _ in cuts]), np.array([b for _, b in cuts]))
+    return Spans(*np.array(grid.bands(axis)).T)
 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
@@ -31,17 +29,18 @@ def test_bands_of_all_borders_walk_along_together(data: st.DataObject, tools: To
     net = data.draw(tools.nets())
     assume(len(net.vertices) > 1 and net.vertices[-1].outputs[0].shape[2:] != (1, 1))
     graph, part = net.graph, net.part
-    grids = [data.draw(tools.grids(map_size(graph, border))) for border in part.borders[1:]]
-    for axis in (0, 1):
+    grids = [data.draw(tools.grids(graph.spec(border).shape)) for border in part.borders[1:]]
+    for axis in range(3):
         bands = [_spans(grid, axis) for grid in grids]
         traced = trace(graph, part, axis, bands)
         for last, grid in enumerate(grids, start=1):
             begin = sum(len(spans.start) for spans in bands[last:])
             mine = slice(begin, begin + len(bands[last - 1].start))
-            # The other axis is left whole, so that only this one can break.
-            size = map_size(graph, part.borders[last])
-            whole = ((0, size[0]), (0, size[1]))
-            alone = Grid(grid.rows, whole[1]) if axis == 0 else Grid(whole[0], grid.columns)
+            # The other axes are left whole, so that only this one can break.
+            height, width = map_size(graph, part.borders[last])
+            cuts: list[tuple[int, ...]] = [(0, height), (0, width), ()]
+            cuts[axis] = (grid.rows, grid.columns, grid.channels)[axis]
+            alone = Grid(*cuts)
             tilings = tilings_to(graph, [part.block(i, last) for i in range(last)], alone)
             for first, found in enumerate(tilings):
                 broken = bool(traced.broken[first][mine].any())
