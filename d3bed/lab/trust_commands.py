@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -24,12 +26,18 @@ IDENTITY = Path(".d3bed/identity.json")
 IdentityOption = Annotated[
     Path, typer.Option(envvar="D3BED_IDENTITY", help="The board's own file, made by d3bed join.")
 ]
+#: How long a board looks for its server.
+_LOOK_S = 3.0
 _NameArgument = Annotated[str, typer.Argument(metavar="AGENT", help="Which agent.")]
 
 
 @trust.command()
 def join(
-    server: Annotated[str, typer.Argument(help="The server's address, as http://192.168.0.2:8333.")],
+    server: Annotated[
+        str | None,
+        typer.Argument(help="The server's address, as http://192.168.0.2:8333; with --ca it may be found."),
+    ] = None,
+    *,
     token: Annotated[
         str, typer.Option(envvar="D3BED_TOKEN", help="Join token: d3bed agents invite makes one.")
     ],
@@ -51,6 +59,8 @@ def join(
     """
     from d3bed.agent.join import join as ask
 
+    if server is None:
+        server = _found_by(ca)
     if not server.startswith(("http://", "https://")):
         raise ConfigError("SERVER", "", f"{server!r} is not an address", "write it as http://host:port")
     if tier is not None and tier not in set(Tier):
@@ -64,6 +74,62 @@ def join(
         f"joined as {made.agent} ({made.tier}); its credential is in {identity}. Start it: d3bed agent{where}"
     )
     console.print(text, highlight=False, soft_wrap=True)
+
+
+@trust.command()
+def discover(
+    lasting: Annotated[float, typer.Option("--for", help="Seconds to listen.", min=0.1, max=60)] = 3.0,
+    host: Annotated[str, typer.Option(help="Only on the network of this own address.")] = "0.0.0.0",
+) -> None:
+    """Show servers on this network that were started with --announce, and how to join them.
+
+    Anybody can announce anything: join one whose fingerprint you know (d3bed ca on the server shows it).
+    """
+    from d3bed.net.discovery import look
+
+    found = asyncio.run(look(lasting, host))
+    if not found:
+        text = "no server announces itself here: start it with --announce, or give d3bed join its address"
+        console.print(text, highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
+    for one in found:
+        text = f"{one.name}: {', '.join(one.addresses)}, d3bed {one.version}"
+        console.print(text, highlight=False, soft_wrap=True)
+        known_by = f"--ca {one.pin}" if one.pin else one.addresses[0]
+        text = f"  d3bed join {known_by} --token …"
+        console.print(text, style="bold", highlight=False, soft_wrap=True)
+
+
+def _found_by(pin: str | None) -> str:
+    """The address of the server of this authority that announces itself here. Raises `ConfigError`."""
+    from d3bed.net.discovery import look
+
+    if pin is None:
+        remedy = "give the address; or --ca FINGERPRINT, by which a server on this network is found"
+        raise ConfigError("SERVER", "", "is missing", remedy)
+    wanted = pin.lower().replace(":", "").removeprefix("sha256")
+    found = asyncio.run(look(_LOOK_S))
+    addresses = [address for one in found if one.pin == wanted for address in one.addresses]
+    for address in addresses:
+        if _answers(address):
+            console.print(f"found {address}", style="dim", highlight=False)
+            return address
+    problem = (
+        "announces itself here, but does not answer" if addresses else "announces itself on this network"
+    )
+    problem = (
+        f"a server of this authority {problem}" if addresses else f"no server of this authority {problem}"
+    )
+    raise ConfigError("--ca", "", problem, "give its address; or start it with --announce")
+
+
+def _answers(address: str) -> bool:
+    place = urlsplit(address)
+    try:
+        with socket.create_connection((place.hostname or "", place.port or 0), timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 @agents.command()

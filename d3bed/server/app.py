@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from d3bed import __version__
 from d3bed.core.errors import ConfigError
 from d3bed.plan import STRATEGIES
 from d3bed.server.about import about
@@ -110,9 +112,10 @@ async def _serve(
     try:
         runner.start()
         await web.SockSite(web_runner, listener, ssl_context=context).start()
-        if ready is not None:
-            ready(_address(settings.host, listener, "https" if context is not None else "http"))
-        await asyncio.Event().wait()
+        async with _announcement(settings, listener, authority):
+            if ready is not None:
+                ready(_address(settings.host, listener, "https" if context is not None else "http"))
+            await asyncio.Event().wait()
     finally:
         await web_runner.cleanup()
         await runner.stop()
@@ -142,6 +145,17 @@ def _tls(settings: ServerSettings) -> tuple[Authority | None, ssl.SSLContext | N
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(authority.serve_as(own_names(settings.host, *settings.names)))
     return authority, context
+
+
+def _announcement(
+    settings: ServerSettings, listener: socket.socket, authority: Authority | None
+) -> contextlib.AbstractAsyncContextManager[None]:
+    if not settings.announce:
+        return contextlib.nullcontext()
+    from d3bed.net.discovery import announced
+
+    pin = authority.fingerprint if authority is not None else ""
+    return announced(settings.host, listener.getsockname()[1], pin, __version__)
 
 
 def _address(host: str, listener: socket.socket, scheme: str) -> str:

@@ -127,8 +127,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
     `token` is required of agents and of requests that change something whenever it is set; where
     `host` is not loopback and none is given, one is made in `data_dir` on the first start. With `tls` it
     speaks HTTPS, by a certificate of its own authority for its own names and addresses and these `names`.
-    `retention` says how much of what happened is kept. `networks` by name, and `scenes`, are what users may
-    choose from.
+    With `announce` it says by multicast DNS that it is there. `retention` says how much of what happened is
+    kept. `networks` by name, and `scenes`, are what users may choose from.
     """
 
     data_dir: Path
@@ -138,6 +138,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     token: str | None = None
     tls: bool = False
     names: tuple[str, ...] = ()
+    announce: bool = False
     models: tuple[str, ...] = PAPER_MODELS
     retention: Retention = Retention()
     networks: dict[str, Network] = {}
