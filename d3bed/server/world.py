@@ -192,12 +192,12 @@ class LinkRecord:
         return self.estimator.look_due(now)
 
     def is_known_since(self, since_s: float, now: float) -> bool:
-        """Whether what is known of it is from then or later; that it cannot be used is known as well."""
+        """Whether what is known of it is from then or later; that it cannot be used is known as well. What
+        was heard last may be the beginning of a change: then that is not known yet."""
         known = self.estimator.estimate(now)
         if known is None or self.problem is not None:
             return self.problem is not None
-        told = not (self.estimator.is_doubtful or self.estimator.is_refuted)
-        return told and now - known.age_s >= since_s
+        return not self.estimator.is_suspicious and now - known.age_s >= since_s
 
     def probed(self, measured: LinkMeasured, now: float) -> None:
         self.measured, self.problem = measured, None

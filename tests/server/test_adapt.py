@@ -212,6 +212,27 @@ def test_a_link_in_use_is_looked_at_before_a_plan_follows_its_neighbour(make_sta
     assert stage.active == active and route(stage)[Tier.EDGE] == EDGE_1
 
 
+def test_two_links_in_use_that_fall_together_cost_one_plan(make_stage: MakeStage) -> None:
+    """When the first one is sure, only one tensor has crossed the second one: it is looked at."""
+    stage = make_stage(strategy="cloud", frames=None, adapt=True)
+    stage.join_all()
+    for _ in range(8):
+        stage.transfer(DEVICE, EDGE_1, 150_528, 0.015, 1e7)
+        stage.transfer(EDGE_1, CLOUD, 150_528, 0.015, 1e7)
+        stage.tick(0.2)
+    plans = len(stage.plans)
+    stage.scripts[DEVICE].links, stage.scripts[EDGE_1].links = {EDGE_1: 1e6}, {CLOUD: 1e6}
+    stage.transfer(DEVICE, EDGE_1, 150_528, 0.150, 1e7)
+    stage.transfer(DEVICE, EDGE_1, 150_528, 0.150, 1e7)
+    stage.transfer(EDGE_1, CLOUD, 150_528, 0.150, 1e7)
+    stage.transfer(DEVICE, EDGE_1, 150_528, 0.150, 1e7)
+    stage.tick(2)
+    assert len(stage.plans) == plans + 1
+    seen = stage.plans[-1].rates
+    assert seen[DEVICE, EDGE_1].bytes_per_s == pytest.approx(1e6, rel=0.01)
+    assert seen[EDGE_1, CLOUD].bytes_per_s == pytest.approx(1e6, rel=0.01)
+
+
 def test_while_an_agent_gets_ready_plans_follow_without_it_and_then_with_it(on_edge: Stage) -> None:
     on_edge.lose(EDGE_1)
     assert route(on_edge)[Tier.EDGE] == EDGE_2
