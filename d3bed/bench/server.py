@@ -202,6 +202,7 @@ async def _watched(base: str, server: int, others: list[int], agents: int, secon
         "clients_cores": others_cores,
         "rss_bytes": last,
         "growth": last / first - 1,
+        "rss": [[round(at_s, 1), rss] for at_s, rss in rss_bytes[:: max(1, len(rss_bytes) // 100)]],
         "answers": len(ordered),
         "answer_median_s": statistics.median(ordered),
         "answer_p95_s": ordered[int(0.95 * (len(ordered) - 1))],
