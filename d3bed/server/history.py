@@ -64,7 +64,8 @@ class _Span(msgspec.Struct, frozen=True, array_like=True):
     held_us: int
     vertices: tuple[int, int]
     peer: AgentId | None
-    tile: tuple[int, int, int] | None
+    #: An earlier d3bed knew rows and columns alone.
+    tile: tuple[int, ...] | None
 
 
 class _Spans(msgspec.Struct, frozen=True, array_like=True):
@@ -161,12 +162,19 @@ def frame_spans(row: Mapping[str, Any]) -> FrameSpans:
             held_s=s.held_us / 1e6,
             vertices=s.vertices,
             peer=s.peer,
-            tile=s.tile,
+            tile=_place(s.tile),
         )
         for s in data.spans
     )
     epoch, frame = Epoch(row["epoch"]), FrameId(row["frame"])
     return FrameSpans(frame, epoch, started_s, data.latency_us / 1e6, data.clock_error_s, spans)
+
+
+def _place(tile: tuple[int, ...] | None) -> tuple[int, int, int] | None:
+    if tile is None:
+        return None
+    row, column, share, *_ = (*tile, 0, 0, 0)
+    return row, column, share
 
 
 def _us(seconds: float) -> int:

@@ -73,6 +73,22 @@ def test_spans_come_back_to_the_microsecond_with_their_clock_error(stage: Stage)
     assert span.end_s - span.start_s == pytest.approx(0.02, abs=1e-6)
 
 
+@pytest.mark.parametrize("tile, place", [(None, None), ((1, 2), (1, 2, 0)), ((0, 0, 3), (0, 0, 3))])
+def test_spans_of_tiles_that_knew_no_shares_of_channels_come_back_too(
+    tile: tuple[int, ...] | None, place: tuple[int, ...] | None, stage: Stage
+) -> None:
+    stage.join_all()
+    stage.answer(Epoch(1), 1)
+    stage.tick(1.0)
+    (row,) = rows(stage, "spans")
+    kept = row["data"]
+    assert isinstance(kept, bytes)
+    latency_us, errors, (span,) = msgspec.msgpack.decode(kept)
+    assert span[-1] is None
+    data = msgspec.msgpack.encode((latency_us, errors, [[*span[:-1], tile]]))
+    assert frame_spans({**row, "data": data}).spans[0].tile == place
+
+
 def test_trouble_with_the_store_is_a_warning_and_recovery_records_what_it_must_have(stage: Stage) -> None:
     stage.join_all()
     stage.answer(Epoch(1), 1)

@@ -189,6 +189,24 @@ def test_faster_links_never_make_it_slower(method: str) -> None:
     assert seconds[-1] < seconds[0]
 
 
+def test_late_layers_are_shared_by_channels_in_proportion_to_speed(
+    graphs: Callable[[str], Graph],
+) -> None:
+    graph, agents = graphs("alexnet"), AGENTS[:4]
+    (part,) = tileable_parts(graph)
+    speeds = dict(zip(agents, (0.1, 0.05, 0.1, 0.1), strict=True))
+    costs = TileCosts(graph, {agent: recorded_s("alexnet", graph, speed) for agent, speed in speeds.items()})
+    found = {
+        m: choose_tiles(graph, part, agents, costs, linked(agents, 1.25e8, 3e-4), method=m) for m in METHODS
+    }
+    assert all(not tiled.grid.channels for m in METHODS if m != "vsm" for tiled in found[m].blocks)
+    last = found["vsm"].blocks[-1]
+    assert last.grid.shape == (1, 1) and graph.vertices[last.block.vertices[0]].name == "features.10"
+    shares = dict(zip(last.agents, (band.length for band in last.grid.bands(2)), strict=True))
+    assert shares.pop(agents[1]) == 32 and sorted(shares.values()) == [64, 80, 80]
+    assert tiling(graph, last.block, last.grid).redundancy == 1
+
+
 def test_one_agent_tiles_nothing() -> None:
     graph, part = chain(random.Random(3), 4)
     costs = TileCosts(graph, {AGENTS[0]: (0.0, *[2e-3] * 4)})
