@@ -246,10 +246,18 @@ def _simulate(base: str, numbers: Sequence[int], processes: int) -> None:
 
 async def _live(base: str, numbers: Sequence[int], between_s: float) -> None:
     async with asyncio.TaskGroup() as group:
+        group.create_task(_end_with(os.getppid()))
         for number in numbers:
             for name, tier in zip(_names(number), TIERS, strict=True):
                 group.create_task(_Simulated(AgentId(name), tier).live(base))
                 await asyncio.sleep(between_s)
+
+
+async def _end_with(parent: int) -> None:
+    """A bench that was killed leaves no agents that knock for ever."""
+    while os.getppid() == parent:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(1)
+    raise D3Error("the bench is gone")
 
 
 class _Simulated:
