@@ -13,7 +13,7 @@ import { minify } from "terser";
 const [from, to] = process.argv.slice(2);
 const QUALITY = { [constants.BROTLI_PARAM_QUALITY]: constants.BROTLI_MAX_QUALITY };
 const TEXTS = [".js", ".css", ".svg", ".html"];
-const VENDOR = "vendor"; // is minified already
+const VENDOR = "vendor"; // no modules, and minified by who made them
 
 // For styles as ours are: no string in them has one of these signs.
 const styles = (source) =>
@@ -26,10 +26,11 @@ const styles = (source) =>
 
 const shrunk = async (name, source) => {
   if (extname(name) === ".css") return { code: styles(source) };
-  if (extname(name) !== ".js" || dirname(name) === VENDOR) return { code: source };
+  if (extname(name) !== ".js") return { code: source };
+  const own = dirname(name) !== VENDOR;
   return minify(
     { [basename(name)]: source },
-    { module: true, ecma: 2020, compress: { passes: 3 }, sourceMap: { includeSources: true } },
+    { module: own, ecma: 2020, compress: { passes: 3 }, sourceMap: own && { includeSources: true } },
   );
 };
 

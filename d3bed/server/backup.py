@@ -28,7 +28,7 @@ __all__ = ["FORMAT", "Manifest", "back_up", "restore"]
 FORMAT = "d3bed.backup/1"
 _MANIFEST, _DATABASE = "manifest.json", "d3bed.sqlite3"
 #: Beside the database: what lets boards and users in, without which all would have to join again.
-_SECRETS = ("token", "link-secret", "credentials.json", "ca.pem", "ca-key.pem")
+_SECRETS = ("token", "link-secret", "credentials.json", "tls/ca.pem", "tls/ca-key.pem")
 _MOST_SECRET_BYTES = 16 * 2**20
 _MOST_BYTES = 64 * 2**30
 _PAGES = 4096
@@ -99,8 +99,9 @@ def restore(file: Path, directory: Path, *, force: bool = False) -> Manifest:
                 (directory / (_DATABASE + end)).unlink(missing_ok=True)
             for name in manifest.files:
                 place = directory / name
+                place.parent.mkdir(mode=0o700, exist_ok=True)
                 if place.exists():
-                    place.replace(place.with_name(name + ".before"))
+                    place.replace(place.with_name(place.name + ".before"))
                 (Path(folder) / name).replace(place)
     return manifest
 
@@ -137,6 +138,7 @@ def _unpack(file: Path, folder: Path) -> Manifest:
             _check_member(member, most)
             source = tar.extractfile(member)
             assert source is not None
+            (folder / member.name).parent.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(folder / member.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with source, os.fdopen(descriptor, "wb") as target:
                 while data := source.read(2**20):

@@ -163,8 +163,12 @@ def test_units_are_verified_and_shut_in(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("lock", "wanted"),
     [
-        ("agent", "torch torchvision timm numpy pillow psutil safetensors websockets uvloop scikit-image"),
-        ("server", "aiohttp jinja2 numpy psutil scipy"),
+        (
+            "agent",
+            "torch torchvision timm numpy pillow psutil safetensors websockets uvloop scikit-image"
+            " cryptography",
+        ),
+        ("server", "aiohttp jinja2 numpy psutil scipy cryptography"),
     ],
 )
 def test_locks_of_boards_are_closed_parts_of_the_whole(lock: str, wanted: str) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography import x509
 
 from d3bed.core.errors import ConfigError
+from d3bed.server.authority import Authority
 from d3bed.server.backup import Manifest, back_up, restore
 from d3bed.server.store import Store, read_rows
 
@@ -45,6 +47,22 @@ def test_a_server_comes_back_as_it_was(directory: Path, tmp_path: Path) -> None:
     assert store.last_epoch == 7  # epochs go on from there
     store.close()
     assert sorted(path.name for path in other.iterdir() if path.name.startswith(".")) == []
+
+
+def test_boards_find_the_authority_that_they_trust_again(directory: Path, tmp_path: Path) -> None:
+    trusted = Authority(directory / "tls")
+    file, other = tmp_path / "b.tar.gz", tmp_path / "other"
+    back_up(directory, file)
+    strange = Authority(other / "tls")  # a server was started here before
+    strange.serve_as(frozenset({"localhost"}))
+    restore(file, other)
+    assert Authority(other / "tls").fingerprint == trusted.fingerprint
+    assert (other / "tls" / "ca-key.pem").stat().st_mode & 0o777 == 0o600
+    assert (other / "tls" / "ca.pem.before").read_text() == strange.pem
+    served = x509.load_pem_x509_certificate(
+        Authority(other / "tls").serve_as(frozenset({"localhost"})).read_bytes()
+    )
+    served.verify_directly_issued_by(x509.load_pem_x509_certificate(trusted.pem.encode()))
 
 
 def test_a_backup_of_a_running_server_is_whole(directory: Path, tmp_path: Path) -> None:

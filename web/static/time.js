@@ -68,7 +68,7 @@ const drawMarks = (chart, found, named) => {
 
 // A chart that fills `host`; `onCursor(index)` hears which second is pointed at (null: none).
 let uPlot = null;
-const make = (host, { height, series, bands, values, marked, named, untilS, windowS, onCursor }) =>
+const make = (host, { height, series, bands, values, most = 1, marked, named, untilS, windowS, onCursor }) =>
   new uPlot(
     {
       width: Math.max(200, host.clientWidth),
@@ -76,7 +76,7 @@ const make = (host, { height, series, bands, values, marked, named, untilS, wind
       legend: { show: false },
       cursor: { y: false, sync: { key: "time" }, points: { show: false } },
       padding: [12, 14, 0, 0],
-      scales: { x: { time: false }, y: { range: (_, low, high) => [0, (high || 1) * 1.08] } },
+      scales: { x: { time: false }, y: { range: (_, low, high) => [0, (high || most) * 1.08] } },
       axes: [
         axis({ splits: stepsBack(untilS, windowS), values: ago(untilS), size: 26 }),
         axis({ values: (_, splits) => splits.map((value) => (value === 0 ? "0" : values(value))), size: 66 }),
@@ -177,6 +177,7 @@ export const createTime = (root) => {
         { ...line(colours[n], [1, 4], 1), label: "target" },
       ]),
       values: rate,
+      most: 1e6, // where nothing was sent yet
     });
     find("links-key").replaceChildren(
       ...links.map(({ name }, n) => key(name, colours[n], DASHES[n])),
