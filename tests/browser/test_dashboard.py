@@ -437,7 +437,7 @@ async def test_failed_order_says_what_the_agent_said(page: Page, testbed: Testbe
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
     testbed.actors[EDGE].unable = "SetLoad: no more processes"
     await page.get_by_role("button", name="Change edge-1", exact=True).click()
-    await page.get_by_role("button", name="Load", exact=True).last.click()
+    await page.locator("#agent-load-set").click()
     await expect(page.locator("#agent-said")).to_contain_text("✖ edge-1: 2 busy processes: edge-1: SetLoad")
     await page.keyboard.press("Escape")
     await page.get_by_role("button", name="Trouble").click()
@@ -468,8 +468,11 @@ async def test_missing_agents_come_with_the_command_that_starts_them(page: Page,
     command = f"d3bed agent --name edge-1 --tier edge --server {testbed.address.rstrip('/')}"
     await expect(here).to_have_text(command)
     await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    await page.get_by_role("button", name=f"Copy: {command}", exact=True).click()
-    assert await page.evaluate("navigator.clipboard.readText()") == command
+    copy = page.get_by_role("button", name=f"Copy: {command}", exact=True)
+    await copy.click()
+    await page.wait_for_function(
+        "async words => (await navigator.clipboard.readText()) === words", arg=command
+    )
     await testbed.join(DEVICE, EDGE)
     await expect(page.locator("#arrivals [data-here=true]")).to_have_count(2)
     await testbed.join(CLOUD)
@@ -558,6 +561,7 @@ async def test_what_users_do_is_recorded_as_a_scenario(page: Page, testbed: Test
     await testbed.post("agents/edge-1/load", {"processes": 1})
     await expect(page.locator("#orders li")).to_have_count(1)
     await page.get_by_role("button", name="Record").click()
+    await expect(page.locator("#record-said")).to_contain_text("recording")
     await testbed.post("links", {"from": "pi-1", "to": "edge-1", "mbit_per_s": 5})
     await page.get_by_role("button", name="edge", exact=True).click()
     await expect(page.locator("#strategy-said")).to_contain_text("is in force")
@@ -594,5 +598,6 @@ async def test_empty_and_full_page_have_no_fault_that_axe_finds(
     await page.locator("#events summary").first.click()
     assert await violations(page) == []
     await page.get_by_role("button", name="Change pi-1 to edge-1").click()
+    await expect(page.locator("#link-dialog")).to_be_visible()
     assert await violations(page) == []
     await page.close()

@@ -174,6 +174,7 @@ async def test_people_with_other_eyes_and_hands_can_use_it(
     await picture(page, scheme)
     await page.get_by_role("button", name="Change edge-1", exact=True).click()
     await page.get_by_role("button", name="Kill…").click()
+    await expect(page.locator("#agent-sure")).to_be_visible()
     assert await violations(page) == []
     await picture(page, f"{scheme}-agent")
     await page.close()

@@ -71,9 +71,10 @@ export const createControls = (orders) => {
   });
   let record = null;
   byId("record").addEventListener("click", async ({ target }) => {
+    const atS = clockS(); // what is changed from now on counts
     const { createRecorder } = await import("./record.js");
-    record ??= createRecorder(target, byId("record-said"), () => ({ orders: state.orders, atS: clockS() }));
-    record();
+    record ??= createRecorder(target, byId("record-said"));
+    record(state.orders, atS);
   });
 
   const who = byId("who");

@@ -21,11 +21,10 @@ export const scenarioOf = (orders, sinceS, untilS) => {
   return `${lines.join("\n")}\n`;
 };
 
-// Begins, or ends and saves, with each call. `now` → {orders, atS}, both the server's.
-export const createRecorder = (button, said, now) => {
+// Begins, or ends and saves, with each call: orders and time are the server's.
+export const createRecorder = (button, said) => {
   let sinceS = null;
-  return () => {
-    const { orders, atS } = now();
+  return (orders, atS) => {
     if (sinceS === null) {
       sinceS = atS;
       say(said, "◌ recording what everybody changes");
