@@ -24,10 +24,12 @@ class Turns(Generic[_T]):
     def take(self, now: float) -> list[_T]:
         """Those whose turn it is; none twice."""
         count = len(self._things)
+        if not count:
+            return []
         passed = min(1.0, (now - self._looked_s) / self._period_s)
         self._looked_s = now
         self._owed += passed * count
         taken = min(count, int(self._owed + 1e-6))
         self._owed -= taken
-        at, self._next = self._next, (self._next + taken) % max(1, count)
+        at, self._next = self._next, (self._next + taken) % count
         return [*self._things, *self._things][at : at + taken]

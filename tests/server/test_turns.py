@@ -21,6 +21,11 @@ def test_many_are_spread_over_the_ticks() -> None:
     assert [turns.take(tick / 5) for tick in range(1, 6)] == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
 
 
+def test_where_there_is_nothing_nobody_has_a_turn() -> None:
+    turns = Turns((), 0.0)  # a server without pipelines
+    assert [turns.take(now) for now in (0.0, 1.0)] == [[], []]
+
+
 def test_after_a_long_pause_none_has_two() -> None:
     turns = Turns("abc", 1.0)
     turns.take(0.0)
