@@ -166,7 +166,8 @@ def _ways(model: LoadedModel, patches: Iterable[Patch], tolerance: float) -> dic
         sink = Value(vertex)
         undivided = compile_step(alone, Step((vertex,), (source,), (sink,)))
         generator = torch.Generator().manual_seed(vertex)
-        shape, channels = model.graph.spec(source).shape, model.graph.spec(sink).shape[1]
+        shape = model.graph.spec(source).shape
+        channels = min(model.graph.spec(Value(vertex, 0, patch.makes)).shape[1] for patch in mine)
         images = [
             torch.randn(shape, generator=generator)
             for _ in range(min(_MOST_IMAGES, -(-_CHANNELS // channels)))
