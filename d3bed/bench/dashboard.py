@@ -325,7 +325,7 @@ async def _sizes(page: Any) -> dict[str, float]:
     for path in static.rglob("*"):
         name = f"/static/{path.relative_to(static)}"
         if path.suffix in _TEXTS and not any(address.endswith(name) for address in seen):
-            await page.evaluate("name => fetch(name)", name)
+            await page.evaluate("async name => (await (await fetch(name)).arrayBuffer()).byteLength", name)
     _, everything, _ = await page.evaluate(_SIZES)
     as_gzip = 0
     async with aiohttp.ClientSession(auto_decompress=False) as session:

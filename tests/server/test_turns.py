@@ -22,7 +22,7 @@ def test_many_are_spread_over_the_ticks() -> None:
 
 
 def test_where_there_is_nothing_nobody_has_a_turn() -> None:
-    turns = Turns((), 0.0)  # a server without pipelines
+    turns = Turns[str]((), 0.0)  # a server without pipelines
     assert [turns.take(now) for now in (0.0, 1.0)] == [[], []]
 
 
