@@ -269,8 +269,7 @@ def fuzz_control(seed: int, inputs: int) -> dict[str, Any]:
     often = {"ModelLoaded": 5.0, "Profiled": 5.0, "LinkMeasured": 10.0, "Ready": 5.0, "ModelFailed": 0.05}
     weights = [often.get(kind.cls.__name__, 1.0) for kind in kinds]
     now, numbers, plans = 1000.0, dict[str, int](), 0
-
-    pipeline = PipelineId("main")
+    pipeline, fair = PipelineId("main"), 1.0
 
     def submit(event: Any) -> None:
         nonlocal plans
@@ -283,27 +282,32 @@ def fuzz_control(seed: int, inputs: int) -> dict[str, Any]:
                         waiting.append(PlanComputed(command.pipeline, command.request, choice_for(command)))
                     except D3Error as error:
                         waiting.append(PlanFailed(command.pipeline, command.request, str(error)))
-                elif isinstance(command, SendTo) and patience > 0 and dice.random() < 0.5:
+                elif isinstance(command, SendTo) and patience > 0 and dice.random() < fair:
                     patience -= 1  # orders that follow from answers at once would never end
                     answers = _fair(command.message)
                     waiting += [AgentSaid(command.connection, answer) for answer in answers]
 
+    def join(agent: str, connection: int) -> None:
+        if agent in numbers:
+            submit(AgentLost(numbers[agent], "fuzz"))
+        numbers[agent] = connection
+        address = f"127.0.0.1:{4000 + connection % 1000}"
+        register = Register(AgentId(agent), _AGENTS[agent], 1, "h", address, 1.0, "torch", "0")
+        submit(AgentJoined(connection, register))
+
+    for connection, agent in enumerate(_AGENTS, 1):
+        join(agent, connection)
+    while coordinator.pipelines[pipeline].active is None:  # at first all is well, and a plan in force
+        now += 0.1
+        submit(Ticked())
+    fair = 0.5
     for number in range(inputs):
         now += dice.choice((0.0, 0.01, 0.2))
         agent = dice.choice(list(_AGENTS))
         began_s, outcome, text = time.perf_counter(), "handled", ""
         try:
-            if agent not in numbers or dice.random() < 0.002:
-                if agent in numbers:
-                    submit(AgentLost(numbers[agent], "fuzz"))
-                numbers[agent] = number + 1
-                address = f"127.0.0.1:{4000 + number % 1000}"
-                submit(
-                    AgentJoined(
-                        number + 1,
-                        Register(AgentId(agent), _AGENTS[agent], 1, "h", address, 1.0, "torch", "0"),
-                    )
-                )
+            if dice.random() < 0.002:
+                join(agent, len(_AGENTS) + number + 1)
             kind = dice.choices(kinds, weights)[0]
             text = json.dumps(says.of(kind.cls))
             if dice.random() < 0.05:

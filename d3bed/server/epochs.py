@@ -157,6 +157,12 @@ class PlannedEpoch:
         """Runs of tiled blocks between which nothing is gathered, as their owner would do them alone."""
         return self._programs[self.route[Tier.EDGE]].rescues if self.plan.tiles else ()
 
+    def tiles_of(self, agent: AgentId, told: Iterable[TileReady]) -> tuple[TileReady, ...]:
+        """Of what an agent tells of tiles, what is about its own of this epoch."""
+        steps = self._steps.get(agent, ())
+        own = {((s.vertices[0], s.vertices[-1]), s.tile.place) for s in steps if s.tile is not None}
+        return tuple(each for each in told if (each.vertices, each.tile) in own)
+
     def tiles_ready(self, agent: AgentId, tiles: Iterable[TileReady]) -> None:
         """An agent has checked its tiles, and timed them."""
         self.tiles += tiles

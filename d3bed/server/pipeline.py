@@ -348,6 +348,7 @@ class Pipeline:
         epoch = next((each for each in lead.group if each.number == number), None) if lead else None
         if lead is None or epoch is None:
             return
+        tiles = epoch.tiles_of(agent, tiles)
         loaded = self.world.agents[agent].loaded.get(epoch.wish.model)
         close = CLOSE if loaded is not None and loaded.engine != TORCH else 0.0  # it promises no bits
         if inexact := [
