@@ -468,11 +468,8 @@ async def test_missing_agents_come_with_the_command_that_starts_them(page: Page,
     command = f"d3bed agent --name edge-1 --tier edge --server {testbed.address.rstrip('/')}"
     await expect(here).to_have_text(command)
     await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    copy = page.get_by_role("button", name=f"Copy: {command}", exact=True)
-    await copy.click()
-    await page.wait_for_function(
-        "async words => (await navigator.clipboard.readText()) === words", arg=command
-    )
+    await page.get_by_role("button", name=f"Copy: {command}", exact=True).click()
+    await page.wait_for_function("async w => (await navigator.clipboard.readText()) === w", arg=command)
     await testbed.join(DEVICE, EDGE)
     await expect(page.locator("#arrivals [data-here=true]")).to_have_count(2)
     await testbed.join(CLOUD)
