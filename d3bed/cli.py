@@ -239,6 +239,7 @@ def server(
     from d3bed.lab.offers import offered_networks, offered_scenes
     from d3bed.server.app import serve
     from d3bed.server.history import RunHistory
+    from d3bed.server.memory import settle
     from d3bed.server.settings import ServerSettings
 
     settings = override(
@@ -271,6 +272,7 @@ def server(
         whole = address.with_suffix(".new")
         whole.write_text(url + "\n")
         whole.replace(address)  # who waits for the file must not find it empty
+        settle()
 
     plan = ServerSettings(
         data_dir=data_dir,

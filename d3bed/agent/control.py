@@ -36,6 +36,7 @@ from d3bed.core.messages import (
     decode_to_agent,
     encode,
 )
+from d3bed.core.together import encode_all
 
 __all__ = ["REFUSED", "run_control"]
 
@@ -148,8 +149,8 @@ async def _serve(
         while True:
             await reporter.wait()
             began_s = time.thread_time()
-            for message in reporter.drain():
-                await socket.send(encode(message))
+            for text in encode_all(reporter.drain()):
+                await socket.send(text)
             reporter.spent_s += time.thread_time() - began_s
             await reporter.rest()
 

@@ -50,8 +50,8 @@ from d3bed.core.messages import (
     Ready,
     Register,
     ToAgent,
-    decode_from_agent,
 )
+from d3bed.core.together import decode_all
 from d3bed.lab.processes import Children
 from d3bed.net.codec import (
     Accepted,
@@ -311,11 +311,12 @@ def fuzz_control(seed: int, inputs: int) -> dict[str, Any]:
             kind = dice.choices(kinds, weights)[0]
             text = json.dumps(says.of(kind.cls))
             if dice.random() < 0.05:
+                text = json.dumps([json.loads(text), says.of(kind.cls)])
+            if dice.random() < 0.05:
                 text = _garbled(dice, text)
-            message = decode_from_agent(text)
-            if isinstance(message, Register):
-                outcome = "refused"  # as the door does for a second one
-            else:
+            for message in decode_all(text):
+                if isinstance(message, Register):
+                    raise RemoteProtocolError("registered already")  # as the door does for a second one
                 submit(AgentSaid(numbers[agent], message, len(text)))
             if number % 20 == 0:
                 submit(Ticked())

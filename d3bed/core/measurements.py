@@ -53,7 +53,7 @@ class SpanKind(StrEnum):
     TRANSFER = "transfer"  # from handing it to the link until the peer had all of it
 
 
-class Span(msgspec.Struct, frozen=True):
+class Span(msgspec.Struct, frozen=True, gc=False):
     """What one agent did for one frame from `start_s` to `end_s`.
 
     `vertices` is the first and last vertex number of the group, of which perhaps only a `tile` (row,
@@ -71,7 +71,7 @@ class Span(msgspec.Struct, frozen=True):
     tile: tuple[Place, Place, Place] | None = None
 
 
-class Transfer(msgspec.Struct, frozen=True):
+class Transfer(msgspec.Struct, frozen=True, gc=False):
     """One tensor's way over a link, seen by the sender.
 
     `taken_s` counts from the first byte offered to the link until the last byte left it, latency
@@ -92,7 +92,7 @@ class Transfer(msgspec.Struct, frozen=True):
         return self.bytes / self.taken_s if self.taken_s > 0 else float("inf")
 
 
-class FrameReport(msgspec.Struct, frozen=True):
+class FrameReport(msgspec.Struct, frozen=True, gc=False):
     """One answered frame, seen by the device.
 
     `identical` and `max_rel_err` compare the answer with the undivided model on the device; None

@@ -1,8 +1,9 @@
 """What agents and server say to each other over the control WebSocket.
 
 Past tense for facts that an agent reports, imperative for orders that the server gives. Messages are
-JSON, one a WebSocket text frame, decoded at the door into one of two tagged unions: what is not in
-the union, or has a wrong field, fails there as a `RemoteProtocolError`. Tensors never travel here.
+JSON, one a WebSocket text frame, or several of an agent (`together`), decoded at the door into one of two
+tagged unions: what is not in the union, or has a wrong field, fails there as a `RemoteProtocolError`.
+Tensors never travel here.
 """
 
 from __future__ import annotations

@@ -183,6 +183,9 @@ class ProfileCorrection:
         #: What samples told since segments ran: the graph, and how much longer than profiled it takes.
         self._sampled: tuple[str, float] | None = None
         self._doubtful: float | None = None
+        #: What follows from the ratios, once asked for: it is, many times between two frames.
+        self._known: list[Segment] | None = None
+        self._weighted: tuple[float, float] | None = None
         self._heard_s = self._worked_s = self._changed_s = float("-inf")
 
     def observe(self, segment: Segment, measured_s: float, profiled_s: float, now: float) -> bool:
@@ -199,13 +202,19 @@ class ProfileCorrection:
         if jumped:
             self._changed_s = now
             self._forget_others(segment)
+        self._moved()
         counted = set(self._counted())
         if counted:  # what is not counted any more would never be again: the plan changed
             self._sampled = None
             since_s = min(self._ratios[other].first_s for other in counted)
             for old in [s for s, ratios in self._ratios.items() if ratios.last_s < since_s]:
                 del self._ratios[old], self._profiled_s[old]
+                self._moved()
         return jumped
+
+    def _moved(self) -> None:
+        """The ratios are others."""
+        self._known = self._weighted = None
 
     def _forget_others(self, jumped: Segment) -> None:
         """What other segments showed before this one jumped. Small ones stray by themselves: they tell
@@ -243,6 +252,7 @@ class ProfileCorrection:
         elif not _is_near(counts := statistics.median((believed, doubted, ratio)), believed):
             self._ratios.clear()
             self._profiled_s.clear()
+            self._moved()
             self._sampled, self._changed_s = (graph, counts), now
 
     @property
@@ -264,6 +274,7 @@ class ProfileCorrection:
             self._sampled = None
         for segment in [s for s in self._ratios if s.graph == graph]:
             del self._ratios[segment], self._profiled_s[segment]
+        self._moved()
 
     def factor(self, now: float) -> Factor | None:
         """Of the agent as a whole; None where nothing is known, or nothing recent."""
@@ -273,16 +284,18 @@ class ProfileCorrection:
         if not counted:
             assert self._sampled is not None
             return Factor(self._sampled[1], SAMPLE_SPREAD, age_s)
-        weights = [self._profiled_s[segment] for segment in counted]
+        if self._weighted is None:
+            weights = [self._profiled_s[segment] for segment in counted]
 
-        def weighted(numbers: Iterable[float]) -> float:
-            return sum(w * n for w, n in zip(weights, numbers, strict=True)) / sum(weights)
+            def weighted(numbers: Iterable[float]) -> float:
+                return sum(w * n for w, n in zip(weights, numbers, strict=True)) / sum(weights)
 
-        return Factor(
-            value=weighted(self._ratios[segment].median for segment in counted),
-            spread=weighted(self._ratios[segment].spread for segment in counted),
-            age_s=age_s,
-        )
+            self._weighted = (
+                weighted(self._ratios[segment].median for segment in counted),
+                weighted(self._ratios[segment].spread for segment in counted),
+            )
+        value, spread = self._weighted
+        return Factor(value, spread, age_s)
 
     def corrected(self, graph: str, times_s: Sequence[float], now: float) -> tuple[float, ...]:
         """A profile of the graph with digest `graph`, as it is to be expected now.
@@ -308,6 +321,11 @@ class ProfileCorrection:
 
     def _counted(self) -> list[Segment]:
         """Segments with enough samples that still run: seen since the window of the latest one began."""
+        if self._known is None:
+            self._known = self._count()
+        return self._known
+
+    def _count(self) -> list[Segment]:
         known = [s for s, ratios in self._ratios.items() if ratios.tells(LEAST_FRAMES)]
         if not known:
             return []
@@ -342,8 +360,10 @@ class _Transfers:
     def __init__(self) -> None:
         self.bytes_per_s = _Window(FORGET_LINK_S)
         self.taken_s: deque[float] = deque()  # of the same transfers
+        self._tell: bool | None = None  # once asked for
 
     def add(self, nbytes: int, taken_s: float, now: float) -> bool:
+        self._tell = None
         self.taken_s.append(taken_s)
         jumped = self.bytes_per_s.add(nbytes / taken_s, now)
         while len(self.taken_s) > len(self.bytes_per_s):
@@ -357,8 +377,10 @@ class _Transfers:
 
     @property
     def tell(self) -> bool:
-        enough = self.bytes_per_s.tells(LEAST_TRANSFERS)
-        return enough and median(self.taken_s) >= TELLING_S
+        if self._tell is None:
+            enough = self.bytes_per_s.tells(LEAST_TRANSFERS)
+            self._tell = enough and median(self.taken_s) >= TELLING_S
+        return self._tell
 
 
 class LinkEstimator:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -226,7 +226,7 @@ class Api:
             except IndexError as error:
                 raise ApiError(404, str(error)) from None
 
-    async def seconds(self) -> list[SecondView]:
+    async def seconds(self) -> Sequence[SecondView | msgspec.Raw]:
         return self._coordinator.seconds()
 
     async def history(self, id: str) -> RunHistory:

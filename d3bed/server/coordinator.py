@@ -9,7 +9,7 @@ follows dask/distributed's worker state machine in form.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import assert_never
 
 import msgspec
@@ -107,9 +107,10 @@ BATCH_S, BATCH_MOST_S, BATCH_AN_AGENT_S = 0.1, 0.3, 0.0006
 BUSY_SILENCE_S = 30.0
 #: Of a heartbeat that changes nothing else the page hears no more often than this.
 SHOWN_S = 0.9
-#: Statistics are published this often, and runs stored; a pipeline's plan is held against conditions at every
-#: tick, but no more than one pipeline in `WATCH_S` (where something jumps its plan is at once).
-STATISTICS_S, SAVE_S, WATCH_S = 0.5, 1.0, 0.0025
+#: Statistics are published this often, and runs stored; at every tick a pipeline's plan is held against
+#: conditions, but no more than one pipeline in `WATCH_S` (where something jumps its plan is at once), and its
+#: frames are shown, but no more than one pipeline's in `RIPE_S`.
+STATISTICS_S, SAVE_S, WATCH_S, RIPE_S = 0.5, 1.0, 0.005, 0.0015
 FRAMES_KEPT = 100
 
 #: What agents say all the time; first what of that is about no pipeline.
@@ -166,6 +167,7 @@ class Coordinator:
         self._ticked_s: float | None = None
         pipes, traffic = list(self.pipelines.values()), list(self._traffic.values())
         self._watched = Turns(pipes, WATCH_S * len(pipes))
+        self._ripening = Turns(traffic, RIPE_S * len(traffic))
         self._counted, self._saved = Turns(pipes, STATISTICS_S), Turns(traffic, SAVE_S)
 
     # ── events in, commands out ───────────────────────────────────────────────────────────────────
@@ -372,10 +374,11 @@ class Coordinator:
             pipe.check_time()
             pipe.watch()
             pipe.measure_guessed()
-        for traffic in self._traffic.values():
+        for traffic in self._ripening.take(now):
             for frame in traffic.take_ripe():
                 self.frames.append(frame)
                 self.world.publish("frame", frame)
+        for traffic in self._traffic.values():
             traffic.count_seconds()
         counted = self._counted.take(now)
         self._publish_changes(counted, with_numbers=True)
@@ -491,7 +494,7 @@ class Coordinator:
         record = self.world.agents.get(pipe.settings.device) if pipe else None
         return record.thumbnails.get(photo) if record else None
 
-    def seconds(self) -> list[SecondView]:
+    def seconds(self) -> Sequence[SecondView | msgspec.Raw]:
         """The latest ones of all pipelines."""
         return [second for traffic in self._traffic.values() for second in traffic.seconds.kept]
 

@@ -62,7 +62,7 @@ class AgentJoined(msgspec.Struct, frozen=True):
 
 
 class AgentSaid(msgspec.Struct, frozen=True):
-    """`bytes`: how long it was as it came."""
+    """`bytes`: how long the text was as it came; 0 where another message of it was told before."""
 
     connection: int
     message: FromAgent

@@ -3,9 +3,9 @@
 Pure. A frame is ripe when its answer is here and every tier's compute spans are complete (as many
 as its program has steps), or `PATIENCE_S` after its answer, or when memory runs out: the oldest of
 `TRACKED` frames is let go. It is settled `PATIENCE_S` after its answer, when nothing more is to come: not
-everything that is told of a frame is needed to show it. Every answered frame is given out once as ripe
-and once as settled. The compute time of all is counted, once per frame and tier: when complete, else when
-it is ripe.
+everything that is told of a frame is needed to show it; then it is forgotten. Every answered frame is given
+out once as ripe and once as settled. The compute time of all is counted, once per frame and tier: when
+complete, else when it is ripe.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ class Allowance:
 
 
 class _Tracked:
+    __slots__ = (
+        "answered_at_s", "busy_s", "counted", "report", "ripe", "run", "settled", "spans", "steps", "view"
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self.report: FrameReport | None = None
         self.run = ""
@@ -151,7 +155,7 @@ class FrameTracker:
         found = [self._view(*key, t) for key, t in {**self._let_go, **calm}.items() if not t.settled]
         for key, tracked in calm.items():
             tracked.settled = True
-            del self._moving[key]
+            del self._moving[key], self._tracked[key]
         self._let_go.clear()
         return found
 

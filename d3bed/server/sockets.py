@@ -17,6 +17,7 @@ from d3bed.core.messages import (
     decode_from_agent,
 )
 from d3bed.core.protocol import PROTOCOL, spoken
+from d3bed.core.together import decode_all
 from d3bed.server.coordinator import REFUSED
 from d3bed.server.credentials import Denied
 from d3bed.server.doctor import Doctor
@@ -136,15 +137,17 @@ class Sockets:
                     break
                 if message.type is not WSMsgType.TEXT:
                     raise RemoteProtocolError("control messages are text")
-                said = decode_from_agent(message.data)
-                if isinstance(said, Register):
-                    raise RemoteProtocolError("registered already")
-                if isinstance(said, CredentialKept):
-                    await self._trust.credential_kept(caller, said)
-                    continue
-                if isinstance(said, LinksChecked):
-                    self._doctor.checked(register.agent, said)
-                self._runner.submit(AgentSaid(number, said, len(message.data)))
+                size = len(message.data)
+                for said in decode_all(message.data):
+                    if isinstance(said, Register):
+                        raise RemoteProtocolError("registered already")
+                    if isinstance(said, CredentialKept):
+                        await self._trust.credential_kept(caller, said)
+                        continue
+                    if isinstance(said, LinksChecked):
+                        self._doctor.checked(register.agent, said)
+                    self._runner.submit(AgentSaid(number, said, size))
+                    size = 0
         except RemoteProtocolError as error:
             reason = error.reason
             raise

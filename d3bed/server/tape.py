@@ -2,8 +2,9 @@
 
 The tape is the feed, thinned: of an agent, a link, a pipeline or its frames at most one event a second is
 kept (the last one; what it leaves out of a pipeline's fields is not lost), of all else every one. A piece of
-`PIECE_S` is compressed into one row. Each run begins with the whole state; the page's own reducer makes the
-views of any moment from it. Pure, but for `replay`, which is told how to read rows.
+`PIECE_S` is one row, compressed as it grows: with many agents it is megabytes, too much for one moment. Each
+run begins with the whole state; the page's own reducer makes the views of any moment from it. Pure, but for
+`replay`, which is told how to read rows.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Tape:
         self._snapshot = snapshot
         self._running = False
         self._begun_s = self._whole_s = 0.0
-        self._events: list[_Event] = []
+        self._piece = _Piece()
         self._kept_s: dict[tuple[str, ...], float] = {}
         self._held: dict[tuple[str, ...], _Event] = {}
 
@@ -77,7 +78,7 @@ class Tape:
             return
         event, names = _Event(now, kind, cause_id, data), _KEYS.get(kind)
         if names is None:
-            self._events.append(event)
+            self._piece.add(event)
             return
         key = (kind, *(_field(data, name) for name in names))
         if key in self._held:
@@ -91,7 +92,7 @@ class Tape:
     def _keep(self, key: tuple[str, ...]) -> None:
         event = self._held.pop(key)
         self._kept_s[key] = event.time_s
-        self._events.append(event)
+        self._piece.add(event)
 
     def tick(self, now: float, *, counting: bool) -> list[Row]:
         """What is to be stored now; `counting`: a run is under way."""
@@ -121,12 +122,33 @@ class Tape:
     def _whole(self, now: float, whole: int) -> Row:
         self._whole_s = now
         state = msgspec.structs.replace(self._snapshot(), frames=())
-        return _row(now, now, [_Event(now, "snapshot", None, state)], whole)
+        piece = _Piece()
+        piece.add(_Event(now, "snapshot", None, state))
+        return _row(now, now, piece, whole)
 
     def _cut(self, now: float) -> list[Row]:
-        begun_s, events = self._begun_s, self._events
-        self._begun_s, self._events = now, []
-        return [_row(begun_s, now, events, _PIECE)] if events else []
+        begun_s, piece = self._begun_s, self._piece
+        self._begun_s, self._piece = now, _Piece()
+        return [] if piece.is_empty else [_row(begun_s, now, piece, _PIECE)]
+
+
+class _Piece:
+    """Events as JSON, joined by commas, compressed."""
+
+    def __init__(self) -> None:
+        self._packer = zlib.compressobj()
+        self._packed: list[bytes] = []
+        self.is_empty = True
+
+    def add(self, event: _Event) -> None:
+        text = _encoder.encode(event)
+        packed = self._packer.compress(text if self.is_empty else b"," + text)
+        self.is_empty = False
+        if packed:
+            self._packed.append(packed)
+
+    def end(self) -> bytes:
+        return b"".join((*self._packed, self._packer.flush()))
 
 
 def _field(data: object, name: str) -> str:
@@ -135,9 +157,8 @@ def _field(data: object, name: str) -> str:
     return str(getattr(data, {"from": "source", "to": "target"}.get(name, name), ""))
 
 
-def _row(at_s: float, until_s: float, events: list[_Event], whole: int) -> Row:
-    text = b",".join(_encoder.encode(event) for event in events)
-    return {"at_s": at_s, "until_s": until_s, "whole": whole, "data": zlib.compress(text)}
+def _row(at_s: float, until_s: float, piece: _Piece, whole: int) -> Row:
+    return {"at_s": at_s, "until_s": until_s, "whole": whole, "data": piece.end()}
 
 
 def replay(read: Read, run: RunView, part: int, now: float) -> Replay:

@@ -224,7 +224,7 @@ class EpochView(msgspec.Struct, frozen=True):
     measured_s: float | None
 
 
-class SpanView(msgspec.Struct, frozen=True):
+class SpanView(msgspec.Struct, frozen=True, gc=False):
     agent: AgentId
     tier: Tier
     kind: SpanKind
@@ -236,7 +236,7 @@ class SpanView(msgspec.Struct, frozen=True):
     tile: tuple[int, int, int] | None = None
 
 
-class FrameView(msgspec.Struct, frozen=True):
+class FrameView(msgspec.Struct, frozen=True, gc=False):
     """`waited_s` of its latency it waited on the device until it was started; `parts_s` is all of it by
     part (`seconds.PARTS`). `top` are the classes with the largest scores."""
 

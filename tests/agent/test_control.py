@@ -30,11 +30,11 @@ from d3bed.core.messages import (
     Stop,
     ToAgent,
     Welcome,
-    decode_from_agent,
     encode,
 )
 from d3bed.core.regions import Region
 from d3bed.core.regions import Span as Positions
+from d3bed.core.together import decode_all
 
 pytestmark = pytest.mark.sockets
 
@@ -46,6 +46,7 @@ class Peer:
 
     def __init__(self) -> None:
         self.heard: list[FromAgent] = []
+        self.texts: list[str | bytes] = []
         self.connections: list[ServerConnection] = []
         self.refuse = self.mute = False
         self.server: Server | None = None
@@ -63,17 +64,21 @@ class Peer:
         self.connections.append(connection)
         with contextlib.suppress(ConnectionClosed):
             async for text in connection:
-                message = decode_from_agent(text)
-                self.heard.append(message)
-                match message:
-                    case _ if self.mute:
-                        continue
-                    case Register() if self.refuse:
-                        await connection.close(REFUSED, "the name is taken")
-                    case Register():
-                        await connection.send(encode(Welcome("00" * 32, 0.05)))
-                    case ClockPing(sent_s):
-                        await connection.send(encode(ClockPong(sent_s, sent_s + 1000)))
+                self.texts.append(text)
+                for message in decode_all(text):
+                    self.heard.append(message)
+                    await self.react(connection, message)
+
+    async def react(self, connection: ServerConnection, message: FromAgent) -> None:
+        match message:
+            case _ if self.mute:
+                pass
+            case Register() if self.refuse:
+                await connection.close(REFUSED, "the name is taken")
+            case Register():
+                await connection.send(encode(Welcome("00" * 32, 0.05)))
+            case ClockPing(sent_s):
+                await connection.send(encode(ClockPong(sent_s, sent_s + 1000)))
 
     def count(self, kind: type) -> int:
         return sum(isinstance(message, kind) for message in self.heard)
@@ -241,6 +246,8 @@ async def test_ten_frames_a_second_are_told_in_five_kilobytes_a_second(peer: Pee
     took_s = time.monotonic() - began_s
     per_frame = (relay.sent_bytes - before) / 30
     assert took_s > 2.0, "every frame left in a batch of its own"
+    told = [text for text in peer.texts if "SpansRecorded" in str(text)]
+    assert all("Transferred" in str(text) for text in told), "one moment's messages share a text"
     assert per_frame <= 500
     assert 0 < client.reporter.spent_s < took_s
     client.task.cancel()

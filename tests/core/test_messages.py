@@ -17,6 +17,7 @@ from d3bed.core.messages import (
     FramesAnswered,
     FromAgent,
     Heartbeat,
+    ModelFailed,
     ModelLoaded,
     ModelSpec,
     Peer,
@@ -32,6 +33,7 @@ from d3bed.core.messages import (
     encode,
 )
 from d3bed.core.plan import Plan
+from d3bed.core.together import TOGETHER_BYTES, decode_all, encode_all
 
 GRAPH = Graph(
     "m",
@@ -121,3 +123,25 @@ def test_garbage_never_raises_anything_else(text: str | bytes) -> None:
         assert str(error)
     else:
         assert isinstance(msgspec.json.decode(text), dict)
+
+
+def test_what_is_said_at_the_same_moment_shares_texts_up_to_a_size() -> None:
+    beats = [Heartbeat(queued=n) for n in range(20_000)]
+    assert list(encode_all([])) == []
+    assert list(encode_all(beats[:1])) == [encode(beats[0])]
+    texts = list(encode_all(beats))
+    assert 1 < len(texts) < 10
+    assert max(map(len, texts)) <= TOGETHER_BYTES + 3 * len(beats)
+    assert [message for text in texts for message in decode_all(text)] == beats
+    huge = ModelFailed(SPEC, "x" * TOGETHER_BYTES)
+    assert [len(decode_all(text)) for text in encode_all([beats[0], huge, beats[1]])] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "[[]]", "[{}]", '[{"type": "Heartbeat"}, {"type": "Stop"}]', "", "3"]
+)
+def test_a_bad_one_of_several_messages_is_the_peers_fault(text: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="bad control message"):
+        decode_all(text)
+    with pytest.raises(RemoteProtocolError, match="limit"):
+        decode_all("[" + " " * MAX_CONTROL_BYTES + "]")

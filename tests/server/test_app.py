@@ -25,12 +25,14 @@ from d3bed.core.messages import (
     ClockPing,
     ClockPong,
     FramesAnswered,
+    Heartbeat,
     LoadModel,
     ModelSpec,
     StartSource,
     decode_to_agent,
     encode,
 )
+from d3bed.core.together import encode_all
 from d3bed.server import app, serve
 from d3bed.server.api import ROUTES, openapi
 from tests.server.lab import ALL, CLOUD, DEVICE, EDGE_1, EDGE_2, Lab, MakeScript, MakeSettings, StartLab
@@ -109,9 +111,12 @@ async def test_clock_ping_is_answered(lab: Lab, make_script: MakeScript) -> None
     async with websockets.connect(lab.ws("ws/agent")) as agent:
         await agent.send(encode(make_script(DEVICE).register))
         await agent.send(encode(ClockPing(3.5)))
-        answers = [decode_to_agent(await agent.recv()) for _ in range(2)]
-    assert isinstance(answers[1], ClockPong)
-    assert answers[1].sent_s == 3.5 and answers[1].server_s > 1.7e9
+        for text in encode_all([Heartbeat(queued=7), ClockPing(4.5)]):
+            await agent.send(text)
+        answers = [decode_to_agent(await agent.recv()) for _ in range(3)]
+        assert (await lab.get("api/agents"))[0]["queued"] == 7
+    sent = [(pong.sent_s, pong.server_s > 1.7e9) for pong in answers[1:] if isinstance(pong, ClockPong)]
+    assert sent == [(3.5, True), (4.5, True)]
 
 
 # ── agents that misbehave ─────────────────────────────────────────────────────────────────────────
