@@ -30,6 +30,7 @@ from rich import box
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+from d3bed.bench import server, streams
 from d3bed.bench.live import PARTS as LIVE
 from d3bed.bench.live import TARGETS as LIVE_TARGETS
 from d3bed.bench.live import run_live
@@ -61,6 +62,13 @@ SETTINGS = ("tiers apart", "operators", "wild")
 PROBLEMS, CHAINS, CHANGES = 25, 4, 8
 GROWTH, GROWTH_CHANGES = (195, 500, 1000, 2000, 5000, 10_000), 80
 REPEATS = 5
+#: Streams that outrun every plan: single tiers, one plan and a mix, on one network, in three minutes.
+STREAMS: dict[str, Any] = {
+    "models": ("alexnet", "resnet18"),
+    "networks": ("wifi",),
+    "strategies": ("device", "edge", "cloud", "optimal"),
+    "seconds": 12.0,
+}
 
 #: Regret of `hpa`, on the five networks and on others; mean and worst of adjusted plans; milliseconds.
 TARGETS = {
@@ -75,8 +83,8 @@ TARGETS = {
 _FLOP_S, _OVERHEAD_S = 2e-11, 2e-5
 
 
-#: `offline` needs no testbed, the others start one each.
-PARTS = ("offline", *LIVE)
+#: `offline` needs no testbed, the others start one each; the last two are benches of their own, too.
+PARTS = ("offline", *LIVE, "streams", "server")
 
 
 def run(json_path: Path | None, console: Console, parts: Sequence[str] = PARTS) -> dict[str, Any]:
@@ -100,6 +108,10 @@ def run(json_path: Path | None, console: Console, parts: Sequence[str] = PARTS) 
     live = [part for part in parts if part in LIVE]
     if live:
         result |= {"live_targets": LIVE_TARGETS, **run_live(live, console)}
+    if "streams" in parts:
+        result["streams"] = streams.run(None, console, **STREAMS)
+    if "server" in parts:
+        result["server"] = server.run(None, console, agents=(51, 501), seconds=30.0)
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n")
     return result

@@ -44,9 +44,10 @@ def bench_adapt(
         str,
         typer.Option(
             help="offline: HPA's plans against the exact optimum; on a testbed, for minutes: reaction (2), "
-            "noise (5), day (4), static (4), return (2). Comma-separated."
+            "switches (2), noise (5), day (4), static (4), return (2), streams (3); server: many simulated "
+            "agents (3). Comma-separated."
         ),
-    ] = "offline,reaction,noise,day,static,return",
+    ] = "offline,reaction,switches,noise,day,static,return,streams,server",
 ) -> None:
     """How good and fast adjusted plans are, and how soon and calmly they follow on a real testbed.
 

@@ -8,14 +8,13 @@ so plans are judged by that and not by what monitors saw.
 the old one goes on, how long a decided one takes to be in force, how many switches a change costs. *Noise*:
 links and speeds stray by 10 %; no plan should follow. *Day*: `camera-day`, beside an oracle that has the
 exact plan at once, and beside the best plan that never changes, as predicted. *Static*: that one, played.
-*Return*: an agent that was away (`returning`).
+*Return*: an agent that was away (`returning`). *Switches*: 200 at random (`switching`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import statistics
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from d3bed.bench.activations import TARGET_S, activations_s, spread
 from d3bed.bench.returning import returning
+from d3bed.bench.switching import switching
 from d3bed.config import Config, data_dir, read_config
 from d3bed.core.errors import ConfigError, PlanInfeasible
 from d3bed.core.ids import AgentId, Tier
@@ -45,7 +46,7 @@ __all__ = ["PARTS", "TARGETS", "run_live"]
 
 #: From a change to the first frame under the better plan: so many frames or seconds, whichever is later; from
 #: a decision to its epoch; mean latency over the oracle's, and the best static plan's over it.
-TARGETS = {"frames": 5, "reaction_s": 0.5, "activation_s": 0.15, "oracle": 1.10, "static": 1.3}
+TARGETS = {"frames": 5, "reaction_s": 0.5, "activation_s": TARGET_S, "oracle": 1.10, "static": 1.3}
 
 #: Seconds between two changes; before the first one, so that the testbed has come to rest.
 _GAP_S, _SETTLE_S = 7.0, 8.0
@@ -169,28 +170,38 @@ async def _reaction(config: Config, console: Console) -> dict[str, Any]:
         )
     ]
     console.print(_reaction_table(rows))
-    activations_s = _decided_to_active_s(one)
+    resident_s, first_s = _activations_s(one)
     called = [row for row in rows if row["called_for"]]
     result = {
         "changes": rows,
         "called_for": len(called),
         "followed": sum(row["followed"] for row in called),
         "in_time": sum(row["in_time"] for row in called),
-        "lag_s": _spread([row["lag_s"] for row in called if row["followed"]]),
-        "lag_frames": _spread([row["lag_frames"] for row in called if row["followed"]]),
-        "activation_s": _spread(activations_s),
+        "lag_s": spread([row["lag_s"] for row in called if row["followed"]]),
+        "lag_frames": spread([row["lag_frames"] for row in called if row["followed"]]),
+        "activation_s": spread(resident_s),
+        "activation_first_s": spread(first_s),
         "frames": _frames(one),
         "met": {
             "every change that calls for it is followed in 5 frames or 500 ms": all(
                 row["in_time"] for row in called
             ),
-            "150 ms from decision to epoch": max(activations_s, default=0.0) <= TARGETS["activation_s"],
+            "150 ms from decision to epoch, where its tiles were checked before": max(resident_s, default=0.0)
+            <= TARGETS["activation_s"],
             "one switch a change": max(row["switches"] for row in rows) <= 1,
             "no frame lost, repeated or inexact": _is_clean(one),
         },
     }
     _say(console, result)
+    _say_activations(console, resident_s, first_s)
     return result
+
+
+def _say_activations(console: Console, resident_s: Sequence[float], first_s: Sequence[float]) -> None:
+    for text, found in (("tiles checked before", spread(resident_s)), ("first", spread(first_s))):
+        if found is not None:
+            words = f"{found['median'] * 1e3:.0f} ms, at most {found['max'] * 1e3:.0f}"
+            console.print(f"from decision to epoch, {text}: {words} ({found['count']})", highlight=False)
 
 
 def _follow(one: _Pass, text: str, at_s: float, until_s: float) -> dict[str, Any]:
@@ -229,15 +240,9 @@ def _follow(one: _Pass, text: str, at_s: float, until_s: float) -> dict[str, Any
     }
 
 
-def _decided_to_active_s(one: _Pass) -> list[float]:
-    """From the planner's answer to the epoch in force, of every switch in the scenario."""
-    return [
-        epoch.activated_at - one.decided_s[epoch.cause_id]
-        for epoch in one.history.epochs
-        if epoch.activated_at is not None
-        and one.played.begun_s <= epoch.activated_at <= one.ends_s
-        and epoch.cause_id in one.decided_s
-    ]
+def _activations_s(one: _Pass) -> tuple[list[float], list[float]]:
+    """Of every switch in the scenario."""
+    return activations_s(one.history.epochs, one.decided_s, one.played.begun_s, one.ends_s)
 
 
 def _reaction_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -326,7 +331,7 @@ async def _day(config: Config, console: Console) -> dict[str, Any]:
     changes_s = sorted({event.at_s for event in scenario.events})
     edges_s = [0.0, *changes_s, scenario.duration_s]
     per_change = [sum(a <= s < b for s in one.activations_s) for a, b in pairwise(edges_s)]
-    activations_s = _decided_to_active_s(one)
+    resident_s, first_s = _activations_s(one)
     result = {
         "mean_s": mean_s,
         "oracle_s": best_s,
@@ -339,7 +344,8 @@ async def _day(config: Config, console: Console) -> dict[str, Any]:
         "changes": len(changes_s),
         "switches": len(one.activations_s),
         "most_switches_per_change": max(per_change),
-        "activation_s": _spread(activations_s),
+        "activation_s": spread(resident_s),
+        "activation_first_s": spread(first_s),
         "frames": _frames(one),
         "met": {
             "mean latency within 10 % of the oracle's": mean_s / best_s <= TARGETS["oracle"],
@@ -422,12 +428,6 @@ def _is_clean(one: _Pass) -> bool:
     return not (frames["lost"] or frames["repeated"] or frames["inexact"])
 
 
-def _spread(numbers: Sequence[float]) -> dict[str, float] | None:
-    if not numbers:
-        return None
-    return {"median": statistics.median(numbers), "max": max(numbers), "count": len(numbers)}
-
-
 def _ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
@@ -443,4 +443,5 @@ PARTS: dict[str, Callable[[Config, Console], Any]] = {
     "day": _day,
     "static": _static,
     "return": returning,
+    "switches": switching,
 }

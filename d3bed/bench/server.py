@@ -20,14 +20,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import psutil
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from websockets.asyncio.client import connect
 
 from d3bed.agent.clock import ClockOffset
 from d3bed.agent.control import run_control
@@ -59,7 +62,6 @@ from d3bed.core.messages import (
 )
 from d3bed.core.program import programs_for
 from d3bed.lab import client
-from d3bed.lab.follow import follow
 from d3bed.lab.processes import Children
 
 __all__ = ["TARGETS", "run"]
@@ -113,22 +115,23 @@ async def _measured(count: int, seconds: float) -> dict[str, Any]:
                 await asyncio.sleep(0.05)
             base = (data / "address").read_text().strip().rstrip("/")
             shares = _shares(pipelines)
+            spawn = multiprocessing.get_context("spawn").Process
             simulated = [
-                multiprocessing.get_context("spawn").Process(
-                    target=_simulate, args=(base, names, len(shares)), daemon=True
-                )
-                for names in shares
+                spawn(target=_simulate, args=(base, names, len(shares)), daemon=True) for names in shares
             ]
             for process in simulated:
                 process.start()
+            # A page is open in a process of its own: what it reads must not hold up who asks here.
+            page = spawn(target=_read_feed, args=(base,), daemon=True)
             try:
                 return await _watched(
-                    base, server.process.pid, [p.pid or 0 for p in simulated], 3 * pipelines, seconds
+                    base, server.process.pid, [p.pid or 0 for p in simulated], page, 3 * pipelines, seconds
                 )
             finally:
-                for process in simulated:
-                    process.terminate()
-                    process.join()
+                for process in (*simulated, page):
+                    if process.pid is not None:
+                        process.terminate()
+                        process.join()
 
 
 def _config(pipelines: int) -> str:
@@ -160,7 +163,9 @@ def _shares(pipelines: int) -> list[list[int]]:
     return [list(range(pipelines))[n::processes] for n in range(processes)]
 
 
-async def _watched(base: str, server: int, others: list[int], agents: int, seconds: float) -> dict[str, Any]:
+async def _watched(
+    base: str, server: int, others: list[int], page: SpawnProcess, agents: int, seconds: float
+) -> dict[str, Any]:
     """From the moment when all pipelines answer frames."""
     began_s = time.monotonic()
     while not all(view["frames"]["answered"] for view in await client.get(base, "/api/pipelines")):
@@ -168,28 +173,27 @@ async def _watched(base: str, server: int, others: list[int], agents: int, secon
         if time.monotonic() - began_s > 30 + agents:
             raise D3Error(f"frames of {agents} agents do not flow after {30 + agents} s")
     started_s = time.monotonic() - began_s
-    following = asyncio.create_task(_follow(base))
+    page.start()
     await asyncio.sleep(_SETTLE_S)
-    try:
-        before = await _answered(base)
-        process, clients = psutil.Process(server), [psutil.Process(pid) for pid in others]
-        spent_s, others_s, since_s = _cpu_s(process), sum(map(_cpu_s, clients)), time.monotonic()
-        rss_bytes: list[tuple[float, int]] = []
-        answers_s: list[float] = []
-        async with aiohttp.ClientSession() as session:
-            while (passed_s := time.monotonic() - since_s) < seconds:
-                answers_s.append(await _ask(session, base, _PATHS[len(answers_s) % len(_PATHS)]))
-                rss_bytes.append((passed_s, process.memory_info().rss))
-                await asyncio.sleep(max(0.0, since_s + len(answers_s) / _ASKED_PER_S - time.monotonic()))
-        wall_s = time.monotonic() - since_s
-        frames = await _answered(base) - before
-        cores = (_cpu_s(process) - spent_s) / wall_s
-        others_cores = (sum(map(_cpu_s, clients)) - others_s) / wall_s
-        connected = [a for a in await client.get(base, "/api/agents") if a["state"] == "connected"]
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-    ordered = sorted(answers_s)
+    before = await _answered(base)
+    process, clients = psutil.Process(server), [psutil.Process(pid) for pid in others]
+    spent_s, others_s, since_s = _cpu_s(process), sum(map(_cpu_s, clients)), time.monotonic()
+    rss_bytes: list[tuple[float, int]] = []
+    asked: list[tuple[str, float]] = []
+    async with aiohttp.ClientSession() as session:
+        while (passed_s := time.monotonic() - since_s) < seconds:
+            path = _PATHS[len(asked) % len(_PATHS)]
+            asked.append((path, await _ask(session, base, path)))
+            rss_bytes.append((passed_s, process.memory_info().rss))
+            await asyncio.sleep(max(0.0, since_s + len(asked) / _ASKED_PER_S - time.monotonic()))
+    wall_s = time.monotonic() - since_s
+    frames = await _answered(base) - before
+    cores = (_cpu_s(process) - spent_s) / wall_s
+    others_cores = (sum(map(_cpu_s, clients)) - others_s) / wall_s
+    connected = [a for a in await client.get(base, "/api/agents") if a["state"] == "connected"]
+    if not page.is_alive():
+        raise D3Error("the page that was open has lost the server")
+    ordered = sorted(taken_s for _, taken_s in asked)
     first, last = _middle(rss_bytes, 0.0, wall_s / 4), _middle(rss_bytes, 3 * wall_s / 4, wall_s)
     return {
         "agents": agents,
@@ -207,12 +211,22 @@ async def _watched(base: str, server: int, others: list[int], agents: int, secon
         "answer_median_s": statistics.median(ordered),
         "answer_p95_s": ordered[int(0.95 * (len(ordered) - 1))],
         "answer_max_s": ordered[-1],
+        "answer_median_s_of": {
+            path: statistics.median(taken_s for asked_for, taken_s in asked if asked_for == path)
+            for path in _PATHS
+        },
     }
 
 
-async def _follow(base: str) -> None:
-    async for _ in follow(base):
-        pass
+def _read_feed(base: str) -> None:
+    """As a page that is open, but for what it draws: reads all that the feed tells, until it is ended."""
+    asyncio.run(_read(base.replace("http", "ws", 1) + "/ws/events"))
+
+
+async def _read(address: str) -> None:
+    async with connect(address, max_size=64 * 2**20, compression=None, proxy=None) as socket:
+        async for text in socket:
+            msgspec.json.decode(text)
 
 
 async def _answered(base: str) -> int:

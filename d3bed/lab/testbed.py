@@ -156,6 +156,10 @@ class Testbed:
             await asyncio.sleep(_POLL_S)
         return dict(series)
 
+    async def stopped(self) -> dict[str, Any]:
+        """The pipeline's view once the run that was told to stop has been counted."""
+        return await self._until(lambda view: not view["counting"])
+
     async def ready(self) -> dict[str, Any]:
         """Wait for the first plan."""
         return await self._settled()

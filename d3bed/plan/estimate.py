@@ -197,7 +197,10 @@ class ProfileCorrection:
             return False
         self._heard_s = self._worked_s = now
         self._doubtful = None
-        jumped = self._ratios.setdefault(segment, _Window(FORGET_S)).add(measured_s / profiled_s, now)
+        ratios = self._ratios.get(segment)
+        if ratios is None:
+            ratios = self._ratios[segment] = _Window(FORGET_S)
+        jumped = ratios.add(measured_s / profiled_s, now)
         self._profiled_s[segment] = profiled_s
         if jumped:
             self._changed_s = now

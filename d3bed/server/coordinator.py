@@ -109,7 +109,7 @@ BUSY_SILENCE_S = 30.0
 SHOWN_S = 0.9
 #: Statistics are published this often, and runs stored; at every tick a pipeline's plan is held against
 #: conditions, but no more than one pipeline in `WATCH_S` (where something jumps its plan is at once), and its
-#: frames are shown, but no more than one pipeline's in `RIPE_S`.
+#: frames are shown, but no more than one pipeline's in `RIPE_S`. Where that is seldom statistics are, too.
 STATISTICS_S, SAVE_S, WATCH_S, RIPE_S = 0.5, 1.0, 0.005, 0.0015
 FRAMES_KEPT = 100
 
@@ -168,7 +168,8 @@ class Coordinator:
         pipes, traffic = list(self.pipelines.values()), list(self._traffic.values())
         self._watched = Turns(pipes, WATCH_S * len(pipes))
         self._ripening = Turns(traffic, RIPE_S * len(traffic))
-        self._counted, self._saved = Turns(pipes, STATISTICS_S), Turns(traffic, SAVE_S)
+        self._counted = Turns(pipes, max(STATISTICS_S, WATCH_S * len(pipes)))
+        self._saved = Turns(traffic, SAVE_S)
 
     # ── events in, commands out ───────────────────────────────────────────────────────────────────
 

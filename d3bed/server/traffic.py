@@ -7,6 +7,7 @@ source that nobody here started (the server restarted, the device did not) begin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -40,11 +41,25 @@ from d3bed.server.views import (
     TileReport,
     graph_view,
 )
+from d3bed.server.world import AgentRecord
 
 __all__ = ["DEVIATION_LIMIT", "Traffic"]
 
 #: Shaped links that are further off their target than this are flagged.
 DEVIATION_LIMIT = 0.02
+
+
+#: What spans are held against is worked out once, and kept for so many steps.
+_DUES = 256
+
+
+class _Due(NamedTuple):
+    """The step of a compute span, and how long it takes by profile; good for this profile alone."""
+
+    segment: Segment
+    profiled_s: float
+    profile_s: tuple[float, ...]
+    fixed_s: tuple[float, ...]
 
 
 class Traffic:
@@ -62,6 +77,7 @@ class Traffic:
         self.witness = Witness(pipeline)
         self._drawn: tuple[str, GraphView] | None = None
         self._tiled: tuple[Epoch, tuple[TileReport, ...]] | None = None
+        self._dues: dict[tuple[object, ...], _Due] = {}
         self._shown_epochs: dict[Epoch, EpochView] = {}
         self._dirty_links: set[tuple[AgentId, AgentId]] = set()
 
@@ -107,22 +123,34 @@ class Traffic:
                 epoch.tiled(span.vertices, span.end_s - span.start_s)
             if span.kind is not SpanKind.COMPUTE or epoch is None or agent not in epoch.agents:
                 continue
-            profile_s = record.times_s(epoch.wish.model)
-            step = epoch.step_of(agent, span)
-            if step is None or profile_s is None:
-                continue
-            if step.tile is None:
-                profiled_s = sum(profile_s[vertex] for vertex in step.vertices)
-            else:
-                fixed_s = record.fixed.get(epoch.wish.model, ())
-                costs = TileCosts(epoch.graph, {agent: profile_s}, {agent: fixed_s})
-                profiled_s = epoch.tile_time_s(agent, step.tile) or costs.tile_s(agent, step.tile)
-            segment = Segment(epoch.graph.digest, step.vertices)
-            jumped |= record.correction.observe(
-                segment, span.end_s - span.start_s, profiled_s, self._world.now
-            )
+            due = self._due(epoch, record, span)
+            if due is not None:
+                taken_s = span.end_s - span.start_s
+                jumped |= record.correction.observe(due.segment, taken_s, due.profiled_s, self._world.now)
         if jumped:
             self._pipeline.watch()
+
+    def _due(self, epoch: PlannedEpoch, record: AgentRecord, span: Span) -> _Due | None:
+        """What a compute span is held against; None where its agent has no such step, or no profile."""
+        agent, model = record.register.agent, epoch.wish.model
+        profile_s, fixed_s = record.times_s(model), record.fixed.get(model, ())
+        step = epoch.step_of(agent, span)
+        if step is None or profile_s is None:
+            return None
+        key = (epoch.number, agent, span.vertices, span.tile)
+        known = self._dues.get(key)
+        if known is not None and known.profile_s is profile_s and known.fixed_s is fixed_s:
+            return known
+        if step.tile is None:
+            profiled_s = sum(profile_s[vertex] for vertex in step.vertices)
+        else:
+            costs = TileCosts(epoch.graph, {agent: profile_s}, {agent: fixed_s})
+            profiled_s = epoch.tile_time_s(agent, step.tile) or costs.tile_s(agent, step.tile)
+        if len(self._dues) >= _DUES:
+            self._dues.clear()
+        segment = Segment(epoch.graph.digest, step.vertices)
+        found = self._dues[key] = _Due(segment, profiled_s, profile_s, fixed_s)
+        return found
 
     def transferred(self, agent: AgentId, transfers: Iterable[Transfer]) -> None:
         run, jumped = self._pipeline.stream.run, False

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from d3bed.bench.activations import activations_s, spread
 from d3bed.bench.adapt import run
 from d3bed.bench.live import _follow, _noise_scenario, _Pass, _reaction_scenario
 from d3bed.config import data_dir, read_config
@@ -123,3 +124,28 @@ def test_scenarios_fit_the_testbed_and_noise_stays_within_its_share() -> None:
 def test_an_unknown_part_is_refused_before_anything_is_measured() -> None:
     with pytest.raises(ConfigError, match=r"--parts.*did you mean noise"):
         run(None, Console(quiet=True), ["noize"])
+
+
+def test_plans_whose_tiles_are_checked_first_are_told_apart() -> None:
+    def epoch(number: int, tiles: str, activated_at: float | None) -> EpochHistory:
+        plan = "device [0]\nedge   [1]\ncloud  []" + (f"\n{tiles}" if tiles else "")
+        cause = CauseId(f"1-{number}")
+        return EpochHistory(
+            Epoch(number), "optimal", "one", "", cause, activated_at, 0, 0.1, plan, {}, 1, None
+        )
+
+    grid, other = "tiles [1-2] 1x2 edge-1 edge-2", "tiles [1-2] 2x1 edge-1 edge-2"
+    epochs = [
+        epoch(6, other, 100.0),
+        epoch(5, grid, None),
+        epoch(4, grid, 60.0),
+        epoch(3, "", 50.0),
+        epoch(2, grid, 40.5),
+        epoch(1, "", 5.0),
+    ]
+    decided = {f"1-{number}": at_s for number, at_s in ((1, 4.0), (2, 40.0), (3, 49.9), (4, 59.8), (6, 99.0))}
+    resident, first = activations_s(epochs, decided, 10.0, 110.0)
+    assert resident == pytest.approx([0.1, 0.2])
+    assert first == pytest.approx([0.5, 1.0])
+    assert spread(resident) == {"median": pytest.approx(0.15), "max": pytest.approx(0.2), "count": 2}
+    assert spread([]) is None

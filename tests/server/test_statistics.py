@@ -244,3 +244,18 @@ def test_source_that_outlived_the_server_gets_a_run(make_stage: MakeStage) -> No
     stage.join(AgentId("edge-2"))
     assert stage.active == 8
     assert stage.starts == 0
+
+
+def test_frame_of_which_nothing_more_is_to_come_is_forgotten() -> None:
+    counted: list[float] = []
+    tracker = FrameTracker(DEMO, TIERS_OF, lambda _: {EDGE_1: 1}, lambda _, seconds: counted.append(seconds))
+    for number in range(1, 6):
+        tracker.add_spans(EDGE_1, [span(number, 0.2)])
+        tracker.add_report(report(number), 100.0)
+    assert len(tracker.take_ripe(100.0)) == 5
+    assert not tracker.take_settled(100.0)
+    assert len(tracker) == 5
+    assert [frame.frame for frame in tracker.take_settled(101.0)] == [1, 2, 3, 4, 5]
+    assert len(tracker) == 0
+    assert not tracker.take_ripe(102.0) and not tracker.take_settled(102.0)
+    assert counted == pytest.approx([0.2] * 5)
