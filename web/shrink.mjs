@@ -3,6 +3,10 @@
 // Every module is minified on its own and stays a module, with a source map beside it (`.map`); that and every
 // other text is compressed by Brotli (`.br`). `made.json` says of which source each was made: the server gives
 // out a file from here only while its source is the same.
+//
+// Of uPlot it leaves out what the page never asks for: the ways to draw and the helpers that it offers by names
+// of its own (bars, splines, joining tables, …), and the styles of its legend. What nothing refers to any more
+// then goes by itself; all that is left is as uPlot's authors wrote it.
 
 import { createHash } from "node:crypto";
 import { mkdir, readFile, readdir, writeFile } from "node:fs/promises";
@@ -13,7 +17,9 @@ import { minify } from "terser";
 const [from, to] = process.argv.slice(2);
 const QUALITY = { [constants.BROTLI_PARAM_QUALITY]: constants.BROTLI_MAX_QUALITY };
 const TEXTS = [".js", ".css", ".svg", ".html"];
-const VENDOR = "vendor"; // no modules, and minified by who made them
+const UPLOT = join("vendor", "uPlot");
+const UNUSED_PATHS = ["stepped", "bars", "spline"];
+const UNUSED_STYLES = /^\.u-(legend|inline|series|marker|label|value|title)\b/;
 
 // For styles as ours are: no string in them has one of these signs.
 const styles = (source) =>
@@ -24,13 +30,28 @@ const styles = (source) =>
     .replace(/: /g, ":")
     .trim();
 
+// Takes `found` out of `source`, which must have it: another uPlot than the lock file's is looked at first.
+const without = (source, found) => {
+  if (!source.match(found)) throw new Error(`uPlot is not as it was: there is no ${found}`);
+  return source.replace(found, "");
+};
+
+const lean = (source) =>
+  [
+    ...UNUSED_PATHS.map((name) => new RegExp(`^\\t\\(paths\\.${name} += \\w+\\);$`, "m")),
+    /^\t?uPlot\.(assign|fmtNum|range\w+|orient|join|fmtDate|tzDate|addGap|clipGaps) += \w+;$/gm,
+  ].reduce(without, source);
+
+const leanStyles = (source) =>
+  source.replace(/([^{}]+)\{[^}]*\}/g, (rule, names) => (names.split(",").every((name) => UNUSED_STYLES.test(name)) ? "" : rule));
+
 const shrunk = async (name, source) => {
-  if (extname(name) === ".css") return { code: styles(source) };
+  const foreign = name.startsWith(UPLOT);
+  if (extname(name) === ".css") return { code: foreign ? leanStyles(styles(source)) : styles(source) };
   if (extname(name) !== ".js") return { code: source };
-  const own = dirname(name) !== VENDOR;
   return minify(
-    { [basename(name)]: source },
-    { module: own, ecma: 2020, compress: { passes: 3 }, sourceMap: own && { includeSources: true } },
+    { [basename(name)]: foreign ? lean(source) : source },
+    { module: true, ecma: 2020, compress: { passes: 3 }, sourceMap: !foreign && { includeSources: true } },
   );
 };
 

@@ -24,7 +24,7 @@ LOCK = "package-lock.json"
 SHRINK = "shrink.mjs"
 #: Below `node_modules` → the name that it gets.
 PAGE = {
-    "uplot/dist/uPlot.iife.min.js": "uPlot.js",
+    "uplot/dist/uPlot.esm.js": "uPlot.js",
     "uplot/dist/uPlot.min.css": "uPlot.css",
     "uplot/LICENSE": "uPlot.LICENSE",
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import itertools
 import json
 import mimetypes
 import re
@@ -28,7 +29,7 @@ from d3bed.core.errors import ConfigError
 from d3bed.server.api import Api
 from d3bed.server.feed import Feed
 from d3bed.server.history import RunHistory
-from d3bed.server.views import StateView
+from d3bed.server.views import GraphView, StateView, VertexView
 
 __all__ = ["AsPage", "StaticFiles", "page", "photos", "report", "web_files"]
 
@@ -48,6 +49,8 @@ _HEADERS = {
 _FIRST = 5
 _IMPORTS = re.compile(r'^(?:import|\} from)\b[^"]*"\./([\w.]+)";$', re.MULTILINE)
 _INDENT = re.compile(r"\n\s+")
+#: Nobody reads so many digits.
+_DIGITS = re.compile(r"(?<=\d\.\d{6})\d+")
 _JPEG = b"\xff\xd8\xff"
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
@@ -167,7 +170,7 @@ def page(feed: Feed, files: StaticFiles, templates: Path) -> Handler:
     async def get(request: web.Request) -> web.StreamResponse:
         feed.flush()
         text = environment.get_template("index.html").render(
-            snapshot=_for_script(feed.snapshot(_beginning)),
+            snapshot=_for_script(_DIGITS.sub("", feed.snapshot(_beginning))),
             version=d3bed.__version__,
             modules=files.modules,
             charts=files.has_charts,
@@ -216,12 +219,28 @@ def _beginning(state: object) -> object:
     assert isinstance(state, StateView)
     lists = {name: getattr(state, name)[-_FIRST:] for name in ("epochs", "notes", "decisions", "orders")}
     replace = msgspec.structs.replace
+    lists["decisions"] = tuple(replace(each, seen=(), alternatives=()) for each in lists["decisions"])
     offers = {
         name: tuple(replace(offer, description="") for offer in getattr(state, name))
         for name in ("networks", "scenarios")
     }
-    pipelines = tuple(replace(pipeline, profile_s={}) for pipeline in state.pipelines)
+    pipelines = tuple(
+        replace(pipeline, profile_s={}, graph=_compact(pipeline.graph)) for pipeline in state.pipelines
+    )
     return replace(state, frames=(), pipelines=pipelines, **lists, **offers)
+
+
+def _compact(graph: GraphView | None) -> dict[str, object] | None:
+    """Vertices in columns, with the names of what is told of them once for all; of edges, by how much each
+    begins after the one before it, and how far it leads. `store.js` undoes it."""
+    if graph is None:
+        return None
+    names = VertexView.__struct_fields__
+    columns = {name: [getattr(vertex, name) for vertex in graph.vertices] for name in names}
+    begins = [0, *(producer for producer, _ in graph.edges)]
+    steps = [now - before for before, now in itertools.pairwise(begins)]
+    lengths = [consumer - producer for producer, consumer in graph.edges]
+    return msgspec.structs.asdict(graph) | {"vertices": columns, "edges": [steps, lengths]}
 
 
 def _for_script(json: str) -> markupsafe.Markup:

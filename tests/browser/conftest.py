@@ -289,6 +289,11 @@ class Testbed:
                 await asyncio.sleep(0.05)  # a file: nothing wakes us
 
 
+async def open_page(page: Page, testbed: Testbed) -> None:
+    await page.goto(testbed.address)
+    await expect(page.locator("#connection")).to_contain_text("live")
+
+
 async def violations(page: Page) -> list[str]:
     """What axe-core finds fault with, each with the first element that it is about."""
     if not AXE.is_file():

@@ -14,9 +14,10 @@ import pytest_asyncio
 from playwright.async_api import Page
 
 from d3bed.lab.scenario import Link, Load, read_scenario
-from d3bed.server.views import StateView
+from d3bed.server.pages import _compact
+from d3bed.server.views import StateView, graph_view
 from tests import examples
-from tests.browser.conftest import ROOT
+from tests.browser.conftest import ROOT, made_graph
 
 pytestmark = [pytest.mark.browser, pytest.mark.sockets, pytest.mark.asyncio(loop_scope="session")]
 
@@ -428,6 +429,19 @@ async def test_graph_that_is_told_again_stays_the_same_and_old_states_stay_as_th
         [SNAPSHOT, told],
     )
     assert found == [True, 0, 1, "connected", "lost", True]
+
+
+async def test_graph_in_the_page_is_the_one_that_the_feed_tells(modules: Page) -> None:
+    """To the letter: else it would be drawn again when the feed begins."""
+    view = graph_view(made_graph("resnet18"))
+    packed = msgspec.json.decode(msgspec.json.encode(_compact(view)))
+    body = """
+        const unpacked = m.unpacked({ state: { pipelines: [{ graph: value[0] }, { graph: null }] } });
+        const [one, none] = unpacked.state.pipelines;
+        return [JSON.stringify(one.graph) === JSON.stringify(value[1]), one.graph, none.graph];
+    """
+    told = msgspec.json.decode(msgspec.json.encode(view))
+    assert await run(modules, "store", body, [packed, told]) == [True, told, None]
 
 
 async def test_page_reads_what_the_server_tells_as_its_types_mean_it(modules: Page) -> None:

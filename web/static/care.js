@@ -1,9 +1,9 @@
 // What somebody looks after: agents and links examined as `d3bed doctor` does, and who is let in.
 
 import "./apart.js";
+import { post } from "./asking.js";
 import { html, say, set } from "./dom.js";
 import { duration, plural, text } from "./format.js";
-import { post } from "./orders.js";
 
 const LEVELS = { error: ["✖", "error"], warn: ["▲", "warning"], ok: ["✓", "fine"] };
 const RANKS = Object.keys(LEVELS);

@@ -1,5 +1,6 @@
 // Latency of the last frames in its parts, stacked, against what the planner predicted.
 
+import "./apart.js";
 import { html, onWidth, say, set, svg, swatch } from "./dom.js";
 import { deviation, duration } from "./format.js";
 import { ticks } from "./series.js";

@@ -9,7 +9,7 @@
 // thousand vertices are drawn in a fraction of what an element for every stroke would take.
 
 import { say, set, svg, swatch, html, onWidth } from "./dom.js";
-import { bytes, duration, plural, shape, text } from "./format.js";
+import { bytes, duration, plural, text } from "./format.js";
 import { createZoom } from "./zoom.js";
 import { TIERS, crossings } from "./store.js";
 
@@ -149,7 +149,7 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
   let kept = { plan: null, route: null, links: null, tiles: null };
   let movedTimer = null;
   const zooming = createZoom(canvas, zoom);
-  let reasons = null; // come with the first vertex that is pointed at
+  let telling = null;
 
   const rebuild = () => {
     if (!width) return;
@@ -336,13 +336,14 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
     vertices[focused].focus();
   };
 
+  // What of it is told comes with the first vertex that is pointed at.
   const describe = (v) => {
     shown = v;
     ring("here", v === null || !vertices.length ? [] : [v]);
-    const vertex = graph?.vertices[v];
-    if (vertex) reasons ??= import("./why.js").then(({ createWhy }) => createWhy(why), () => (reasons = null));
-    reasons?.then((found) => shown === v && found?.about(vertex, pipeline));
-    if (!vertex) {
+    if (v !== null && graph)
+      telling ??= import("./vertex.js").then(({ createVertex }) => createVertex(details, why), () => (telling = null));
+    telling?.then((about) => shown === v && about?.(v, { graph, pipeline, links, agents }));
+    if (v === null || !graph)
       details.replaceChildren(
         html(
           "span",
@@ -352,51 +353,6 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
             : "The graph appears when the device has loaded its model.",
         ),
       );
-      return;
-    }
-    const tier = pipeline.plan?.[v];
-    const times = TIERS.filter((t) => pipeline.profile_s?.[t]).map((t) =>
-      html(
-        "span",
-        { class: t === tier ? "time chosen" : "time" },
-        swatch(t),
-        `${t} ${duration(pipeline.profile_s[t][v])}${pipeline.guessed?.includes(pipeline.route?.[t]) ? " (predicted)" : ""}${live(t, v)}`,
-      ),
-    );
-    details.replaceChildren(
-      html("strong", {}, vertex.name),
-      html("span", {}, vertex.kind),
-      html("span", {}, shape(vertex.shape, vertex.dtype)),
-      html("span", {}, `${bytes(vertex.output_bytes)} out${crossing(v)}`),
-      html("span", {}, `${bytes(vertex.weight_bytes)} weights`),
-      html(
-        "span",
-        {},
-        tier
-          ? `runs on the ${tier}${pipeline.route?.[tier] ? ` (${pipeline.route[tier]})` : ""}`
-          : "not placed yet",
-      ),
-      ...(times.length ? times : [html("span", { class: "muted" }, "times are not measured yet")]),
-    );
-  };
-
-  // Where its output crosses tiers: to which, and what the links take.
-  const crossing = (v) => {
-    if (!pipeline.plan) return "";
-    const from = pipeline.plan[v];
-    const to = new Set(graph.edges.filter(([producer]) => producer === v).map(([, c]) => pipeline.plan[c]));
-    to.delete(from);
-    const words = [...to].map((tier) => {
-      const taken = crossingS(links, pipeline.route, from, tier, graph.vertices[v].output_bytes);
-      return `to the ${tier}${taken === null ? "" : ` in ${duration(taken)}`}`;
-    });
-    return words.length ? `, ${words.join(" and ")}` : "";
-  };
-
-  // Beside the profile, what its agent takes now, if that is known and another.
-  const live = (tier, v) => {
-    const factor = agents.find((each) => each.agent === pipeline.route?.[tier])?.factor;
-    return factor && Math.abs(factor - 1) >= 0.02 ? `, now ${duration(pipeline.profile_s[tier][v] * factor)}` : "";
   };
 
   const summarise = () => {

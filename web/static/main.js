@@ -7,9 +7,9 @@ import { byId, html, markup, say, set } from "./dom.js";
 import { openFeed } from "./feed.js";
 import { count, duration, exactness, speed, text } from "./format.js";
 import { createGraph } from "./graph.js";
-import { createConditions, createOrderList, createOrders } from "./orders.js";
+import { createOrders } from "./orders.js";
 import { createPace } from "./pace.js";
-import { EMPTY, pipelineOf, reduce } from "./store.js";
+import { EMPTY, pipelineOf, reduce, unpacked } from "./store.js";
 import { createEpochs, createLinks } from "./tables.js";
 import { createTestbed } from "./testbed.js";
 import { hasCharts } from "./uplot.js";
@@ -50,8 +50,6 @@ const links = createLinks(byId("links"), ([from, to]) =>
   openDialog("link", () => state.links.find((link) => link.from === from && link.to === to)),
 );
 const epochs = createEpochs(byId("epochs"));
-const conditions = createConditions(byId("conditions-part"), byId("conditions"), orders);
-const orderList = createOrderList(byId("orders-part"), byId("orders"));
 const decisions = createDecisions({
   list: byId("events"),
   filters: byId("filters"),
@@ -245,6 +243,15 @@ const tiles = needed(async () =>
     legend: byId("tiles-legend"),
   }),
 );
+const changes = needed(async () => {
+  const { createConditions, createOrderList } = await import("./changes.js");
+  const conditions = createConditions(byId("conditions-part"), byId("conditions"), orders);
+  const list = createOrderList(byId("orders-part"), byId("orders"));
+  return (now, asked, nowS) => {
+    conditions(now, nowS);
+    list(asked, nowS);
+  };
+});
 const isMissing = (name) => !state.agents.some(({ agent }) => agent === name);
 
 pace.add(null, 150, 150, () => {
@@ -262,8 +269,8 @@ pace.add(byId("graph-card"), 300, 1_000, () => {
 });
 pace.add(byId("testbed-card"), 450, 1_500, () => testbed(state, state.pipelines, shown.nowS));
 pace.add(byId("side"), 450, 1_500, () => {
-  conditions(state.conditions, shown.nowS);
-  orderList(state.orders, shown.nowS);
+  if (state.conditions.length || state.orders.length || !byId("orders-part").hidden)
+    changes(state.conditions, state.orders, shown.nowS);
 });
 // The offset of the clocks is taken once a snapshot: times of day must not flicker.
 pace.add(byId("events-card"), 450, 1_500, () =>
@@ -279,17 +286,20 @@ pace.add(byId("epochs-card"), 450, 1_500, () => epochs(shown.epochs));
 pace.add(byId("history"), 1_500, 1_500, () => pastRuns(live.pipelines));
 
 // While a past run is watched the views are as they were then, and nothing can be steered.
-let replayBar = null;
-const watch = async (run) => {
-  replayBar ??= (await import("./replay.js")).createReplayBar(byId("replay-bar"), (then) => {
+const bar = byId("replay-bar");
+const openBar = async () => {
+  const [{ createReplayBar }, parts] = await Promise.all([import("./replay.js"), markup("replay")]);
+  bar.replaceChildren(...parts);
+  return createReplayBar(bar, (then) => {
     replayed = then;
     set(document.body, { "data-replay": then ? "" : null });
     set(byId("side"), { inert: Boolean(then) });
     pace.ask();
     pace.now();
   });
-  return replayBar.open(run);
 };
+let replayBar = null;
+const watch = async (run) => (replayBar ??= await openBar()).open(run);
 
 // `aheadS`: the server's clock, less this browser's; messages only ever arrive late, so the most counts.
 const clock = { nowS: null, nowMs: null, aheadS: -Infinity };
@@ -315,7 +325,7 @@ const askSeconds = () =>
 
 // The page carries what it shows at first; the feed begins with all the rest.
 const first = JSON.parse(byId("snapshot").textContent || "null");
-if (first) receive(first);
+if (first) receive(unpacked(first));
 pace.ask();
 openFeed({
   lastSeq: null,

@@ -63,6 +63,19 @@ export const reduce = (state, message) => {
   return next;
 };
 
+// The page carries graphs in fewer words (`_compact` in server/pages.py): vertices in columns, {name: […], …}, and
+// of edges by how much each begins after the one before, and how far it leads.
+export const unpacked = (message) => {
+  for (const { graph } of message.state.pipelines)
+    if (graph) {
+      const [columns, [steps, lengths]] = [Object.entries(graph.vertices), graph.edges];
+      graph.vertices = graph.vertices.name.map((_, v) => Object.fromEntries(columns.map(([name, all]) => [name, all[v]])));
+      let from = 0;
+      graph.edges = steps.map((step, n) => [(from += step), from + lengths[n]]);
+    }
+  return message;
+};
+
 // A graph that is told again stays the same object, so that it is not drawn again.
 const withGraphOf = (known, pipeline) => {
   const graph = known.find(({ id }) => id === pipeline.id)?.graph;

@@ -9,15 +9,13 @@ export const hasCharts = () => document.body.dataset.uplot !== undefined && !fai
 
 // Resolves to uPlot; rejects where it does not come.
 export const loadCharts = () =>
-  (coming ??= new Promise((resolve, reject) => {
-    const script = html("script", { src: "/static/vendor/uPlot.js" });
-    script.addEventListener("load", () => {
+  (coming ??= import("./vendor/uPlot.js").then(
+    ({ default: uPlot }) => {
       document.head.append(html("link", { rel: "stylesheet", href: "/static/vendor/uPlot.css" }));
-      resolve(globalThis.uPlot);
-    });
-    script.addEventListener("error", () => {
+      return uPlot;
+    },
+    (error) => {
       failed = true;
-      reject(new Error("The charts did not come."));
-    });
-    document.head.append(script);
-  }));
+      throw error;
+    },
+  ));

@@ -1,8 +1,8 @@
 // Until all agents of the pipeline have joined: what to type to start each, on this machine or on a board.
 
 import "./apart.js";
+import { post } from "./asking.js";
 import { html, say, set, swatch } from "./dom.js";
-import { post } from "./orders.js";
 import { TIERS } from "./store.js";
 
 // Whether only this machine reaches the server by this name.
