@@ -26,7 +26,11 @@ class Readings:
         """Returns what is wrong with the profile, if anything is."""
         agent, model = record.register.agent, message.model
         loaded = record.loaded.get(model)
-        if loaded is None or len(loaded.graph.vertices) != len(message.times_s):
+        if loaded is None:
+            return (
+                None  # a server before this one asked for it; it is asked for again when the model is loaded
+            )
+        if len(loaded.graph.vertices) != len(message.times_s):
             return "its profile does not fit its graph"
         if sum(message.times_s) <= 0:
             return "its profile says that nothing takes any time"

@@ -162,6 +162,16 @@ def test_a_profile_that_does_not_fit_its_graph_is_refused(stage: Stage) -> None:
     assert stage.phase == "failed"
 
 
+def test_a_profile_that_a_server_before_this_one_asked_for_is_not_held_against_its_agent(
+    stage: Stage,
+) -> None:
+    stage.join(DEVICE, EDGE_1, EDGE_2)
+    stage.join(CLOUD, silent=LoadModel)
+    stage.say(CLOUD, Profiled(ModelSpec("alexnet"), (0.0, 1.0, 1.0, 1.0), False, 1.0))
+    assert stage.phase == "loading"
+    assert not stage.notes("error")
+
+
 def test_planner_failure_is_said(stage: Stage) -> None:
     stage.hold_plans = True
     stage.join_all()

@@ -2,7 +2,7 @@
 // asks. What can be changed of one agent or one link is in `dialogs.js`.
 
 import { byId, html, say, set } from "./dom.js";
-import { duration, left } from "./format.js";
+import { left } from "./format.js";
 import { callMe, me } from "./orders.js";
 
 export const at = (id) => encodeURIComponent(id);
@@ -92,7 +92,7 @@ export const createControls = (orders) => {
       return;
     }
     set(bar, { max: scene.duration_s, value: Math.min(scene.duration_s, Math.max(0, nowS - scene.begun_s)) });
-    const next = scene.next_s === null ? "" : `; next in ${duration(Math.max(0, scene.next_s - nowS))}: ${scene.next}`;
+    const next = scene.next_s === null ? "" : `; next in ${Math.max(0, Math.ceil(scene.next_s - nowS))} s: ${scene.next}`;
     const over = left(scene.begun_s + scene.duration_s, nowS);
     say(byId("scenario-now"), `${scene.name}, by ${scene.by}: ${scene.done} of ${scene.events} changes, ${over}${next}`);
   };

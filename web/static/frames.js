@@ -158,7 +158,7 @@ export const createFrames = (root) => {
     set(find("exact"), { class: frame.identical === true ? "fine" : frame.identical === false ? "flag" : "muted" });
     const sizes = PARTS.map((part) => [part, frame.parts_s?.[part] ?? 0]).filter(([, s]) => s > 0);
     find("shares").replaceChildren(
-      ...sizes.map(([part, s]) => html("li", {}, html("span", {}, swatch(part), PART_NAMES[part]), html("span", {}, duration(s)))),
+      ...sizes.map(([part, s]) => html("li", {}, swatch(part), `${PART_NAMES[part]} `, html("b", {}, duration(s)))),
       ...(frame.attempts > 1 ? [html("li", { class: "flag" }, `${frame.attempts} attempts`)] : []),
     );
     const run = encodeURIComponent(frame.run);

@@ -381,8 +381,8 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
       ),
       ...[
         ["input", "input"],
-        ["conv", "convolution"],
-        ["pool", "pooling"],
+        ["conv", "conv"],
+        ["pool", "pool"],
         ["linear", "linear"],
         ["", "other"],
       ].map(([kind, name]) =>
@@ -455,6 +455,8 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
     width = w;
     rebuild();
   });
+
+  describe(null);
 
   return (now, nowLinks, nowAgents) => {
     [links, agents] = [nowLinks, nowAgents];

@@ -44,6 +44,7 @@ export const binned = ({ started_s: starts, latency_s: latencies }, startedS, le
 export const compared = (one, other) => {
   const { latency_s: a, frames: f } = one.report;
   const { latency_s: b, frames: g } = other.report;
+  const rate = ({ started_s: starts }) => (starts.length > 1 ? (starts.length - 1) / (starts.at(-1) - starts[0]) : null);
   const per = (all, frames) => (frames ? all / frames : null);
   const switches = (report) => Math.max(0, report.epochs.length - 1);
   const exact = ({ exact }) => (exact.checked ? `${exact.identical} of ${exact.checked}` : "–");
@@ -54,7 +55,8 @@ export const compared = (one, other) => {
     ["latency over the whole run, median", duration, median(one.frames.latency_s), median(other.frames.latency_s), true],
     ...TIERS.map((tier) => [`compute, ${tier}`, duration, one.report.compute_s[tier], other.report.compute_s[tier], true]),
     ["backbone bytes a frame", bytes, per(backbone(one.report), f.answered), per(backbone(other.report), g.answered), true],
-    ["frames answered", count, f.answered, g.answered, false],
+    ["frames a second", (n) => (n === null ? text(n) : n.toPrecision(3)), rate(one.frames), rate(other.frames), false],
+    ["frames answered", count, f.answered, g.answered, null],
     ["frames lost", count, f.lost, g.lost, true],
     ["plan switches", count, switches(one.report), switches(other.report), null],
     ["bit-identical", text, exact(one.report), exact(other.report), null],

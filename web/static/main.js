@@ -80,7 +80,8 @@ const header = (pipeline) => {
   set(byId("report-link"), { href: pipeline?.run ? `/report/${encodeURIComponent(pipeline.run)}` : null });
   say(
     byId("phase"),
-    pipeline ? [pipeline.phase, pipeline.phase_text].filter(Boolean).join(": ") : "no pipeline yet",
+    // What runs where is drawn.
+    pipeline ? [pipeline.phase, pipeline.phase !== "running" && pipeline.phase_text].filter(Boolean).join(": ") : "no pipeline yet",
   );
   set(byId("phase"), { "data-phase": pipeline?.phase });
   const { sent, answered, lost, dropped } = pipeline?.frames ?? {};
@@ -121,14 +122,16 @@ const offerPipelines = (pipeline) => {
   choice.value = pipeline?.id ?? "";
 };
 
-// What the camera takes, and what the plan keeps up with; without a rate only the latter tells something.
+// What the camera takes, or where no rate is set what was answered lately; and what the plan keeps up with.
+const LATELY_S = 10;
 const rates = (pipeline) => {
   const most = pipeline?.sustains_per_s;
   if (typeof most !== "number") return "–";
-  const wanted = pipeline.rate_per_s;
-  if (wanted === 0) return "paused";
-  const upTo = `up to ${most.toPrecision(3)}/s`;
-  return typeof wanted === "number" ? `${+wanted.toPrecision(3)}/s, ${upTo}` : upTo;
+  if (pipeline.rate_per_s === 0) return "paused";
+  const lately = state.seconds.filter(({ pipeline: id, at_s: atS }) => id === pipeline.id && atS > shown.nowS - LATELY_S);
+  const answered = lately.length && lately.reduce((sum, second) => sum + second.frames_per_s, 0) / lately.length;
+  const taken = pipeline.rate_per_s ?? answered;
+  return `${taken ? `${+taken.toPrecision(2)}/s, ` : ""}up to ${+most.toPrecision(2)}/s`;
 };
 
 const plan = (pipeline) => {

@@ -50,7 +50,7 @@ const boardTitle = ({ facts, host, pid, engine, version, threads, fingerprint, d
     .filter(Boolean)
     .join("\n");
 
-// What stands out: emulated, slower than planned, throttled, queued work.
+// What stands out: emulated, slower than planned, throttled.
 const marks = (agent) => {
   const found = [];
   if (typeof agent.speed === "number" && agent.speed !== 1)
@@ -60,7 +60,6 @@ const marks = (agent) => {
   if (agent.factor > SLOWER)
     found.push(["slow", `▲ takes ${agent.factor.toFixed(2)}×`, "compute time now, over what its profile says"]);
   if (agent.board?.throttled) found.push(["slow", "▲ throttled", agent.board.throttled]);
-  if (agent.queued > 0) found.push(["", `${agent.queued} queued`, "steps that wait for its compute thread"]);
   if (agent.rejected > 0) found.push(["slow", `▲ ${agent.rejected} refused`, "connections of bad peers"]);
   return found;
 };
@@ -96,11 +95,12 @@ const card = (agent, change) => {
       swatch(agent.tier),
       html("strong", {}, agent.agent),
       html("span", { class: "state" }, parts.mark, " ", parts.state),
+      parts.change,
     ),
     parts.ages,
     parts.board,
     parts.readings,
-    html("div", { class: "foot" }, parts.marks, parts.change),
+    parts.marks,
   );
   return parts;
 };
@@ -112,10 +112,12 @@ const fill = (parts, agent, nowS, works, flows) => {
   set(parts.state.parentNode, { title });
   say(parts.mark, mark);
   say(parts.state, word);
-  say(
-    parts.ages,
-    `heard ${age(nowS, agent.heard_s)} · ${agent.worked_s == null ? "no work yet" : `worked ${age(nowS, agent.worked_s)}`}`,
-  );
+  const ages = [
+    `heard ${age(nowS, agent.heard_s)}`,
+    agent.worked_s == null ? "no work yet" : `worked ${age(nowS, agent.worked_s)}`,
+    agent.queued > 0 && `${agent.queued} queued`, // steps that wait for its compute thread
+  ];
+  say(parts.ages, ages.filter(Boolean).join(" · "));
   say(parts.board, boardOf(agent));
   set(parts.board, { title: boardTitle(agent) });
   readings(agent).forEach(([name, value, why], n) => {

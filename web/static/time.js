@@ -10,7 +10,7 @@ import { fillOf, onScheme, paints } from "./paints.js";
 import { PARTS, PART_NAMES, columns, latencyOf, marks, stacked } from "./series.js";
 import { hasCharts, loadCharts } from "./uplot.js";
 
-const HEIGHT = { parts: 236, other: 150 };
+const HEIGHT = { parts: 268, other: 150 };
 const NARROW = 420; // pixels: half of the labels
 const WINDOWS_S = [60, 180, 600];
 const DASHES = [[], [6, 3], [2, 3], [8, 3, 2, 3], [1, 3], [10, 4]];
@@ -60,7 +60,12 @@ const drawMarks = (chart, found, named) => {
     ctx.stroke();
     const wide = ctx.measureText(mark.short).width;
     if (!named || !mark.short || x < free || x + wide > bbox.left + bbox.width) continue;
-    ctx.fillText(mark.short, x + 3 * dense, bbox.top + 10 * dense);
+    const at = [mark.short, x + 3 * dense, bbox.top + 10 * dense];
+    ctx.strokeStyle = paints().card;
+    ctx.lineWidth = 3 * dense;
+    ctx.setLineDash([]);
+    ctx.strokeText(...at);
+    ctx.fillText(...at);
     free = x + wide + 10 * dense;
   }
   ctx.restore();
@@ -209,7 +214,7 @@ export const createTime = (root) => {
     const { backboneBytes: used, cloudOnlyBytes: all } = shown;
     const share = all ? 1 - used / all : null;
     say(find("saved"), share === null ? "–" : `${bytes(Math.max(0, all - used))} (${Math.round(100 * share)} %)`);
-    say(find("backbone"), all ? `${bytes(used)} sent of the ${bytes(all)} that cloud-only would have` : "");
+    say(find("backbone"), all ? `${bytes(used)} sent of ${bytes(all)}` : "");
   };
 
   const draw = () => {

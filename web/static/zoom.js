@@ -18,6 +18,7 @@ export const seen = (width, height, scale, [x, y]) => {
 export const createZoom = (canvas, buttons) => {
   let [width, height, scale, centre] = [0, 0, 1, [0, 0]];
   let drag = null;
+  let anchor = null; // what was looked for last stays in sight
 
   const apply = () => {
     const [left, top, w, h] = seen(width, height, scale, centre);
@@ -36,7 +37,7 @@ export const createZoom = (canvas, buttons) => {
     apply();
   };
   const fit = () => {
-    scale = 1;
+    [scale, anchor] = [1, null];
     apply();
   };
   const point = (event) => {
@@ -45,11 +46,17 @@ export const createZoom = (canvas, buttons) => {
     return [left + ((event.clientX - box.left) / box.width) * w, top + ((event.clientY - box.top) / box.height) * h];
   };
 
-  buttons.near.addEventListener("click", () => by(STEP));
-  buttons.far.addEventListener("click", () => by(1 / STEP));
+  // Around what was looked for, or the middle of what is seen where the drawing is larger than its card.
+  const step = (factor) => {
+    const { left, top, width: w, height: h } = canvas.parentNode.getBoundingClientRect();
+    by(factor, anchor ?? point({ clientX: left + w / 2, clientY: top + h / 2 }));
+  };
+
+  buttons.near.addEventListener("click", () => step(STEP));
+  buttons.far.addEventListener("click", () => step(1 / STEP));
   buttons.fit.addEventListener("click", fit);
   canvas.addEventListener("keydown", (event) => {
-    const act = { "+": () => by(STEP), "=": () => by(STEP), "-": () => by(1 / STEP), 0: fit }[event.key];
+    const act = { "+": () => step(STEP), "=": () => step(STEP), "-": () => step(1 / STEP), 0: fit }[event.key];
     if (!act || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     act();
@@ -69,6 +76,7 @@ export const createZoom = (canvas, buttons) => {
   canvas.addEventListener("pointermove", (event) => {
     if (!drag || event.pointerId !== drag.id) return;
     if (!canvas.hasPointerCapture(drag.id)) canvas.setPointerCapture(drag.id);
+    anchor = null;
     const box = canvas.getBoundingClientRect();
     const [, , w, h] = seen(width, height, scale, centre);
     centre = [
@@ -85,12 +93,13 @@ export const createZoom = (canvas, buttons) => {
     point,
     // The drawing is now this large; a new one is seen whole.
     of: (w, h) => {
-      if (w !== width || h !== height) [scale, centre] = [1, [w / 2, h / 2]];
+      if (w !== width || h !== height) [scale, centre, anchor] = [1, [w / 2, h / 2], null];
       [width, height] = [w, h];
       apply();
     },
     // Bring a point into view.
     show: (x, y) => {
+      anchor = [x, y];
       const [left, top, w, h] = seen(width, height, scale, centre);
       if (x < left || x > left + w || y < top || y > top + h) {
         centre = [x, y];
