@@ -99,3 +99,20 @@ def test_networks_lists_the_presets() -> None:
     done = d3bed("networks")
     assert done.returncode == 0
     assert "wifi" in done.stdout and "lte" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("load", "edge-1", "--cpu", "2", "--for", "0s"), ("--for", "0s", "30s")),
+        (("link", "a", "b", "--loss", "80%"), ("--loss", "80%", "50%")),
+        (("link", "a", "b"), ("--rate", "--delay", "--loss")),
+        (("frames",), ("--rate", "--free")),
+    ],
+)
+def test_a_change_that_makes_no_sense_is_refused_before_a_server_is_asked(
+    command: tuple[str, ...], says: tuple[str, ...]
+) -> None:
+    done = d3bed(*command, "--server", "http://127.0.0.1:1")
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in says), done.stderr

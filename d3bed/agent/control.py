@@ -141,7 +141,7 @@ async def _serve(
         while True:
             if count < 8 or count % 8 == 0:  # a quick first estimate, then now and then
                 await socket.send(encode(ClockPing(time.monotonic())))
-            await socket.send(encode(load()))
+            reporter.beat(load())
             count += 1
             await asyncio.sleep(heartbeat_s if count >= 8 else 0.05)
 

@@ -24,6 +24,7 @@ from d3bed.core.messages import (
     FrameRescued,
     FramesAnswered,
     FromAgent,
+    Heartbeat,
     LinkLost,
     SpansRecorded,
     Transferred,
@@ -46,6 +47,7 @@ class Reporter(Observer):
         self._counts: dict[PipelineId, tuple[int, int]] = {}
         self._facts: deque[FromAgent] = deque(maxlen=_KEEP)
         self._board: BoardSample | None = None
+        self._beat: Heartbeat | None = None
         self._some, self._urgent = asyncio.Event(), asyncio.Event()
         self.batch_s = 0.1
         #: CPU seconds that telling the server has taken so far.
@@ -78,6 +80,11 @@ class Reporter(Observer):
     def sampled(self, board: BoardSample) -> None:
         """How the board does now; an older sample that did not leave yet is forgotten."""
         self._board = board
+        self._some.set()
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        """That the agent is alive; it goes along with what else there is."""
+        self._beat = heartbeat
         self._some.set()
 
     def fact(self, message: FromAgent) -> None:
@@ -125,6 +132,9 @@ class Reporter(Observer):
         if self._board is not None:
             messages.append(BoardSampled(self._board))
             self._board = None
+        if self._beat is not None:
+            messages.append(self._beat)
+            self._beat = None
         messages += self._facts
         self._facts.clear()
         return messages

@@ -28,6 +28,7 @@ ForOption = Annotated[
     typer.Option("--for", metavar="TIME", help="Undone after so long: 30s, 2m. Else: until undone."),
 ]
 LOCAL = "http://127.0.0.1:8333"
+_MOST_LOST_PERCENT = 50
 
 
 @steer.command()
@@ -42,13 +43,13 @@ def strategy(
     token: TokenOption = None,
 ) -> None:
     """Switch a running pipeline to another strategy while frames flow."""
-    _post(server, f"pipelines/{pipeline}/strategy", {"strategy": name, "tiling": tiling}, token)
+    _post(server, f"pipelines/{pipeline}/strategy", {"strategy": name, "tiling": tiling, "by": _who()}, token)
 
 
 @steer.command()
 def frames(
     rate: Annotated[
-        float | None, typer.Option("--rate", "-r", help="Frames a second; 0 pauses.", min=0)
+        float | None, typer.Option("--rate", "-r", help="Frames a second; 0 pauses.", min=0, max=1000)
     ] = None,
     free: Annotated[bool, typer.Option("--free", help="One frame as soon as another is answered.")] = False,
     pipeline: Annotated[str, typer.Option(help="Which pipeline.")] = "main",
@@ -58,7 +59,7 @@ def frames(
     """Change how many frames a second a running pipeline's camera takes, and watch the plan follow."""
     if free == (rate is not None):
         raise ConfigError("--rate", "", "give either a rate or --free", "as in: d3bed frames --rate 15")
-    _post(server, f"pipelines/{pipeline}/rate", {"rate_per_s": rate}, token)
+    _post(server, f"pipelines/{pipeline}/rate", {"rate_per_s": rate, "by": _who()}, token)
 
 
 @steer.command()
@@ -80,7 +81,7 @@ def link(
 
     What is not given stays as it is.
     """
-    from d3bed.lab.units import bytes_per_s, seconds, share
+    from d3bed.lab.units import bytes_per_s, duration, seconds, share
 
     body: dict[str, Any] = {"by": _who()}
     if rate is not None:
@@ -89,12 +90,14 @@ def link(
         body["latency_ms"] = seconds(delay, "--delay") * 1e3
     if loss is not None:
         body["loss_percent"] = share(loss, "--loss") * 100
+        if body["loss_percent"] > _MOST_LOST_PERCENT:
+            raise ConfigError("--loss", loss, "is more than links lose", f"at most {_MOST_LOST_PERCENT}%")
     if reset == (len(body) > 1):
         raise ConfigError(
             "link", "", "what shall change?", "give --rate, --delay or --loss, or --reset alone"
         )
     if lasting is not None and not reset:
-        body["for_s"] = seconds(lasting, "--for")
+        body["for_s"] = duration(lasting, "--for")
     for ends in [(source, target)] + ([(target, source)] if both else []):
         _post(server, "links/reset" if reset else "links", body | {"from": ends[0], "to": ends[1]}, token)
 
@@ -104,7 +107,9 @@ def load(
     name: AgentArgument,
     cpu: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Busy processes on its board; emulated where its speed is."),
+        typer.Option(
+            metavar="N", help="Busy processes on its board; emulated where its speed is.", min=0, max=64
+        ),
     ] = None,
     lasting: ForOption = None,
     off: Annotated[bool, typer.Option("--off", help="End the load.")] = False,
@@ -112,13 +117,13 @@ def load(
     token: TokenOption = None,
 ) -> None:
     """Put other work on an agent's board while frames flow."""
-    from d3bed.lab.units import seconds
+    from d3bed.lab.units import duration
 
     if off == (cpu is not None):
         raise ConfigError("load", "", "how much load?", "give --cpu 2, or --off")
     body: dict[str, Any] = {"processes": cpu or 0, "by": _who()}
     if lasting is not None:
-        body["for_s"] = seconds(lasting, "--for")
+        body["for_s"] = duration(lasting, "--for")
     _post(server, f"agents/{name}/load", body, token)
 
 
@@ -135,13 +140,13 @@ def speed(
     token: TokenOption = None,
 ) -> None:
     """Have an agent emulate another board's speed."""
-    from d3bed.lab.units import seconds
+    from d3bed.lab.units import duration
 
     if reset == (value is not None):
         raise ConfigError("speed", "", "which speed?", "give one, as 0.2, or --reset")
     body: dict[str, Any] = {"speed": value, "by": _who()}
     if lasting is not None:
-        body["for_s"] = seconds(lasting, "--for")
+        body["for_s"] = duration(lasting, "--for")
     _post(server, f"agents/{name}/speed", body, token)
 
 
@@ -185,7 +190,7 @@ def pause(
     pipeline: PipelineArgument = "main", server: ServerOption = LOCAL, token: TokenOption = None
 ) -> None:
     """End a pipeline's run: no new frames; those under way are answered."""
-    _post(server, f"pipelines/{pipeline}/stop", {}, token)
+    _post(server, f"pipelines/{pipeline}/stop", {"by": _who()}, token)
 
 
 @steer.command()
@@ -193,7 +198,7 @@ def resume(
     pipeline: PipelineArgument = "main", server: ServerOption = LOCAL, token: TokenOption = None
 ) -> None:
     """Start frames again, as a new run."""
-    _post(server, f"pipelines/{pipeline}/start", {}, token)
+    _post(server, f"pipelines/{pipeline}/start", {"by": _who()}, token)
 
 
 def _post(server: str, path: str, body: dict[str, Any], token: str | None) -> None:

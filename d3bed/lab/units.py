@@ -10,7 +10,7 @@ import re
 
 from d3bed.core.errors import ConfigError
 
-__all__ = ["NUMBER", "bytes_per_s", "number", "seconds", "share"]
+__all__ = ["NUMBER", "bytes_per_s", "duration", "number", "seconds", "share"]
 
 NUMBER = r"([0-9.]+(?:[eE][-+]?[0-9]+)?)"
 
@@ -34,6 +34,14 @@ def seconds(text: str, option: str) -> float:
     if found is None or found[2] not in _SECONDS:
         raise ConfigError(option, text, "is not a time", "write it as 20ms, 30s or 1m")
     return 0.0 if re.fullmatch(r"0*\.?0*", found[1]) else number(found[1], option, text) * _SECONDS[found[2]]
+
+
+def duration(text: str, option: str) -> float:
+    """As `seconds`, and more than none."""
+    found = seconds(text, option)
+    if not found:
+        raise ConfigError(option, text, "is no time at all", "write it as 30s or 2m")
+    return found
 
 
 def share(text: str, option: str) -> float:

@@ -116,6 +116,8 @@ FRAMES_KEPT = 100
 #: What agents say all the time; first what of that is about no pipeline.
 _PRIVATE = (Heartbeat, BoardSampled, ClockPing)
 _OFTEN = (*_PRIVATE, SpansRecorded, Transferred, FramesAnswered, LinkMeasured, SpeedSampled)
+#: Of a pipeline, what is counted; only that conditions jumped has consequences at once.
+_NUMBERS = (SpansRecorded, Transferred)
 #: After these others may profile or measure links.
 _FREEING = (Profiled, LinkMeasured, LinkFailed, ModelFailed)
 
@@ -167,6 +169,7 @@ class Coordinator:
         self._ticked_s: float | None = None
         pipes, traffic = list(self.pipelines.values()), list(self._traffic.values())
         self._watched = Turns(pipes, WATCH_S * len(pipes))
+        self._looked_at: list[Pipeline] = []
         self._ripening = Turns(traffic, RIPE_S * len(traffic))
         self._counted = Turns(pipes, max(STATISTICS_S, WATCH_S * len(pipes)))
         self._saved = Turns(traffic, SAVE_S)
@@ -244,7 +247,10 @@ class Coordinator:
         to no such effect: with many agents one cannot look at everything after each of these."""
         match event:
             case Ticked():
-                return self.pipelines.values(), True
+                waiting = (
+                    pipe for pipe in self.pipelines.values() if pipe.wish is not None or pipe.awaits_turn
+                )
+                return dict.fromkeys((*waiting, *self._looked_at)), True
             case PlanComputed(pipeline) | PlanFailed(pipeline):
                 return (self.pipelines[pipeline],), False
             case AgentJoined(register=register):
@@ -254,6 +260,8 @@ class Coordinator:
                 named = self.pipelines.get(getattr(message, "pipeline", PipelineId("")))
                 if record is None or isinstance(message, _PRIVATE):
                     return (), often
+                if isinstance(message, _NUMBERS) and named is not None and named.wish is None:
+                    return (), often  # nothing was decided: what is shown has its turn
                 return (self._pipelines_of(record) if named is None else (named,)), often
             case _:
                 return self.pipelines.values(), False
@@ -371,7 +379,8 @@ class Coordinator:
         for agent, failure in self.world.asked.expired(now):
             self._said(self.world.agents[agent], failure)
         self.world.demand({name: pipe.demand for name, pipe in self.pipelines.items()})
-        for pipe in self._watched.take(now):
+        self._looked_at = self._watched.take(now)
+        for pipe in self._looked_at:
             pipe.check_time()
             pipe.watch()
             pipe.measure_guessed()

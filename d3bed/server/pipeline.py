@@ -126,7 +126,12 @@ class Pipeline:
         if self.wish is not None:
             return self._stage
         if self.active is not None:
-            return ("running" if self.stream.is_counting else "idle", self.active.sentence())
+            text = self.active.sentence()
+            if self.active.broken:
+                text = f"the device answers alone: {self._problem or 'its plan needs who is lost'}"
+            elif self.stream.rate_per_s == 0:
+                text = f"frames are paused: {text}"
+            return ("running" if self.stream.is_counting else "idle", text)
         return ("failed", self._problem) if self._problem else ("waiting", "for a device")
 
     @property
@@ -185,7 +190,7 @@ class Pipeline:
         """The wish cannot be granted; an active epoch goes on."""
         self._call_off(problem)
         wish, self.wish = self.wish, None
-        self._problem = None if self.active else problem
+        self._problem = None if self.active is not None and not self.active.broken else problem
         if wish is None:
             self.world.note(problem, level, pipeline=self.settings.id)
             return

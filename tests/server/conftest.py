@@ -292,6 +292,10 @@ class Stage:
         return self.coordinator.pipelines[PIPELINE].phase[0]
 
     @property
+    def phase_text(self) -> str:
+        return self.coordinator.pipelines[PIPELINE].phase[1]
+
+    @property
     def active(self) -> int:
         """The number of the active epoch; 0 for none."""
         active = self.coordinator.pipelines[PIPELINE].active

@@ -92,6 +92,7 @@ def test_a_change_for_which_there_is_no_plan_is_not_asked_about_at_every_tick(ma
     stage.lose(EDGE_2)
     before, said = len(stage.plans), len(stage.notes("error"))
     assert said == 1 and "the device answers alone" in stage.notes("error")[0]
+    assert "the device answers alone: no feasible plan" in stage.phase_text
     for number in range(100):
         stage.say(DEVICE, stage.scripts[DEVICE].compute(number, Epoch(1), stage.now - 3, stage.now))
         stage.tick(0.1)
@@ -100,6 +101,7 @@ def test_a_change_for_which_there_is_no_plan_is_not_asked_about_at_every_tick(ma
     stage.join(EDGE_2)
     stage.tick(2)
     assert route(stage)[Tier.EDGE] == EDGE_2
+    assert "alone" not in stage.phase_text
 
 
 def test_a_fallen_link_moves_the_plan(make_stage: MakeStage) -> None:

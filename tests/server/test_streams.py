@@ -130,6 +130,7 @@ def test_a_pause_keeps_the_plan_and_is_said(stream: Stage) -> None:
     stream.submit(ChangeRate(DEMO, 0.0))
     assert stream.heard(DEVICE, SetRate) == [SetRate(DEMO, 0.0)]
     assert len(stream.plans) == plans and "frames are paused" in stream.notes("info")
+    assert stream.phase_text.startswith("frames are paused: ")
 
 
 def test_what_was_dropped_is_said_at_the_end(stream: Stage) -> None:
