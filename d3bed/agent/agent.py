@@ -29,6 +29,7 @@ from d3bed.agent.engines import chosen
 from d3bed.agent.executor import Executor
 from d3bed.agent.files import FileStore
 from d3bed.agent.identity import change_credential, key_file, read_identity
+from d3bed.agent.lines import Lines
 from d3bed.agent.links import Links
 from d3bed.agent.load import BusyProcesses
 from d3bed.agent.machine import read_machine
@@ -38,7 +39,7 @@ from d3bed.agent.reporter import Reporter
 from d3bed.agent.sampling import Sampler
 from d3bed.agent.settings import AgentSettings
 from d3bed.agent.source import Active, Photo, Source, prepare_photos
-from d3bed.core.errors import ConfigError, D3Error, LinkBroken, ModelError
+from d3bed.core.errors import ConfigError, D3Error, LinkBroken, ModelError, Unreachable
 from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
 from d3bed.core.joining import Machine
 from d3bed.core.measurements import FrameReport, Thumbnail
@@ -56,6 +57,7 @@ from d3bed.core.messages import (
     Drained,
     Fetching,
     Heartbeat,
+    KeepLines,
     LinkFailed,
     LinkMeasured,
     LinksChecked,
@@ -163,6 +165,8 @@ class Agent:
         except OSError as error:
             where = f"{settings.listen_host}:{settings.listen_port}"
             raise ConfigError(where, "listen", str(error.strerror or error), "choose another port") from error
+        self._links.relay = self._listener.relay
+        self._lines = Lines(settings.agent, lambda: self._links.secret, self._listener.adopt)
         control = asyncio.create_task(
             run_control(
                 settings.server,
@@ -190,6 +194,7 @@ class Agent:
             for source in self._sources.values():
                 await source.close()
             self._executor.close()
+            await self._lines.close()
             await self._links.close()
             await self._listener.close()
             self._compute.close()
@@ -202,6 +207,7 @@ class Agent:
         match message:
             case Welcome(link_secret, _, cut_off):
                 await self._change_back()  # what is in force is said anew
+                self._lines.keep(())
                 self._cut_off(bytes.fromhex(link_secret), *cut_off)
             case CutOff(agent, link_secret):
                 self._cut_off(bytes.fromhex(link_secret), agent)
@@ -217,6 +223,8 @@ class Agent:
                 self._spawn(self._sample(model))
             case MeasureLinks():
                 self._spawn(self._measure(message))
+            case KeepLines(at):
+                self._lines.keep(at)
             case CheckLinks():
                 self._spawn(self._check(message))
             case Prepare():
@@ -433,7 +441,8 @@ class Agent:
                 async with asyncio.timeout(LOOK_S if order.quick else PROBE_S):  # a peer may be stopped
                     found = await self._links.measure(peer, quick=order.quick)
             except (D3Error, OSError, TimeoutError) as error:
-                self._reporter.fact(LinkFailed(peer.agent, str(error) or type(error).__name__))
+                said, unreachable = str(error) or type(error).__name__, isinstance(error, Unreachable)
+                self._reporter.fact(LinkFailed(peer.agent, said, unreachable))
                 continue
             shape = self._links.shape(peer)
             target = shape.bytes_per_s if shape else None

@@ -25,6 +25,9 @@ __all__ = ["CONNECT_S", "PROBE_S", "check_link"]
 
 #: A peer that does not answer a connection, or a probe, within these is silent, or stalled.
 CONNECT_S, PROBE_S = 3.0, 12.0
+_PROBLEM_CHARS = 300
+#: Where it stops though the peer is there.
+_THERE = ("", "stalled", "lost")
 _IP_MTU, _IPV6_MTU = 14, 24
 _NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
 
@@ -32,7 +35,24 @@ _NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTD
 async def check_link(
     peer: Peer, measure: Callable[[Peer], Awaitable[Probe]], *, probe_s: float = PROBE_S
 ) -> LinkCheck:
-    """How far one gets to `peer`; raises nothing. `measure` makes a link of its own and probes it."""
+    """How far one gets to `peer`, directly and else by its way; raises nothing. `measure` makes a link of its
+    own and probes it."""
+    found = await _dialled(replace(peer, way=None), measure, probe_s)
+    if peer.way is None or found.stopped in _THERE:
+        return found
+    via = peer.way.agent
+    try:
+        async with asyncio.timeout(probe_s):
+            probe = await measure(peer)
+    except (D3Error, OSError, TimeoutError) as error:
+        said = f"{found.problem}; nor by way of {via}: {error or 'no answer'}"
+        return replace(found, problem=said[:_PROBLEM_CHARS])
+    return replace(
+        found, stopped="", direct=found.stopped, via=via, rtt_s=probe.rtt_s, bytes_per_s=probe.bytes_per_s
+    )
+
+
+async def _dialled(peer: Peer, measure: Callable[[Peer], Awaitable[Probe]], probe_s: float) -> LinkCheck:
     found = LinkCheck(peer.agent, peer.address)
     try:
         where = await _resolved(peer.address)
@@ -116,4 +136,4 @@ def _mtu(sock: socket.socket) -> int | None:
 
 
 def _stopped(found: LinkCheck, step: str, problem: str) -> LinkCheck:
-    return replace(found, stopped=step, problem=problem[:300])
+    return replace(found, stopped=step, problem=problem[:_PROBLEM_CHARS])

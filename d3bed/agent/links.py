@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass
+from functools import partial
 
 from d3bed.core.errors import LinkBroken
 from d3bed.core.ids import AgentId, PipelineId
 from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import Peer
-from d3bed.net import LinkTls, Pacing, Probe, Sender, TrafficControl, parse_address
+from d3bed.core.ways import Way
+from d3bed.net import (
+    DIAL_S,
+    Limits,
+    LinkTls,
+    Pacing,
+    Probe,
+    Relay,
+    Sender,
+    TrafficControl,
+    call,
+    parse_address,
+    wanted,
+)
 
 __all__ = ["Links"]
 
 #: Name of the pipeline that measuring connections carry in their handshake.
 _MEASURING = PipelineId("measure")
+#: How long a relay may take to join two calls, and whoever is looked at to be dialled: that look is short.
+_JOIN_S, _LOOK_DIAL_S = 4.0, 1.5
 
 
 @dataclass(frozen=True)
@@ -26,7 +43,8 @@ class _Open:
 class Links:
     """One `Sender` a pipeline and peer; a peer that moved gets a new one. Shaped links are held to what
     `change` said last of their peer, else to what the peer comes with; all links to a peer share one emulated
-    link, whatever their pipeline. With `tc` the kernel holds them, as far as it can."""
+    link, whatever their pipeline. With `tc` the kernel holds them, as far as it can. `relay` has the lines
+    that others keep to us."""
 
     def __init__(self, me: AgentId, tc: TrafficControl | None = None, tls: LinkTls | None = None) -> None:
         self._me, self._tc = me, tc
@@ -35,6 +53,7 @@ class Links:
         self._pacings: dict[AgentId, Pacing] = {}
         self._lock = asyncio.Lock()
         self.secret: bytes | None = None
+        self.relay: Relay | None = None
         self._tls = tls
 
     @property
@@ -54,7 +73,7 @@ class Links:
 
     async def measure(self, peer: Peer, *, quick: bool = False) -> Probe:
         """Rate, latency and round trip of the directed link, on a connection of its own."""
-        sender = await self._connect(_MEASURING, peer)
+        sender = await self._connect(_MEASURING, peer, _LOOK_DIAL_S if quick else DIAL_S)
         try:
             return await sender.probe(quick=quick)
         finally:
@@ -107,14 +126,15 @@ class Links:
         if self._tc is not None:
             await self._tc.close()
 
-    async def _connect(self, pipeline: PipelineId, peer: Peer) -> Sender:
+    async def _connect(self, pipeline: PipelineId, peer: Peer, dial_s: float = DIAL_S) -> Sender:
         if self.secret is None:
             raise LinkBroken("not registered yet: no link secret")
+        way = peer.way
         shape = self.shape(peer)
         if shape is not None:
             shape = await self._held(peer, shape)
         return await Sender.connect(
-            peer.address,
+            peer.address if way is None else f"{peer.address} by way of {way.agent}",
             me=self._me,
             peer=peer.agent,
             pipeline=pipeline,
@@ -122,11 +142,28 @@ class Links:
             shape=shape,
             pacing=None if shape is None else self._pacing(peer.agent, shape),
             tls=self._tls,
+            dial=None if way is None else partial(self._by_way, peer.agent, way, self.secret),
+            dial_s=dial_s,
         )
 
+    async def _by_way(self, peer: AgentId, way: Way, secret: bytes) -> socket.socket:
+        """A connection to a peer that cannot be dialled."""
+        if way.agent == self._me:
+            if self.relay is None:
+                raise LinkBroken(f"{peer} keeps no line: this agent does not listen")
+            return await self.relay.take(peer)
+        calling = await call(
+            way.address, me=self._me, relay=way.agent, to=peer, secret=secret, limits=Limits()
+        )
+        await wanted(calling, relay=way.agent, to=peer, within_s=_JOIN_S)
+        return calling
+
     async def _held(self, peer: Peer, shape: LinkShape) -> LinkShape | None:
-        """What is left for user space once the kernel does what it can."""
-        return shape if self._tc is None else await self._tc.hold(parse_address(peer.address)[0], shape)
+        """What is left for user space once the kernel does what it can: it knows where packets go, and those
+        that go by way of others are not all to this peer."""
+        if self._tc is None or peer.way is not None:
+            return shape
+        return await self._tc.hold(parse_address(peer.address)[0], shape)
 
     def _pacing(self, peer: AgentId, shape: LinkShape) -> Pacing:
         """The emulated link to `peer`, from now on of this shape."""

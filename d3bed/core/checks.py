@@ -17,7 +17,8 @@ Stopped = Literal["", "name", "route", "refused", "silent", "stranger", "stalled
 
 class LinkCheck(msgspec.Struct, frozen=True):
     """`address` is the peer's; `local`, `interface` and `interface_mtu` are what the way there begins with.
-    `path_mtu_bytes` is what the kernel knows of the whole way after the check. None or "": not found out."""
+    `path_mtu_bytes` is what the kernel knows of the whole way after the check. None or "": not found out.
+    Where it works only by way of another agent (`via`), `direct` and `problem` say where dialling stopped."""
 
     peer: AgentId
     address: str
@@ -30,3 +31,5 @@ class LinkCheck(msgspec.Struct, frozen=True):
     connect_s: float | None = None
     rtt_s: float | None = None
     bytes_per_s: float | None = None
+    via: AgentId | None = None
+    direct: Stopped = ""

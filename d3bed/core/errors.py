@@ -9,6 +9,7 @@
     ├── RemoteProtocolError   the peer: it broke the protocol; its connection is closed and counted
     ├── LinkClosed            nobody: the peer said goodbye
     ├── LinkBroken            the network: the connection was lost; work on it is run again
+    │   └── Unreachable       … nobody answers where the peer is said to be, or somebody else does
     ├── StaleEpoch            nobody: something arrived for an epoch that is gone
     └── IllegalTransition     us: a state machine was asked for a move that its table lacks (a bug)
 
@@ -34,6 +35,7 @@ __all__ = [
     "ProblemError",
     "RemoteProtocolError",
     "StaleEpoch",
+    "Unreachable",
     "near",
 ]
 
@@ -91,6 +93,10 @@ class LinkClosed(D3Error):
 
 class LinkBroken(D3Error):
     """The link was lost; what was under way on it must be run again."""
+
+
+class Unreachable(LinkBroken):
+    """Nobody answers at the peer's address, or somebody else does."""
 
 
 class StaleEpoch(D3Error):

@@ -31,6 +31,7 @@ from d3bed.core.models import TORCH, ModelFile, ModelSpec
 from d3bed.core.numbers import Bytes, Count, EpochNumber, FrameNumber, LinkSpeed, Place, Rate, Real, Seconds
 from d3bed.core.plan import Plan
 from d3bed.core.protocol import PROTOCOL
+from d3bed.core.ways import KeepLines, Peer
 
 __all__ = [
     "CRASHED",
@@ -53,6 +54,7 @@ __all__ = [
     "FramesAnswered",
     "FromAgent",
     "Heartbeat",
+    "KeepLines",
     "LinkFailed",
     "LinkLost",
     "LinkMeasured",
@@ -97,18 +99,6 @@ CRASHED = 137
 
 #: The graph of a network of some thousand vertices fits well.
 MAX_CONTROL_BYTES = 8 * 2**20
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """Another agent as the end of a directed link from the receiver of this message.
-
-    `address` is `host:port` of its data listener; `shape` holds the link to an emulated rate.
-    """
-
-    agent: AgentId
-    tier: Tier
-    address: str
-    shape: LinkShape | None = None
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -229,10 +219,11 @@ class LinkMeasured(msgspec.Struct, frozen=True, tag=True):
 
 
 class LinkFailed(msgspec.Struct, frozen=True, tag=True):
-    """A peer could not be reached or measured."""
+    """A peer could not be measured; `unreachable`: nor dialled, or somebody else answered there."""
 
     peer: AgentId
     problem: str
+    unreachable: bool = False
 
 
 class LinksChecked(msgspec.Struct, frozen=True, tag=True):
@@ -545,6 +536,7 @@ ToAgent = (
     | StopSource
     | SetRate
     | ShapeLink
+    | KeepLines
     | SetSpeed
     | SetLoad
     | Confirm

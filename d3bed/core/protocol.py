@@ -12,7 +12,7 @@ from d3bed.core.errors import RemoteProtocolError
 
 __all__ = ["PROTOCOL", "spoken"]
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class _First(msgspec.Struct, frozen=True):

@@ -3,21 +3,26 @@
 from d3bed.net.codec import Limits, TensorMessage
 from d3bed.net.listener import Listener
 from d3bed.net.probe import Probe
-from d3bed.net.sender import Sender
+from d3bed.net.relay import Relay, call, wanted
+from d3bed.net.sender import DIAL_S, Sender
 from d3bed.net.shaping import Pacing
 from d3bed.net.sockets import new_event_loop, parse_address
 from d3bed.net.tc import TrafficControl
 from d3bed.net.tls import LinkTls
 
 __all__ = [
+    "DIAL_S",
     "Limits",
     "LinkTls",
     "Listener",
     "Pacing",
     "Probe",
+    "Relay",
     "Sender",
     "TensorMessage",
     "TrafficControl",
+    "call",
     "new_event_loop",
     "parse_address",
+    "wanted",
 ]

@@ -29,7 +29,7 @@ from d3bed.net.codec import (
     WireViolation,
 )
 
-__all__ = ["NONCE_BYTES", "Acceptance", "Introduction"]
+__all__ = ["NONCE_BYTES", "Acceptance", "Introduction", "is_of_another"]
 
 NONCE_BYTES = 16
 
@@ -37,6 +37,11 @@ NONCE_BYTES = 16
 def _digest(secret: bytes, role: str, hello: Hello, challenge: Challenge) -> bytes:
     said = ("d3bed link", VERSION, role, hello, challenge)
     return hmac.digest(secret, msgspec.msgpack.encode(said), hashlib.sha256)
+
+
+def is_of_another(refusal: str, peer: str) -> bool:
+    """Whether it is a refusal because somebody else than `peer` listens there; see `Acceptance.greeted`."""
+    return refusal.endswith(f", not {peer}")
 
 
 class Introduction:

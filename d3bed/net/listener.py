@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import socket
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import cast
 
 from d3bed.core.errors import LinkBroken, LinkClosed, RemoteProtocolError
@@ -26,8 +27,10 @@ from d3bed.net.codec import (
     Refused,
     TensorMessage,
     WireViolation,
+    encode,
 )
 from d3bed.net.handshake import NONCE_BYTES, Acceptance
+from d3bed.net.relay import CALL, Relay
 from d3bed.net.sockets import no_delay
 from d3bed.net.tls import LinkTls, agent_named
 from d3bed.net.wire import Event, ProbeBegun, ProbeEnded, Role, Wire, WireState
@@ -36,7 +39,9 @@ __all__ = ["Listener"]
 
 _log = logging.getLogger(__name__)
 
-_STRANGERS = 64
+_STRANGERS, _BACKLOG = 64, 128
+#: After the system had no more connections for us.
+_PAUSE_S = 1.0
 _LOG_EVERY_S = 60.0
 _LOGGED_HOSTS = 1024
 
@@ -90,9 +95,9 @@ class _Incoming(asyncio.BufferedProtocol):
         if sock := transport.get_extra_info("socket"):
             no_delay(sock)
         if not self._listener.admit(self):
-            self.refuse(
-                WireViolation(Breach.CROWDED, f"more than {_STRANGERS} connections before a handshake")
-            )
+            self.refuse(_crowded())
+        elif self._listener.closed:  # it came to be while all others were closed
+            self._transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._wire.get_buffer(sizehint)
@@ -131,7 +136,7 @@ class _Incoming(asyncio.BufferedProtocol):
             and (self.stranger or self._wire.mid_message)
         ):
             where = "the handshake" if self.stranger else "a message"
-            self.refuse(WireViolation(Breach.STALL, f"stalled for {limit_s:g} s in {where}"))
+            self.refuse(_stalled(where, self._listener.limits))
 
     def refuse(self, violation: RemoteProtocolError) -> None:
         """Say why, count, log, close."""
@@ -198,7 +203,7 @@ class _Incoming(asyncio.BufferedProtocol):
         if self._hello.latency_s:
             asyncio.get_running_loop().call_later(self._hello.latency_s, self._reply_if_open, message)
         else:
-            self._reply(message)
+            self._reply_if_open(message)
 
     def _reply_if_open(self, message: Message) -> None:
         if self.ended is None:
@@ -215,7 +220,13 @@ class Listener:
     """
 
     def __init__(
-        self, me: AgentId, secret: bytes | None, on_tensor: OnTensor, on_lost: OnLost, limits: Limits
+        self,
+        me: AgentId,
+        secret: bytes | None,
+        on_tensor: OnTensor,
+        on_lost: OnLost,
+        limits: Limits,
+        tls: LinkTls | None,
     ) -> None:
         self.me, self.secret = me, secret
         self.on_tensor, self.on_lost = on_tensor, on_lost
@@ -223,11 +234,16 @@ class Listener:
         self.pool = BufferPool()
         self.rejected_by_reason: Counter[str] = Counter()
         self.address = ""
+        self.relay = Relay(me, limits, self.count)
+        self._tls = tls
         self._may_log = _OncePerMinute()
+        #: At the door: who has yet to say the first byte, and since when it is open to them.
+        self._knocks: dict[socket.socket, float] = {}
         self._connections: set[_Incoming] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._gone = asyncio.Event()
-        self._server: asyncio.Server | None = None
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._socket: socket.socket | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
     @classmethod
     async def start(
@@ -244,21 +260,29 @@ class Listener:
     ) -> Listener:
         """Listen on `host`, `port` (0: any free one); see `address`. With `tls` peers must show a certificate
         of the name that they give. Raises `OSError` if the port is taken."""
-        listener = cls(me, secret, on_tensor, on_lost, limits)
-        server = await asyncio.get_running_loop().create_server(
-            lambda: _Incoming(listener),
-            host,
-            port,
-            backlog=128,
-            ssl=tls.server if tls is not None else None,
-            ssl_handshake_timeout=limits.timeout_s if tls is not None else None,
-            ssl_shutdown_timeout=1.0 if tls is not None else None,
-        )
-        listener._server = server
-        bound = server.sockets[0].getsockname()
+        listener = cls(me, secret, on_tensor, on_lost, limits, tls)
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, where = found[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(where)
+            sock.listen(_BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+        bound = sock.getsockname()
         listener.address = f"[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"{bound[0]}:{bound[1]}"
+        listener._socket = sock
+        listener._open()
         listener._sweep()
         return listener
+
+    @property
+    def closed(self) -> bool:
+        return self._socket is None
 
     @property
     def rejected(self) -> int:
@@ -266,30 +290,120 @@ class Listener:
 
     async def close(self) -> None:
         """Say goodbye to all peers and stop listening."""
-        if self._server is None:
+        if self._socket is None:
             return
-        server, self._server = self._server, None
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        server.close()
+        sock, self._socket = self._socket, None
+        for timer in self._timers.values():
+            timer.cancel()
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(sock.fileno())
+        sock.close()
+        for knock in list(self._knocks):
+            self._leave_door(knock)
+            knock.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, self.relay.close(), return_exceptions=True)
         for connection in list(self._connections):
             connection.say_goodbye(f"{self.me} is going away")
-        await server.wait_closed()
         self._set_gone()
         await self._gone.wait()
 
     def cut_off(self, peer: AgentId) -> None:
-        """Refuse what `peer` sends on the links that it has."""
+        """Refuse what `peer` sends on the links that it has, and what is passed on for it."""
+        self.relay.cut_off(peer)
         for connection in list(self._connections):
             if connection.peer == peer:
                 connection.refuse(WireViolation(Breach.PROOF, f"{peer} was revoked"))
+
+    def adopt(self, sock: socket.socket) -> None:
+        """A connection that we opened ourselves, on which a peer is about to introduce itself."""
+        self._spawn(self._welcome(sock))
+
+    # ── the door ──────────────────────────────────────────────────────────────────────────────────
+
+    def _open(self) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().add_reader(self._socket.fileno(), self._accept, self._socket)
+
+    def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(_BACKLOG):
+            try:
+                sock, where = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # too many open files, for one: not accepted it would wake us for ever
+                _log.error("no connection can be accepted for %g s: %s", _PAUSE_S, error)
+                loop.remove_reader(listening.fileno())
+                self._timers["open"] = loop.call_later(_PAUSE_S, self._open)
+                return
+            sock.setblocking(False)
+            self._knocks[sock] = time.monotonic()
+            loop.add_reader(sock.fileno(), self._knocked, sock)
+            if self._strangers > _STRANGERS:
+                self._turn_away(sock, _crowded())
+
+    def _knocked(self, sock: socket.socket) -> None:
+        self._leave_door(sock)
+        try:
+            first = sock.recv(len(CALL), socket.MSG_PEEK)
+        except OSError:
+            first = b""
+        if not first:
+            sock.close()
+        elif len(self._tasks) - self.relay.passing >= _STRANGERS:
+            self._turn_away(sock, _crowded())
+        elif first == CALL:
+            self._spawn(self.relay.answer(sock, self.secret))
+        else:
+            self._spawn(self._welcome(sock))
+
+    async def _welcome(self, sock: socket.socket) -> None:
+        """Its handshake comes next, with TLS first where that is spoken."""
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: _Incoming(self),
+                sock,
+                ssl=self._tls.server if self._tls is not None else None,
+                ssl_handshake_timeout=self.limits.timeout_s if self._tls is not None else None,
+                ssl_shutdown_timeout=1.0 if self._tls is not None else None,
+            )
+        except OSError as error:
+            _log.debug("a connection did not begin: %s", error)
+            sock.close()
+
+    def _turn_away(self, sock: socket.socket, violation: WireViolation) -> None:
+        if sock in self._knocks:
+            self._leave_door(sock)
+        try:
+            host = str(sock.getpeername()[0])
+            if self._tls is None:
+                sock.send(encode(Refused(violation.reason), self.limits)[0])
+        except OSError:  # it has left
+            host = "?"
+        sock.close()
+        self.count(host, violation)
+
+    def _leave_door(self, sock: socket.socket) -> None:
+        asyncio.get_running_loop().remove_reader(sock.fileno())
+        del self._knocks[sock]
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def _strangers(self) -> int:
+        return len(self._knocks) + sum(c.stranger for c in self._connections)
 
     # ── for connections ───────────────────────────────────────────────────────────────────────────
 
     def admit(self, connection: _Incoming) -> bool:
         """Count a new connection in; False if too many have not introduced themselves."""
         self._connections.add(connection)
-        return sum(c.stranger for c in self._connections) <= _STRANGERS
+        return self._strangers <= _STRANGERS
 
     def forget(self, connection: _Incoming) -> None:
         self._connections.discard(connection)
@@ -302,12 +416,24 @@ class Listener:
             _log.warning("refused a peer at %s: %s", host, violation.reason)
 
     def _set_gone(self) -> None:
-        if self._server is None and not self._connections:
+        if self._socket is None and not self._connections:
             self._gone.set()
 
     def _sweep(self) -> None:
         now_s = time.monotonic()
         for connection in list(self._connections):
             connection.check_stalled(now_s)
+        for sock, since_s in list(self._knocks.items()):
+            if now_s - since_s > self.limits.timeout_s:
+                self._turn_away(sock, _stalled("the handshake", self.limits))
+        self.relay.sweep()
         loop = asyncio.get_running_loop()
-        self._sweeper = loop.call_later(self.limits.timeout_s / 4, self._sweep)
+        self._timers["sweep"] = loop.call_later(self.limits.timeout_s / 4, self._sweep)
+
+
+def _crowded() -> WireViolation:
+    return WireViolation(Breach.CROWDED, f"more than {_STRANGERS} connections before a handshake")
+
+
+def _stalled(where: str, limits: Limits) -> WireViolation:
+    return WireViolation(Breach.STALL, f"stalled for {limits.timeout_s:g} s in {where}")

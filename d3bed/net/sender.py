@@ -8,9 +8,9 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from d3bed.core.errors import D3Error, LinkBroken, LinkClosed, LocalProtocolError
+from d3bed.core.errors import D3Error, LinkBroken, LinkClosed, LocalProtocolError, Unreachable
 from d3bed.core.ids import AgentId, PipelineId
 from d3bed.core.measurements import LinkShape, Transfer
 from d3bed.net.codec import (
@@ -28,17 +28,20 @@ from d3bed.net.codec import (
     TensorMessage,
     WireViolation,
 )
-from d3bed.net.handshake import NONCE_BYTES, Introduction
+from d3bed.net.handshake import NONCE_BYTES, Introduction, is_of_another
 from d3bed.net.outbox import Outbox, Outgoing
 from d3bed.net.probe import PINGS, QUICK_PINGS, Probe, RateSearch
 from d3bed.net.shaping import Pacing
-from d3bed.net.sockets import no_delay, parse_address, send_buffer_for
+from d3bed.net.sockets import connected, send_buffer_for
 from d3bed.net.tls import LinkTls, TlsSocket, secured
 from d3bed.net.wire import Event, Role, Wire, WireState
 
-__all__ = ["Sender"]
+__all__ = ["DIAL_S", "Sender"]
 
 _log = logging.getLogger(__name__)
+
+#: A host that does not answer a connection for so long will not: there is time for a lost packet.
+DIAL_S = 3.0
 
 _TENSORS_IN_FLIGHT = 8
 _BYTES_IN_FLIGHT = 32 * 1024 * 1024
@@ -109,6 +112,8 @@ class Sender:
         limits: Limits,
         on_lost: Callable[[Exception], None] | None,
         pacing: Pacing | None,
+        *,
+        echoed: bool = False,
     ) -> None:
         self.peer = AgentId(introduction.hello.receiver)
         self.pipeline = PipelineId(introduction.hello.pipeline)
@@ -127,6 +132,9 @@ class Sender:
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._replies: dict[tuple[type, int], asyncio.Future[Probed | None]] = {}
         self._asked = 0
+        #: Whether what a tensor takes is told by its echo: others than our kernel hold it on the way. The
+        #: shortest round trip, and when the last echo came.
+        self._echoed, self._rtt_s, self._echo_s = echoed, 0.0, 0.0
         self._probing = asyncio.Lock()
         self._posted: set[asyncio.Task[None]] = set()
         self._outbox = Outbox(sock, self._write_failed)
@@ -146,25 +154,31 @@ class Sender:
         on_lost: Callable[[Exception], None] | None = None,
         pacing: Pacing | None = None,
         tls: LinkTls | None = None,
+        dial: Callable[[], Awaitable[socket.socket]] | None = None,
+        dial_s: float = DIAL_S,
     ) -> Sender:
-        """Connect to `address` (`host:port`) and prove who we are, within `limits.timeout_s`.
+        """Connect to `address` (`host:port`) and prove who we are, within `limits.timeout_s`; whoever listens
+        there answers within `dial_s`. With `dial` the connection comes from that, and `address` only says
+        where it leads.
 
         Links with the same `pacing` share one emulated link; a link that has a `shape` and none gets its own.
         With `tls` the peer must show a certificate of its name.
 
-        Raises `LinkBroken` if nobody is there, or the peer refuses us; `RemoteProtocolError` if what
-        is there is not `peer`.
+        Raises `Unreachable` if nobody is there, or somebody else; `LinkBroken` if the peer refuses us,
+        `RemoteProtocolError` if it cannot prove itself.
         """
         latency_s = shape.latency_s if shape is not None else 0.0
         nonce = secrets.token_bytes(NONCE_BYTES)
         introduction = Introduction(me, peer, pipeline, secret, nonce, latency_s)
         try:
             async with asyncio.timeout(limits.timeout_s):
-                sock: socket.socket | TlsSocket = await _connected_socket(address)
+                sock: socket.socket | TlsSocket
+                sock = await (dial() if dial is not None else _dialled(address, peer, dial_s))
                 if tls is not None:
                     assert isinstance(sock, socket.socket)
                     sock = await secured(sock, tls, peer)
-                sender = cls(sock, introduction, address, shape, limits, on_lost, pacing)
+                echoed = dial is not None and shape is None
+                sender = cls(sock, introduction, address, shape, limits, on_lost, pacing, echoed=echoed)
                 try:
                     await sender._open()
                 except BaseException as error:
@@ -173,12 +187,15 @@ class Sender:
         except TimeoutError:
             raise LinkBroken(f"{peer} at {address}: no answer in {limits.timeout_s:g} s") from None
         except OSError as error:
-            raise LinkBroken(f"{peer} at {address}: {error.strerror or error}") from error
+            lost = Unreachable if dial is None else LinkBroken
+            raise lost(f"{peer} at {address}: {error.strerror or error}") from error
         return sender
 
     async def _open(self) -> None:
         self._write(self._introduction.hello)
         await self._opened
+        if self._echoed:
+            self._rtt_s = min([await self._ping() for _ in range(QUICK_PINGS)])
         if self.shape is not None:  # the handshake is not part of the emulated link
             send_buffer_for(self._socket, self.shape)
             hello = self._introduction.hello
@@ -198,7 +215,8 @@ class Sender:
     # ── sending ───────────────────────────────────────────────────────────────────────────────────
 
     async def send(self, tensor: TensorMessage) -> Transfer:
-        """Wait for room, send, and return when the last byte has left (pacing included, latency not).
+        """Wait for room, send, and return when the last byte has left (pacing included, latency not), or by
+        way of others has arrived.
 
         Do not change the payload until the peer has it. A call that is cancelled while its tensor is
         on the way out does not call it back. Raises `LinkBroken`, `LinkClosed`, or `LocalProtocolError` if
@@ -247,20 +265,53 @@ class Sender:
             self._loop.call_soon(then, error)
             return
 
+        echo = self._echo() if self._echoed else None
+
         def left() -> None:
             self._room.leave(nbytes)
-            then(item.error if isinstance(item.error, D3Error) else self._transfer(tensor, item, nbytes))
+            if isinstance(item.error, D3Error):
+                then(item.error)
+            elif echo is None:
+                then(self._transfer(tensor, item, nbytes, item.taken_s))
+            else:
+                echo.add_done_callback(arrived)
+
+        def arrived(echo: asyncio.Future[Probed | None]) -> None:
+            """Tensors follow each other: none has the way for itself before the one ahead of it arrived."""
+            if echo.cancelled() or echo.exception() is not None:
+                then(self._transfer(tensor, item, nbytes, item.taken_s))
+                return
+            begun_s, now_s = max(item.started_s, self._echo_s - self._rtt_s), time.monotonic()
+            self._echo_s = now_s
+            then(self._transfer(tensor, item, nbytes, max(item.taken_s, now_s - self._rtt_s - begun_s)))
 
         self._outbox.when_left(item, left)
 
-    def _transfer(self, tensor: TensorMessage, item: Outgoing, nbytes: int) -> Transfer:
+    def _echo(self) -> asyncio.Future[Probed | None]:
+        """Done when what was sent before has arrived."""
+        awaited = (Pong, self._next_number())
+        echo = self._replies[awaited] = self._loop.create_future()
+
+        def done(echo: asyncio.Future[Probed | None]) -> None:
+            del self._replies[awaited]
+            if not echo.cancelled():
+                echo.exception()  # that the link was lost is told to all who wait for more than this
+
+        echo.add_done_callback(done)
+        try:
+            self._write(Ping(awaited[1]))
+        except D3Error as error:
+            echo.set_exception(error)
+        return echo
+
+    def _transfer(self, tensor: TensorMessage, item: Outgoing, nbytes: int, taken_s: float) -> Transfer:
         return Transfer(
             self.peer,
             tensor.frame,
             tensor.epoch,
             tensor.value,
             nbytes,
-            item.taken_s,
+            taken_s,
             item.slot.target_bytes_per_s if item.slot is not None else None,
         )
 
@@ -374,7 +425,8 @@ class Sender:
                 self._introduction.accepted(event)
                 self._opened.set_result(None)
             case Refused():
-                raise LinkBroken(f"{self.peer} at {self.address} refused: {event.reason}")
+                lost = Unreachable if is_of_another(event.reason, self.peer) else LinkBroken
+                raise lost(f"{self.peer} at {self.address} refused: {event.reason}")
             case Pong():
                 self._resolve((Pong, event.number), None)
             case Probed():
@@ -416,22 +468,9 @@ class Sender:
         return self._opened.done() and not self._opened.cancelled() and self._opened.exception() is None
 
 
-async def _connected_socket(address: str) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    host, port = parse_address(address)
-    failure: OSError = OSError(f"no address for {host}")
-    for family, kind, protocol, _, where in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
-        sock.setblocking(False)
-        try:
-            no_delay(sock)
-            await loop.sock_connect(sock, where)
-        except OSError as error:
-            sock.close()
-            failure = error
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise failure
+async def _dialled(address: str, peer: AgentId, within_s: float) -> socket.socket:
+    try:
+        async with asyncio.timeout(within_s):
+            return await connected(address)
+    except TimeoutError:
+        raise Unreachable(f"{peer} at {address}: no answer in {within_s:g} s") from None

@@ -15,7 +15,7 @@ from d3bed.core.measurements import LinkShape
 if TYPE_CHECKING:
     from d3bed.net.tls import TlsSocket
 
-__all__ = ["new_event_loop", "no_delay", "parse_address", "send_buffer_for"]
+__all__ = ["connected", "new_event_loop", "no_delay", "parse_address", "send_buffer_for"]
 
 #: A peer that acknowledges nothing for this long is gone (its board lost power, or the cable).
 _SILENCE_S = 10
@@ -46,6 +46,28 @@ def parse_address(address: str) -> tuple[str, int]:
     if not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
         raise ConfigError("data address", address, "not host:port", "write it as 192.168.0.7:4750")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+async def connected(address: str) -> socket.socket:
+    """A non-blocking connection to `host:port`. Raises `OSError`, `ConfigError`."""
+    loop = asyncio.get_running_loop()
+    host, port = parse_address(address)
+    failure: OSError = OSError(f"no address for {host}")
+    for family, kind, protocol, _, where in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        sock.setblocking(False)
+        try:
+            no_delay(sock)
+            await loop.sock_connect(sock, where)
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure
 
 
 def no_delay(sock: socket.socket) -> None:

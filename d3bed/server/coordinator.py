@@ -32,6 +32,7 @@ from d3bed.core.messages import (
     LinkFailed,
     LinkLost,
     LinkMeasured,
+    LinksChecked,
     ModelFailed,
     ModelLoaded,
     PhotosPrepared,
@@ -335,6 +336,7 @@ class Coordinator:
         self.conditions.agent_joined(agent)
         world.publish("agent", record.view(world.now))
         world.note(f"{agent} ({register.tier}) joined from {register.host}")
+        world.ways.agent_joined(agent)
         for pipe in self._pipelines_of(record):
             pipe.agent_joined(agent)
 
@@ -376,6 +378,7 @@ class Coordinator:
                 self._lost(connection, f"silent for {limit:g} s")
         self.conditions.end_due()
         self.world.orders.end_due()
+        self.world.ways.tick()
         for agent, failure in self.world.asked.expired(now):
             self._said(self.world.agents[agent], failure)
         self.world.demand({name: pipe.demand for name, pipe in self.pipelines.items()})
@@ -449,6 +452,8 @@ class Coordinator:
                 self._readings.link_measured(record, message)
             case LinkFailed():
                 self._readings.link_failed(record, message)
+            case LinksChecked(checks=checks):
+                world.ways.checked(agent, checks)
             case _:
                 self._said_of_pipeline(record, message)
 

@@ -165,8 +165,19 @@ def _of_link(
         return
     assert check.bytes_per_s is not None and check.rtt_s is not None
     text = f"{check.address} from {check.interface or check.local}"
-    text += f": {check.bytes_per_s * 8e-6:.4g} Mbit/s, round trip {_duration(check.rtt_s)}"
-    yield Finding(link, "link", "ok", text)
+    carries = f": {check.bytes_per_s * 8e-6:.4g} Mbit/s, round trip {_duration(check.rtt_s)}"
+    if check.via is None:
+        yield Finding(link, "link", "ok", text + carries)
+    else:
+        why, _ = _stopped(msgspec.structs.replace(check, stopped=check.direct))
+        port = check.address.rpartition(":")[2]
+        remedy = (
+            f"it works; for a direct link let TCP port {port} through to {check.peer}, or forward it and"
+            " tell the address that it is reached by (`address` in the config)"
+        )
+        yield Finding(
+            link, "way", "warn", f"{_by_way(check, patient.agent)}{carries}; directly {why}", remedy
+        )
     if shape is not None and check.bytes_per_s < _HELD * shape.bytes_per_s:
         yield Finding(
             link,
@@ -184,6 +195,12 @@ def _of_link(
             f"packets of {path} bytes at most pass, {check.interface} sends {own}",
             f"it works; to spare the detour: ip link set {check.interface} mtu {path}",
         )
+
+
+def _by_way(check: LinkCheck, source: AgentId) -> str:
+    if check.via == source:
+        return f"over a line that {check.peer} keeps open"
+    return f"by way of {check.via}, which both reach"
 
 
 def _stopped(check: LinkCheck) -> tuple[str, str]:

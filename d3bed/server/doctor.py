@@ -134,6 +134,7 @@ class Doctor:
                 members[other],
                 world.agents[other].register.data_address,
                 pipe.settings.shape(members[agent], members[other]),
+                world.ways.of(agent, other),
             )
             for other in pipe.settings.neighbours(agent, members)
         )

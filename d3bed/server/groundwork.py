@@ -211,4 +211,5 @@ class Groundwork:
     def peer(self, agent: AgentId, tier: Tier, other: AgentId, there: Tier) -> Peer:
         """The link from `agent` to `other`, as `agent` is told of it."""
         shape = self.settings.shape(tier, there)
-        return Peer(other, there, self._world.agents[other].register.data_address, shape)
+        address = self._world.agents[other].register.data_address
+        return Peer(other, there, address, shape, self._world.ways.of(agent, other))

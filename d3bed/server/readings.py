@@ -65,12 +65,17 @@ class Readings:
             self._looked(record, again=link.estimator.is_doubtful)
         else:
             self._keep(record, "link", f"{agent}→{peer}", message)
+            world.ways.measured(agent, peer)
 
     def link_failed(self, record: AgentRecord, message: LinkFailed) -> None:
         world, agent, peer = self._world, record.register.agent, message.peer
         if not world.asked.done(agent, ("link", peer), ("look", peer)):
             return  # of a process that is gone by now: it says nothing of the next one
         link = world.link(agent, peer)
+        if world.ways.failed(agent, message):
+            link.forget()  # measured anew, by that way
+            world.publish("link", link.view(agent, peer, world.now))
+            return
         link.failed(message.problem, world.now)
         world.publish("link", link.view(agent, peer, world.now))
         world.note(f"link {agent}→{peer} cannot be used: {message.problem}", "warn")

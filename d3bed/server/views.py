@@ -97,6 +97,8 @@ class LinkView(msgspec.Struct, frozen=True, rename={"source": "from", "target": 
 
     `estimate_…`: what plans are made with, from the last probe or the latest transfers. `…_spread` is
     the median deviation as a share, null for a single probe; `estimate_age_s` was true when published.
+    `blocked` says why nobody answers where the peer listens; then data goes over a line that it keeps open to
+    the agent `via`: the sender itself, or one that both reach.
     """
 
     source: AgentId
@@ -111,6 +113,8 @@ class LinkView(msgspec.Struct, frozen=True, rename={"source": "from", "target": 
     estimate_bytes_per_s: float | None = None
     estimate_spread: float | None = None
     estimate_age_s: float | None = None
+    via: AgentId | None = None
+    blocked: str = ""
 
 
 class VertexView(msgspec.Struct, frozen=True):

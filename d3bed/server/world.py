@@ -35,6 +35,7 @@ from d3bed.server.events import Command, Publish, Record, SendTo
 from d3bed.server.orders import Orders
 from d3bed.server.statistics import LinkTraffic
 from d3bed.server.views import AgentView, LinkView, NoteView, SceneView
+from d3bed.server.ways import Ways
 
 __all__ = ["AgentRecord", "LinkRecord", "World"]
 
@@ -172,7 +173,8 @@ class AgentRecord:
 class LinkRecord:
     """A directed link: `measured` or why it could not be; both None: not known (again).
 
-    `measured` is the last probe; `estimator` weighs it against the transfers since.
+    `measured` is the last probe; `estimator` weighs it against the transfers since. `blocked`, `via` and
+    `refuted` are of `ways`.
     """
 
     measured: LinkMeasured | None = None
@@ -180,6 +182,10 @@ class LinkRecord:
     retry_s: float = 0.0
     traffic: LinkTraffic = field(default_factory=LinkTraffic)
     estimator: LinkEstimator = field(default_factory=LinkEstimator)
+    blocked: str = ""
+    via: AgentId | None = None
+    refuted: set[AgentId] = field(default_factory=set)
+    retry_direct_s: float = 0.0
 
     @property
     def known(self) -> bool:
@@ -227,6 +233,8 @@ class LinkRecord:
             estimate_bytes_per_s=estimate.bytes_per_s if estimate else None,
             estimate_spread=estimate.spread if estimate else None,
             estimate_age_s=estimate.age_s if estimate else None,
+            via=self.via,
+            blocked=self.blocked,
         )
 
 
@@ -241,6 +249,7 @@ class World:
         self._users: dict[str, dict[PipelineId, float]] = {}
         self.notes: list[NoteView] = []
         self.orders = Orders(self)
+        self.ways = Ways(self)
         #: The scenario that is being played.
         self.scene: SceneView | None = None
         self._out: list[Command] = []
@@ -328,6 +337,7 @@ class World:
         for ends, link in self.links.items():
             if agent in ends:
                 link.forget()
+        self.ways.agent_lost(agent)
         self.asked.forget(agent)
         self.publish("agent", record.view(self.now))
 

@@ -23,11 +23,13 @@ from d3bed.core.messages import (
     Confirmed,
     FramesAnswered,
     FromAgent,
+    LinkFailed,
     LinkMeasured,
     LoadModel,
     MeasureLinks,
     ModelLoaded,
     ModelSpec,
+    Peer,
     Prepare,
     Profiled,
     ProfileModel,
@@ -105,6 +107,8 @@ class Script:
         self.speed = 1.0
         self.slower = 1.0
         self.links: dict[AgentId, float] = {}  # bytes/s, where they are not 1e7
+        self.walls: set[AgentId] = set()  # who cannot be dialled from here
+        self.deaf: set[AgentId] = set()  # by way of whom nothing gets through
         self.silent: set[type] = set()
         self.heard: list[ToAgent] = []
         self.to_say: list[FromAgent] = []
@@ -137,10 +141,7 @@ class Script:
                 times = (0.0, *[TIME_S[self.agent]] * self.layers)
                 return [Profiled(model, times, False, 1.0)]
             case MeasureLinks(peers, quick):
-                return [
-                    LinkMeasured(p.agent, self.links.get(p.agent, 1e7), 0.001, 0.002, quick=quick)
-                    for p in peers
-                ]
+                return [self.measured(peer, quick=quick) for peer in peers]
             case SampleSpeed(model):
                 return [SpeedSampled(model, 1, TIME_S[self.agent] * self.slower)]
             case Prepare(pipeline=pipeline, epoch=epoch):
@@ -149,6 +150,13 @@ class Script:
                 return [Confirmed(order)]
             case _:
                 return []
+
+    def measured(self, peer: Peer, *, quick: bool) -> LinkMeasured | LinkFailed:
+        if peer.way is None and peer.agent in self.walls:
+            return LinkFailed(peer.agent, f"no answer at {peer.address}", unreachable=True)
+        if peer.way is not None and peer.way.agent in self.deaf:
+            return LinkFailed(peer.agent, f"{peer.way.agent} has no line")
+        return LinkMeasured(peer.agent, self.links.get(peer.agent, 1e7), 0.001, 0.002, quick=quick)
 
     def say_frame(self, frame: int, epoch: Epoch, spans: int = 20) -> None:
         """Queue an answer and the spans that go with it, to be said with the next heartbeat."""
@@ -170,7 +178,8 @@ class Stage:
     """The coordinator with scripted agents, the real planner and a clock that tests turn.
 
     `kind` and `size` are of the layers and maps of agents that join, `decoders` and `engines`
-    what they decode and compute with.
+    what they decode and compute with, `walls` whom they cannot dial, `deaf` by way of whom they get nowhere,
+    `rates` what their links carry.
     """
 
     def __init__(self, settings: ServerSettings, *, last_epoch: int = 0) -> None:
@@ -192,6 +201,9 @@ class Stage:
         self.kind, self.size = "conv2d", 8
         self.decoders: dict[AgentId, str] = {}
         self.engines: dict[AgentId, str] = {}
+        self.walls: dict[AgentId, set[AgentId]] = {}
+        self.deaf: dict[AgentId, set[AgentId]] = {}
+        self.rates: dict[AgentId, dict[AgentId, float]] = {}
         self._joined = 0
         self._events: deque[Event] = deque()
 
@@ -232,6 +244,8 @@ class Stage:
             script = Script(agent, layers=layers, kind=self.kind, size=self.size)
             script.speed = speed
             script.decoder, script.engine = self.decoders.get(agent, ""), self.engines.get(agent, "torch")
+            script.walls, script.deaf = self.walls.get(agent, set()), self.deaf.get(agent, set())
+            script.links = self.rates.get(agent, {})
             if silent is not None:
                 script.silent.add(silent)
             self._joined += 1

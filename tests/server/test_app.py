@@ -145,10 +145,10 @@ async def test_second_agent_of_a_name_is_refused_with_the_reason(lab: Lab, make_
     [
         "garbage",
         b"\x80\x04pickle",
-        '{"type": "Heartbeat"}',
-        '{"type": "Register"}',
-        '{"type": "Register", "agent": "", "tier": "edge", "pid": 1, "host": "h", "data_address": "a",'
-        ' "speed": 1, "engine": "torch", "version": "0"}',
+        '{"type": "Heartbeat", "protocol": 2}',
+        '{"type": "Register", "protocol": 2}',
+        '{"type": "Register", "protocol": 2, "agent": "", "tier": "edge", "pid": 1, "host": "h",'
+        ' "data_address": "a", "speed": 1, "engine": "torch", "version": "0"}',
     ],
 )
 async def test_who_does_not_register_is_closed(lab: Lab, first: str | bytes) -> None:

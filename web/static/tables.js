@@ -73,6 +73,12 @@ const linkRate = (link) => {
   };
 };
 
+// Where nobody answers at the peer's address.
+const byWay = ({ from, to, via }) => {
+  if (!via) return "";
+  return via === from ? ` (${to} opens the line)` : ` (by way of ${via})`;
+};
+
 export const createLinks = (body, change) => {
   body.addEventListener("click", ({ target }) => {
     const button = target.closest("button");
@@ -87,9 +93,9 @@ export const createLinks = (body, change) => {
       rows,
       [
         (link) => ({
-          text: `${link.from} → ${link.to}`,
+          text: `${link.from} → ${link.to}${off(link) ? "" : byWay(link)}`,
           class: off(link) ? "muted" : "",
-          title: off(link) ? "an end of it is off" : "",
+          title: off(link) ? "an end of it is off" : link.blocked || "",
         }),
         (link) => (off(link) ? { text: "off", class: "muted" } : linkRate(link)),
         (link) =>
