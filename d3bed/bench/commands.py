@@ -150,13 +150,19 @@ def bench_fuzz(
     json_file: JsonOption = None,
     seed: Annotated[int, typer.Option(help="Which inputs.")] = 1,
     wire: Annotated[int, typer.Option(help="Inputs to the data port's protocol.")] = 1_000_000,
-    control: Annotated[int, typer.Option(help="Messages of agents to the server.")] = 100_000,
+    control: Annotated[int, typer.Option(help="Messages of agents to the coordinator.")] = 100_000,
+    server: Annotated[int, typer.Option(help="Messages on control connections to a server.")] = 100_000,
     api: Annotated[int, typer.Option(help="Requests to the JSON API.")] = 100_000,
+    document: Annotated[
+        int, typer.Option(help="About so many more, by schemathesis from the OpenAPI document.")
+    ] = 20_000,
 ) -> None:
     """Malformed input on data port, control connection and JSON API: no crash, no hang, no growth."""
-    from d3bed.bench.fuzz import run
+    from d3bed.bench.fuzz_server import run
 
-    result = run(json_file, console, seed=seed, wire=wire, control=control, api=api)
+    result = run(
+        json_file, console, seed=seed, wire=wire, control=control, server=server, api=api, document=document
+    )
     raise typer.Exit(1 if result["bad"] else 0)
 
 

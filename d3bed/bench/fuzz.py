@@ -7,15 +7,13 @@ Each is the real code, without sockets where that is possible, so that many inpu
   limits, or keep anything.
 - *control*: messages drawn from their types, through the decoder into a coordinator to which agents are
   connected, plans included. Refusing is the decoder's right; what it lets through must be handled.
-- *API*: requests drawn from the server's own OpenAPI document's types, over HTTP, to a server process. No
-  answer may be a 5xx or anything but JSON, and the server must live.
+- *server*, *API*, *document*: the same, and requests, to a server process; see `fuzz_server`.
 
 Everything follows from the seed. A failure is told with the input that caused it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import tempfile
@@ -25,15 +23,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import aiohttp
 import msgspec
 import psutil
-from rich.console import Console
 
 from d3bed.bench.nonsense import Nonsense
-from d3bed.config import data_dir
 from d3bed.core.errors import D3Error, LinkBroken, RemoteProtocolError
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex, Window
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
@@ -52,7 +46,6 @@ from d3bed.core.messages import (
     ToAgent,
 )
 from d3bed.core.together import decode_all
-from d3bed.lab.processes import Children
 from d3bed.net.codec import (
     Accepted,
     Challenge,
@@ -69,7 +62,6 @@ from d3bed.net.codec import (
 )
 from d3bed.net.wire import Role, Wire
 from d3bed.plan import STRATEGIES
-from d3bed.server.api import ROUTES
 from d3bed.server.coordinator import Coordinator
 from d3bed.server.events import (
     AgentJoined,
@@ -85,7 +77,7 @@ from d3bed.server.events import (
 from d3bed.server.runner import choice_for
 from d3bed.server.settings import PipelineSettings, ServerSettings
 
-__all__ = ["fuzz_api", "fuzz_control", "fuzz_wire", "run"]
+__all__ = ["AGENTS", "HANG_S", "Tally", "fuzz_control", "fuzz_wire", "garbled", "said_by_agents"]
 
 #: Of resident memory, from a tenth of the inputs to the end.
 GROWTH_BYTES = 64 << 20
@@ -93,7 +85,7 @@ GROWTH_BYTES = 64 << 20
 HANG_S = 5.0
 
 
-class _Tally:
+class Tally:
     """What came of the inputs, and the failures among them."""
 
     def __init__(self, name: str, inputs: int) -> None:
@@ -144,7 +136,7 @@ class _Tally:
 
 def fuzz_wire(seed: int, inputs: int) -> dict[str, Any]:
     """Bent conversations into an acceptor's protocol object."""
-    dice, tally = random.Random(seed), _Tally("data port", inputs)
+    dice, tally = random.Random(seed), Tally("data port", inputs)
     limits = Limits(payload_bytes=1 << 20)
     legal = _conversation()
 
@@ -240,34 +232,16 @@ def _bent(dice: random.Random, legal: list[bytes]) -> list[bytes]:
 
 # ── control ──────────────────────────────────────────────────────────────────────────────────────────
 
-_AGENTS = {"pi-1": Tier.DEVICE, "edge-1": Tier.EDGE, "edge-2": Tier.EDGE, "cloud-1": Tier.CLOUD}
+AGENTS = {"pi-1": Tier.DEVICE, "edge-1": Tier.EDGE, "edge-2": Tier.EDGE, "cloud-1": Tier.CLOUD}
 _MODEL = ModelSpec("alexnet")
 
 
 def fuzz_control(seed: int, inputs: int) -> dict[str, Any]:
     """Messages of agents, more or less well-formed, into a coordinator; its plans are made."""
-    dice, tally = random.Random(seed), _Tally("control", inputs)
+    dice, tally = random.Random(seed), Tally("control", inputs)
     with tempfile.TemporaryDirectory() as folder:
         coordinator = _coordinator(Path(folder))
-    known: dict[str, list[Any]] = {
-        "agent": list(_AGENTS),
-        "peer": list(_AGENTS),
-        "pipeline": ["main", "main", "other"],
-        "epoch": [1, 2, 3, 5, 1000],
-        "frame": [1, 2, 3, 100],
-        "ModelSpec": [_MODEL],
-        # So that plans are made, prepared and in force now and then.
-        "Graph": [_graph()],
-        "fingerprint": ["same"],
-        "problem": [""],
-        "times_s": [[0.0, *(dice.choice((0.0, 1e-6, 0.01, 0.3, 1e9)) for _ in range(3))] for _ in range(8)],
-        "fixed_s": [[], [0.0, 0.0, 0.001, 0.0]],
-    }
-    says = Nonsense(dice, known)
-    kinds = [kind for kind in msgspec.inspect.type_info(FromAgent).types]  # type: ignore[attr-defined]
-    # What ends a pipeline's plans comes seldom, what leads to them often.
-    often = {"ModelLoaded": 5.0, "Profiled": 5.0, "LinkMeasured": 10.0, "Ready": 5.0, "ModelFailed": 0.05}
-    weights = [often.get(kind.cls.__name__, 1.0) for kind in kinds]
+    said = said_by_agents(dice)
     now, numbers, plans = 1000.0, dict[str, int](), 0
     pipeline, fair = PipelineId("main"), 1.0
 
@@ -292,10 +266,10 @@ def fuzz_control(seed: int, inputs: int) -> dict[str, Any]:
             submit(AgentLost(numbers[agent], "fuzz"))
         numbers[agent] = connection
         address = f"127.0.0.1:{4000 + connection % 1000}"
-        register = Register(AgentId(agent), _AGENTS[agent], 1, "h", address, 1.0, "torch", "0")
+        register = Register(AgentId(agent), AGENTS[agent], 1, "h", address, 1.0, "torch", "0")
         submit(AgentJoined(connection, register))
 
-    for connection, agent in enumerate(_AGENTS, 1):
+    for connection, agent in enumerate(AGENTS, 1):
         join(agent, connection)
     while coordinator.pipelines[pipeline].active is None:  # at first all is well, and a plan in force
         now += 0.1
@@ -303,17 +277,12 @@ def fuzz_control(seed: int, inputs: int) -> dict[str, Any]:
     fair = 0.5
     for number in range(inputs):
         now += dice.choice((0.0, 0.01, 0.2))
-        agent = dice.choice(list(_AGENTS))
+        agent = dice.choice(list(AGENTS))
         began_s, outcome, text = time.perf_counter(), "handled", ""
         try:
             if dice.random() < 0.002:
-                join(agent, len(_AGENTS) + number + 1)
-            kind = dice.choices(kinds, weights)[0]
-            text = json.dumps(says.of(kind.cls))
-            if dice.random() < 0.05:
-                text = json.dumps([json.loads(text), says.of(kind.cls)])
-            if dice.random() < 0.05:
-                text = _garbled(dice, text)
+                join(agent, len(AGENTS) + number + 1)
+            text = next(said)
             for message in decode_all(text):
                 if isinstance(message, Register):
                     raise RemoteProtocolError("registered already")  # as the door does for a second one
@@ -333,6 +302,35 @@ def fuzz_control(seed: int, inputs: int) -> dict[str, Any]:
         "plans": plans,
         "epochs": coordinator.world.new_epoch() - 1,
     }
+
+
+def said_by_agents(dice: random.Random) -> Iterator[str]:
+    """Messages to a server, more or less well-formed, without end."""
+    known: dict[str, list[Any]] = {
+        "agent": list(AGENTS),
+        "peer": list(AGENTS),
+        "pipeline": ["main", "main", "other"],
+        "epoch": [1, 2, 3, 5, 1000],
+        "frame": [1, 2, 3, 100],
+        "ModelSpec": [_MODEL],
+        # So that plans are made, prepared and in force now and then.
+        "Graph": [_graph()],
+        "fingerprint": ["same"],
+        "problem": [""],
+        "times_s": [[0.0, *(dice.choice((0.0, 1e-6, 0.01, 0.3, 1e9)) for _ in range(3))] for _ in range(8)],
+        "fixed_s": [[], [0.0, 0.0, 0.001, 0.0]],
+    }
+    says = Nonsense(dice, known)
+    kinds = [kind for kind in msgspec.inspect.type_info(FromAgent).types]  # type: ignore[attr-defined]
+    # What ends a pipeline's plans comes seldom, what leads to them often.
+    often = {"ModelLoaded": 5.0, "Profiled": 5.0, "LinkMeasured": 10.0, "Ready": 5.0, "ModelFailed": 0.05}
+    weights = [often.get(kind.cls.__name__, 1.0) for kind in kinds]
+    while True:
+        kind = dice.choices(kinds, weights)[0]
+        text = json.dumps(says.of(kind.cls))
+        if dice.random() < 0.05:
+            text = json.dumps([json.loads(text), says.of(kind.cls)])
+        yield garbled(dice, text) if dice.random() < 0.05 else text
 
 
 def _fair(order: ToAgent) -> list[FromAgent]:
@@ -360,133 +358,16 @@ def _graph() -> Graph:
 
 
 def _coordinator(folder: Path) -> Coordinator:
-    names = [AgentId(name) for name in _AGENTS]
+    names = [AgentId(name) for name in AGENTS]
     pipeline = PipelineSettings(PipelineId("main"), names[0], (names[1], names[2]), names[3], _MODEL)
     settings = ServerSettings(folder, (pipeline,))
     return Coordinator(settings, link_secret="00", strategies=tuple(STRATEGIES))
 
 
-def _garbled(dice: random.Random, text: str) -> str:
+def garbled(dice: random.Random, text: str) -> str:
     at = dice.randrange(len(text) + 1)
     return (
         text[:at]
         + dice.choice(("", "}", "\x00", "\ud800", '"', "[" * 200, "1e999", "9" * 400))
         + text[at + 1 :]
     )
-
-
-# ── API ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def fuzz_api(seed: int, inputs: int) -> dict[str, Any]:
-    """Requests to a server process. Nothing of it is stopped or ended by them: there are no agents."""
-    return asyncio.run(_api(seed, inputs))
-
-
-async def _api(seed: int, inputs: int) -> dict[str, Any]:
-    tally = _Tally("API", inputs)
-    with tempfile.TemporaryDirectory(prefix="d3bed-fuzz-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        async with Children(folder) as children:
-            config, address = data_dir("configs") / "demo.toml", folder / "data" / "address"
-            command = ["server", "--config", str(config), "--data-dir", str(folder / "data"), "--port", "0"]
-            child = await children.start("server", command)
-            while not address.exists():  # noqa: ASYNC110 - another process makes it
-                await asyncio.sleep(0.05)
-            server = psutil.Process(child.process.pid)
-            early = 0
-            async with aiohttp.ClientSession(address.read_text().strip()) as session:
-                requests = _requests(random.Random(seed), inputs)
-
-                async def ask() -> None:
-                    nonlocal early
-                    for number, (method, path, body) in requests:
-                        await _ask(session, tally, method, path, body)
-                        if number == inputs // 10:
-                            early = server.memory_info().rss
-
-                await asyncio.gather(*[ask() for _ in range(8)])
-                async with session.get("/api/state") as answer:
-                    if answer.status != 200:
-                        tally.failures.append(f"afterwards /api/state answers {answer.status}")
-            growth = server.memory_info().rss - early
-    return tally.result(growth)
-
-
-def _requests(dice: random.Random, inputs: int) -> Iterator[tuple[int, tuple[str, str, bytes | None]]]:
-    known = {
-        "strategy": list(STRATEGIES),
-        "model": ["alexnet", "resnet18"],
-        "from": list(_AGENTS),
-        "to": list(_AGENTS),
-    }
-    says, words = (
-        Nonsense(dice, known, 0.05),
-        ("main", "pi-1", "1-1", "main-1-1", "..", "%00", "é", "a" * 500, "*"),
-    )
-    for number in range(inputs):
-        route = dice.choice(ROUTES)
-        path = "/".join(
-            quote(dice.choice(words), safe="%") if part.startswith("{") else part
-            for part in route.path.split("/")
-        )
-        method = (
-            route.method if dice.random() < 0.95 else dice.choice(("GET", "POST", "PUT", "DELETE", "PATCH"))
-        )
-        body = None
-        if route.body is not None or dice.random() < 0.02:
-            text = json.dumps(says.of(route.body)) if route.body is not None else "{}"
-            body = (_garbled(dice, text) if dice.random() < 0.1 else text).encode("utf-8", "surrogatepass")
-        yield number, (method, path, body)
-
-
-async def _ask(
-    session: aiohttp.ClientSession, tally: _Tally, method: str, path: str, body: bytes | None
-) -> None:
-    began_s, given = time.perf_counter(), f"{method} {path} {body!r}"
-    try:
-        async with session.request(method, path, data=body, timeout=aiohttp.ClientTimeout(30)) as answer:
-            content = await answer.read()
-    except (aiohttp.ClientError, TimeoutError) as error:
-        tally.failed(error, given)
-        return
-    if answer.status >= 500:
-        tally.failures.append(f"HTTP {answer.status} for {given}: {content[:300]!r}"[:2000])
-    elif answer.content_type == "application/json" and method != "HEAD":
-        try:
-            json.loads(content)
-        except ValueError:
-            tally.failures.append(f"no JSON for {given}: {content[:300]!r}"[:2000])
-    elif answer.status < 400 or path.startswith("/api/"):
-        tally.failures.append(f"HTTP {answer.status} as {answer.content_type} for {given}"[:2000])
-    tally.done(f"HTTP {answer.status}", time.perf_counter() - began_s, given)
-
-
-# ── all of it ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def run(
-    json_path: Path | None, console: Console, *, seed: int, wire: int, control: int, api: int
-) -> dict[str, Any]:
-    """Fuzz, print and optionally write what came of it; `bad` is whether anything failed."""
-    result: dict[str, Any] = {"format": "d3bed.bench.fuzz/1", "seed": seed, "bad": False}
-    for name, inputs, fuzz in (
-        ("data port", wire, fuzz_wire),
-        ("control", control, fuzz_control),
-        ("API", api, fuzz_api),
-    ):
-        if not inputs:
-            continue
-        found = result[name] = fuzz(seed, inputs)
-        result["bad"] = result["bad"] or bool(found["failures"])
-        outcomes = ", ".join(f"{count} {what}" for what, count in Counter(found["outcomes"]).most_common(6))
-        console.print(
-            f"{name}: {inputs} inputs in {found['took_s']:.0f} s: {outcomes}; "
-            f"slowest {found['slowest_s'] * 1e3:.0f} ms, memory {found['growth_bytes'] / 2**20:+.1f} MiB",
-            highlight=False,
-        )
-        for failure in found["failures"][:10]:
-            console.print(f"[red]failed:[/] {failure[:600]}", highlight=False, markup=False)
-    if json_path is not None:
-        json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return result

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
-from d3bed.bench.fuzz import fuzz_api, fuzz_control, fuzz_wire
+from d3bed.bench.fuzz import fuzz_control, fuzz_wire
+from d3bed.bench.fuzz_server import fuzz_api, fuzz_document, fuzz_server
 from d3bed.bench.nonsense import Nonsense
 from d3bed.core.messages import SpansRecorded
+from d3bed.server.api import ROUTES
 
 
 def test_bent_bytes_are_refused_or_taken() -> None:
@@ -26,6 +28,18 @@ def test_no_request_makes_the_server_fail() -> None:
     found = fuzz_api(11, 500)
     assert found["failures"] == []
     assert found["outcomes"]["HTTP 202"] > 5 and found["outcomes"]["HTTP 400"] > 20
+
+
+def test_no_agent_makes_the_server_fail() -> None:
+    found = fuzz_server(11, 1500)
+    assert found["failures"] == []
+    assert found["outcomes"]["closed 1002"] > 10 and found["outcomes"]["asked for its health"] > 20
+
+
+def test_the_server_answers_as_its_document_says() -> None:
+    found = fuzz_document(11, 100)
+    assert found["failures"] == []
+    assert found["inputs"] > 100 and found["outcomes"]["operations"] == len(ROUTES) - 1  # but for itself
 
 
 def test_nonsense_follows_from_the_seed_and_is_of_its_type_as_a_rule() -> None:
