@@ -7,6 +7,7 @@ draws time from them, live and in a replay.
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from collections.abc import Iterable
 
@@ -22,6 +23,7 @@ __all__ = ["PARTS", "SECONDS_KEPT", "WINDOW_S", "SecondView", "Seconds", "parts"
 PARTS = ("device", "edge", "cloud", "transfer", "queue", "wait")
 #: The page shows ten minutes.
 SECONDS_KEPT = 600
+_PACK = 60
 #: Percentiles look back so long, on at most so many frames.
 WINDOW_S, _WINDOW_FRAMES = 60.0, 6_000
 
@@ -82,15 +84,27 @@ def parts(started_s: float, latency_s: float, waited_s: float, spans: Iterable[S
 
 
 class Seconds:
-    """Of one pipeline. `kept` are the latest `SecondView`s, oldest first, as JSON: a quarter of the memory,
-    and nobody but readers of the API wants them again."""
+    """Of one pipeline. What is kept is JSON, all but the last minute packed: a server of many pipelines would
+    grow by megabytes for ten minutes else, and nobody but readers of the API wants them again."""
 
     def __init__(self, pipeline: PipelineId, tiers: dict[AgentId, Tier]) -> None:
         self._pipeline, self._tiers = pipeline, tiers
-        self.kept: deque[msgspec.Raw] = deque(maxlen=SECONDS_KEPT)
+        self._packed: deque[bytes] = deque(maxlen=SECONDS_KEPT // _PACK)
+        self._latest: list[bytes] = []
         self._latencies: deque[tuple[float, float]] = deque(maxlen=_WINDOW_FRAMES)
         self._begun_s: int | None = None
         self._clear()
+
+    @property
+    def last(self) -> msgspec.Raw:
+        """The latest `SecondView`; there must be one."""
+        return msgspec.Raw(self._latest[-1])
+
+    @property
+    def kept(self) -> list[msgspec.Raw]:
+        """The latest ones, oldest first."""
+        texts = [text for pack in self._packed for text in zlib.decompress(pack).split(b"\n")]
+        return [msgspec.Raw(text) for text in (texts + self._latest)[-SECONDS_KEPT:]]
 
     def _clear(self) -> None:
         self._frames: list[FrameView] = []
@@ -113,7 +127,7 @@ class Seconds:
         self._links[name] = total + transfer.bytes, big, taken_s, transfer.target_bytes_per_s
 
     def tick(self, now: float, *, counting: bool, epoch: Epoch | None, predicted_s: float | None) -> bool:
-        """Whether a second is over and there is something to tell of it: then it is the last of `kept`."""
+        """Whether a second is over and there is something to tell of it: then it is the `last`."""
         second = int(now)
         if self._begun_s is None or self._begun_s > second:
             self._begun_s = second
@@ -123,7 +137,10 @@ class Seconds:
         told = counting or bool(self._frames) or bool(self._links)
         if told:
             view = self._view(begun_s, second - begun_s, epoch, predicted_s)
-            self.kept.append(msgspec.Raw(_encoder.encode(view)))
+            if len(self._latest) == _PACK:
+                self._packed.append(zlib.compress(b"\n".join(self._latest)))
+                self._latest = []
+            self._latest.append(_encoder.encode(view))
         self._clear()
         return told
 

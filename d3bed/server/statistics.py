@@ -15,7 +15,7 @@ from d3bed.core.measurements import FrameReport, Transfer
 __all__ = ["BIG_BYTES", "LATENCY_BUCKETS_S", "RECENT", "LinkTraffic", "Recent", "RunStatistics", "Totals"]
 
 #: How many samples medians and percentiles look back on.
-RECENT = 2048
+RECENT = 1024
 #: Transfers from this size on tell a link's rate; smaller ones are ruled by fixed costs.
 BIG_BYTES = 100_000
 

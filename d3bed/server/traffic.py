@@ -236,7 +236,7 @@ class Traffic:
             epoch=active.number if active else None,
             predicted_s=active.predicted_s if active else None,
         ):
-            self._world.publish("second", self.seconds.kept[-1])
+            self._world.publish("second", self.seconds.last)
 
     def publish_numbers(self) -> None:
         """Publish links that carried something and epochs whose measured latency changed."""

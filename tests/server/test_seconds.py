@@ -43,7 +43,7 @@ def test_frame_without_spans_waited_all_the_time() -> None:
 
 def latest(seconds: Seconds) -> SecondView:
     """As readers of the API get it."""
-    return msgspec.json.decode(seconds.kept[-1], type=SecondView)
+    return msgspec.json.decode(seconds.last, type=SecondView)
 
 
 def frame(number: int, at_s: float, latency_s: float) -> FrameView:
@@ -111,4 +111,6 @@ def test_nothing_is_told_while_nothing_runs_and_only_so_much_is_kept() -> None:
     assert not tick(seconds, 11.0, counting=False)
     for second in range(2 * SECONDS_KEPT):
         tick(seconds, 12.0 + second)
-    assert len(seconds.kept) == SECONDS_KEPT
+    kept = [msgspec.json.decode(text, type=SecondView).at_s for text in seconds.kept]
+    assert kept == list(range(11 + SECONDS_KEPT, 11 + 2 * SECONDS_KEPT)), "the latest, oldest first"
+    assert seconds.kept[-1] == seconds.last
