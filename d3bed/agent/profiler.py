@@ -200,7 +200,7 @@ def _strip(model: LoadedModel, vertex: int, parts: int) -> Step | None:
         return None
     makes, reads = Region(Span(top, top + count), Span(0, width)), Region(rows.reads, columns.reads)
     padding = Padding(rows.before, rows.after, columns.before, columns.after)
-    tile = Tile(0, 0, reads, (Patch(vertex, makes, reads, padding, 0, 0),), 0)
+    tile = Tile(0, 0, (reads,), (Patch(vertex, makes, reads, padding, 0, 0),), 0)
     (source,) = sources
     return Step((vertex,), (Value(source.vertex, source.output, reads),), (Value(vertex, 0, makes),), tile)
 

@@ -15,7 +15,6 @@ bytes and latency included.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import statistics
@@ -144,8 +143,11 @@ async def _measure(
             reports[method].append(await bed.run(frames))
             if method != "none":
                 await asyncio.sleep(_SHOWN_S)
-                exchanges_s[method] += _exchanges_s(await client.get(bed.base, "/api/state"), view["epoch"])
-                untiled[method] = _convolutional_share(view, reports[method][-1]["tiles"])
+                tiles = reports[method][-1]["tiles"]
+                exchanges_s[method] += _exchanges_s(
+                    await client.get(bed.base, "/api/state"), view["epoch"], tiles
+                )
+                untiled[method] = _convolutional_share(view, tiles)
             share = _convolutional_share(view)
     alone = reports.pop("none")
     alone_s = statistics.median(r["latency_s"]["median"] for r in alone)
@@ -190,34 +192,41 @@ def _parts_s(report: dict[str, Any], what: str) -> float | None:
     return None if None in parts.values() else sum(parts.values())
 
 
-def _exchanges_s(state: dict[str, Any], epoch: int) -> list[float]:
-    """Seconds of every exchange (or gather and cutting up anew) between two blocks in the frames shown."""
+def _exchanges_s(state: dict[str, Any], epoch: int, tiles: Sequence[dict[str, Any]]) -> list[float]:
+    """Seconds of every exchange (or gather and cutting up anew) in the frames shown: from when all tiles that
+    a block reads are made to when all its agents have what they need."""
+    sinks = {block["vertices"][-1]: _place(block["vertices"]) for block in tiles}
     found = []
     for frame in state["frames"]:
         ready_s: dict[tuple[int, int], float] = {}
         end_s: dict[tuple[int, int], float] = {}
         waited_s: dict[tuple[str, tuple[int, int]], float] = {}
-        tiles = [span for span in frame["spans"] if span["tile"] is not None and frame["epoch"] == epoch]
-        for span in sorted(tiles, key=lambda span: span["start_s"]):
-            block = (span["vertices"][0], span["vertices"][1])
+        spans = [span for span in frame["spans"] if span["tile"] is not None and frame["epoch"] == epoch]
+        for span in sorted(spans, key=lambda span: span["start_s"]):
+            block = _place(span["vertices"])
             if span["kind"] == "queue":
                 waited_s[span["agent"], block] = span["end_s"] - span["start_s"]
             elif span["kind"] == "compute":
                 start_s = span["start_s"] - waited_s.get((span["agent"], block), 0.0)
                 ready_s[block] = max(ready_s.get(block, 0.0), start_s)
                 end_s[block] = max(end_s.get(block, 0.0), span["end_s"])
-        found += [ready_s[after] - end_s[before] for before, after in itertools.pairwise(sorted(end_s))]
+        for tiled in tiles:
+            after = _place(tiled["vertices"])
+            done_s = [end_s[sinks[v]] for v in tiled["sources"] if v in sinks and sinks[v] in end_s]
+            if after in ready_s and done_s:
+                found.append(ready_s[after] - max(done_s))
     return found
+
+
+def _place(vertices: Sequence[int]) -> tuple[int, int]:
+    """By which spans name a block."""
+    return vertices[0], vertices[-1]
 
 
 def _convolutional_share(view: dict[str, Any], tiles: Sequence[dict[str, Any]] = ()) -> float:
     """Of the edge's profile: the vertices that make maps of more than one position, and are not tiled."""
     times_s, vertices = view["profile_s"]["edge"], view["graph"]["vertices"]
-    places = {vertex["name"]: v for v, vertex in enumerate(vertices)}
-    tiled: set[int] = set()
-    for block in tiles:
-        ends = [places[name] for name in block["block"].split(" … ")]
-        tiled.update(range(ends[0], ends[-1] + 1))
+    tiled = {v for block in tiles for v in block["vertices"]}
     maps = sum(
         time_s
         for v, (time_s, vertex) in enumerate(zip(times_s, vertices, strict=True))

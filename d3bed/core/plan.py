@@ -19,7 +19,7 @@ __all__ = ["Plan", "TiledBlock"]
 class TiledBlock(msgspec.Struct, frozen=True):
     """A block of the edge's segment cut by a grid; tile number i (row by row) is run by `agents[i]`.
 
-    With `gather`, the edge agent of the route joins the tiles even where the next block could take them.
+    With `gather`, the edge agent of the route joins the tiles even where others could take them.
     """
 
     block: Block
@@ -31,19 +31,17 @@ class TiledBlock(msgspec.Struct, frozen=True):
         """Raise `ValueError` unless the grid is a cut of the block's map, with an agent for every tile."""
         if min(self.grid.shape) < 1 or self.grid.count != len(self.agents):
             raise ValueError(f"{len(self.agents)} agents for a grid of {self.grid} tiles")
-        if not self.block.vertices or not 0 <= self.block.source.vertex < self.block.vertices[0]:
-            raise ValueError(f"block {self.block} does not lie behind its source")
-        for problem in self.grid.problems(graph, self.block.sink):
+        for problem in (*self.block.problems(graph), *self.grid.problems(graph, self.block.sink)):
             raise ValueError(problem)
 
     def __str__(self) -> str:
-        """As in `tiles  4.0 [5-8] rows 0,28,56 columns 0,56 on edge-1,edge-2`; perhaps `channels 0,64,128`
-        before the agents, and `gather` behind them."""
-        source, grid = self.block.source, self.grid
+        """As in `tiles  4.0 [5-8] rows 0,28,56 columns 0,56 on edge-1,edge-2`, or `4.0,7.0` where it reads
+        two values; perhaps `channels 0,64,128` before the agents, and `gather` behind them."""
+        grid = self.grid
         cuts = {"rows": grid.rows, "columns": grid.columns, "channels": grid.channels}
         words = " ".join(f"{axis} {','.join(map(str, found))}" for axis, found in cuts.items() if found)
         return (
-            f"tiles  {source.vertex}.{source.output} [{_ranges(self.block.vertices)}] "
+            f"tiles  {_values(self.block.sources)} [{_ranges(self.block.vertices)}] "
             f"{words} on {','.join(self.agents)}{' gather' * self.gather}"
         )
 
@@ -51,18 +49,18 @@ class TiledBlock(msgspec.Struct, frozen=True):
     def parse(cls, line: str) -> TiledBlock:
         """Read a line of `str`. Raises `ValueError`."""
         match = re.fullmatch(
-            r"\s*tiles\s+(\d+)\.(\d+) \[([\d,-]+)\] rows ([\d,]+) columns ([\d,]+)"
+            r"\s*tiles\s+([\d.,]+) \[([\d,-]+)\] rows ([\d,]+) columns ([\d,]+)"
             r"(?: channels ([\d,]+))? on (\S+)( gather)?\s*",
             line,
         )
         if not match:
             raise ValueError(f"not a line of tiles: {line!r}")
         rows, columns, channels = (
-            tuple(map(int, numbers.split(","))) if numbers else () for numbers in match.groups()[3:6]
+            tuple(map(int, numbers.split(","))) if numbers else () for numbers in match.groups()[2:5]
         )
-        block = Block(Value(int(match[1]), int(match[2])), tuple(_numbers(match[3])))
-        agents = tuple(map(AgentId, match[7].split(",")))
-        return cls(block, Grid(rows, columns, channels), agents, bool(match[8]))
+        block = Block(_parsed(match[1]), tuple(_numbers(match[2])))
+        agents = tuple(map(AgentId, match[6].split(",")))
+        return cls(block, Grid(rows, columns, channels), agents, bool(match[7]))
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -121,7 +119,7 @@ class Plan(msgspec.Struct, frozen=True):
             lines.append(line.rstrip())
         lines += map(str, self.tiles)
         if self.direct:
-            lines.append("direct " + ",".join(map(str, self.direct)))
+            lines.append("direct " + _values(self.direct))
         return "\n".join(lines)
 
     @classmethod
@@ -136,8 +134,7 @@ class Plan(msgspec.Struct, frozen=True):
                     tiles.append(TiledBlock.parse(line))
                     continue
                 case ["direct", values]:
-                    pairs = (value.split(".") for value in values.split(","))
-                    direct += (Value(int(vertex), int(output)) for vertex, output in pairs)
+                    direct += _parsed(values)
                     continue
             found_line = re.match(r"\s*(\w+)\s+\[([\d,\s-]*)\]", line)
             if not found_line:
@@ -149,6 +146,16 @@ class Plan(msgspec.Struct, frozen=True):
         if sorted(found) != list(range(len(found))):
             raise ValueError("plan has gaps")
         return cls(tuple(found[v] for v in range(len(found))), tuple(tiles), tuple(direct))
+
+
+def _values(values: tuple[Value, ...]) -> str:
+    return ",".join(f"{value.vertex}.{value.output}" for value in values)
+
+
+def _parsed(values: str) -> tuple[Value, ...]:
+    """Of what `_values` says. Raises `ValueError`."""
+    pairs = (value.split(".") for value in values.split(","))
+    return tuple(Value(int(vertex), int(output)) for vertex, output in pairs)
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:

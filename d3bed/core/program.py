@@ -6,8 +6,9 @@ that it leaves at once) and starts where a new value must have arrived, so that 
 value that only others need.
 
 Where the plan tiles blocks of the edge, the edge agent of the route owns them: it cuts their source into
-rectangles for the agents that help, and joins what they make. Between blocks in a row agents send each
-other just the rectangles that the other's next tile needs.
+rectangles for the agents that help, and joins what they make. Between blocks agents send each other just the
+rectangles that the other's tiles need, when they have made them, and keep them until their last tile has used
+them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from d3bed.core.plan import Plan, TiledBlock
 from d3bed.core.regions import Region
 from d3bed.core.tiles import Tile, pieces, tiling
 
-__all__ = ["STAND_INS", "Program", "Rescue", "Step", "hops", "programs_for"]
+__all__ = ["STAND_INS", "Program", "Rescue", "Step", "hops", "moved_bytes", "programs_for"]
 
 #: A route for planning before there are agents.
 STAND_INS: dict[Tier, AgentId] = {tier: AgentId(tier.value) for tier in TIERS}
@@ -33,9 +34,9 @@ STAND_INS: dict[Tier, AgentId] = {tier: AgentId(tier.value) for tier in TIERS}
 class Step(msgspec.Struct, frozen=True):
     """Vertices that run back to back: `takes` from outside the step, `makes` for outside it.
 
-    With a `tile`, each vertex runs its patch of it: `takes` are rectangles that make up what the tile takes
-    of its source (or the whole source), `makes` rectangles of what it makes. A step without vertices only
-    cuts rectangles out of a whole value, or joins rectangles to the whole.
+    With a `tile`, each vertex runs its patch of it: `takes` are rectangles that hold, without overlap, what
+    the tile takes of each of its sources (or are the whole source), `makes` rectangles of what it makes. A
+    step without vertices only cuts rectangles out of a whole value, or joins rectangles to the whole.
     """
 
     vertices: tuple[int, ...]
@@ -142,6 +143,25 @@ def programs_for(graph: Graph, plan: Plan, route: Mapping[Tier, AgentId]) -> dic
     return found
 
 
+def moved_bytes(graph: Graph, tiles: Sequence[TiledBlock], owner: AgentId) -> list[tuple[int, int]]:
+    """Per tiled block: bytes that its tiles take from other agents, and that are gathered behind it."""
+    edge = (Tier.EDGE,) * (len(graph.vertices) - 1)
+    programs = programs_for(graph, Plan((Tier.DEVICE, *edge), tuple(tiles)), STAND_INS | {Tier.EDGE: owner})
+    blocks = {tiled.block.vertices: number for number, tiled in enumerate(tiles)}
+    sinks = {tiled.block.sink: number for number, tiled in enumerate(tiles)}
+    taken, gathered = [0] * len(tiles), [0] * len(tiles)
+    for program in programs.values():
+        for value, receivers in program.forward.items():
+            for receiver in receivers if value.whole != value else ():
+                steps = programs[receiver].steps
+                step = next(step for step in steps if value in step.takes)
+                if step.tile is not None:
+                    taken[blocks[step.vertices]] += graph.spec(value).nbytes
+                else:
+                    gathered[sinks[value.whole]] += graph.spec(value).nbytes
+    return list(zip(taken, gathered, strict=True))
+
+
 def _program(
     graph: Graph, plan: Plan, route: Mapping[Tier, AgentId], tier: Tier, chains: Sequence[_Chain]
 ) -> Program:
@@ -175,7 +195,7 @@ def _program(
             needs[v] |= arrival.get(value) or needs.get(value.vertex, 0)
     order = sorted(mine, key=lambda v: (needs[v], v))
 
-    leaving = set(forward) | {chain.source for chain in chains}
+    leaving = set(forward) | {source for chain in chains for source in chain.sources}
     groups: list[list[int]] = []
     closed = True
     for position, v in enumerate(order):
@@ -201,67 +221,86 @@ def _program(
 
 
 def _chained(graph: Graph, plan: Plan) -> list[list[TiledBlock]]:
-    """The tiled blocks, in runs within which tiles are exchanged and nothing is gathered."""
-    chains: list[list[TiledBlock]] = []
-    for tiled in plan.tiles:
-        last = chains[-1][-1] if chains else None
-        if (
-            last is not None
-            and not last.gather
-            and tiled.block.source == last.block.sink
-            and last.block.sink not in graph.results
-            and set(graph.consumers[last.block.sink]) <= set(tiled.block.vertices)
-        ):
-            chains[-1].append(tiled)
+    """The tiled blocks, in chains within which tiles are exchanged and nothing is gathered.
+
+    A value that only tiles behind it read is exchanged between these, unless it is to be gathered; but where
+    a chain would then have more than one source or sink, only from one block to the next.
+    """
+    tiled = {v: number for number, each in enumerate(plan.tiles) for v in each.block.vertices}
+    exchanged = {}
+    for number, each in enumerate(plan.tiles):
+        sink = each.block.sink
+        readers = {tiled.get(v, -1) for v in graph.consumers.get(sink, ())}
+        if not each.gather and sink not in graph.results and readers and min(readers) > number:
+            exchanged[sink] = readers
+    chains = []
+    for chain in _connected(plan.tiles, exchanged):
+        blocks = [each.block for each in chain]
+        sinks = {block.sink for block in blocks}
+        sources = {source for block in blocks for source in block.sources}
+        if len(sources - exchanged.keys()) == 1 == len(sinks - exchanged.keys()):
+            chains.append(chain)
         else:
-            chains.append([tiled])
-    return chains
+            simple = {
+                block.sources[0]: exchanged[block.sources[0]]
+                for block in blocks
+                if len(block.sources) == 1 == len(exchanged.get(block.sources[0], ()))
+            }
+            chains += _connected(chain, simple)
+    return sorted(chains, key=lambda chain: tiled[chain[0].block.sink.vertex])
+
+
+def _connected(blocks: Sequence[TiledBlock], values: Collection[Value]) -> list[list[TiledBlock]]:
+    """Blocks in the groups that some values hold together, in their order."""
+    groups: list[tuple[set[Value], list[int]]] = []
+    for number, each in enumerate(blocks):
+        ends = {value for value in (*each.block.sources, each.block.sink) if value in values}
+        members, apart = [number], []
+        for group in groups:
+            if group[0].isdisjoint(ends):
+                apart.append(group)
+            else:
+                ends |= group[0]
+                members += group[1]
+        groups = [*apart, (ends, members)]
+    return [[blocks[number] for number in sorted(members)] for _, members in groups]
 
 
 class _Chain:
-    """Tiled blocks in a row: the owner cuts their source up, tiles are run and exchanged, the owner joins."""
+    """Tiled blocks in a row or in branches: the owner cuts up what they read, tiles are run and exchanged,
+    the owner joins what the last one makes."""
 
     def __init__(self, graph: Graph, blocks: Sequence[TiledBlock]) -> None:
         self.blocks = blocks
         self.tilings = [tiling(graph, tiled.block, tiled.grid) for tiled in blocks]
-        self.source, self.sink = blocks[0].block.source, blocks[-1].block.sink
-        self.vertices = tuple(v for tiled in blocks for v in tiled.block.vertices)
+        self.made = {tiled.block.sink: number for number, tiled in enumerate(blocks)}
+        self.sink = blocks[-1].block.sink
+        taken = (source for tiled in blocks for source in tiled.block.sources)
+        self.sources = tuple(dict.fromkeys(source for source in taken if source not in self.made))
+        self.vertices = tuple(sorted(v for tiled in blocks for v in tiled.block.vertices))
+        self._own: list[Step] = []
+        self._pieces: set[Value] = set()
 
     def share(self, programs: dict[AgentId, Program], owner: AgentId) -> None:
-        """Add what each agent does for this chain; the owner does it where the chain's source is made."""
+        """Add what each agent does for this chain; the owner does it where the chain's sources are made."""
         steps: dict[AgentId, list[Step]] = {owner: []}
-        sends: list[tuple[Value, AgentId, AgentId]] = []
-        first, last = self.blocks[0], self.blocks[-1]
-
-        takes: list[tuple[Value, ...]] = []
-        for agent, tile in zip(first.agents, self.tilings[0].tiles, strict=True):
-            piece = _rectangle(self.source, tile.takes)
-            takes.append((self.source,) if agent == owner else (piece,))
-            sends.append((piece, owner, agent))
+        takes, makes, sends = self._ways(owner)
         held = _held(programs[owner])
-        cut_out = dict.fromkeys(p for p, _, agent in sends if agent != owner and p not in held)
-        if cut_out:
-            steps[owner].append(Step((), (self.source,), tuple(cut_out)))
-
-        for number, (tiled, cut_up) in enumerate(zip(self.blocks, self.tilings, strict=True)):
-            if tiled is last:
-                receivers: tuple[AgentId, ...] = (owner,)
-                parts = [[(i, _rectangle(self.sink, region)) for i, region in enumerate(cut_up.makes)]]
-            else:
-                receivers = self.blocks[number + 1].agents
-                parts = [
-                    [(piece.tile, _rectangle(tiled.block.sink, piece.region)) for piece in taken]
-                    for taken in pieces(cut_up, self.tilings[number + 1])
-                ]
-            makes: list[dict[Value, None]] = [{} for _ in tiled.agents]
-            for receiver, mine in zip(receivers, parts, strict=True):
-                for i, part in mine:
-                    makes[i][part] = None
-                    sends.append((part, tiled.agents[i], receiver))
-            for agent, tile, taken, made in zip(tiled.agents, cut_up.tiles, takes, makes, strict=True):
-                steps.setdefault(agent, []).append(Step(tiled.block.vertices, taken, tuple(made), tile))
-            takes = [tuple(part for _, part in mine) for mine in parts]
-        steps[owner].append(Step((), takes[0], (self.sink,)))
+        for source in self.sources:
+            cut_out = dict.fromkeys(
+                piece
+                for piece, here, there in sends
+                if here != there and piece.whole == source and piece not in held
+            )
+            if cut_out:
+                steps[owner].append(Step((), (source,), tuple(cut_out)))
+        for tiled, cut_up, *ends in zip(self.blocks, self.tilings, takes, makes, strict=True):
+            for agent, tile, taken, made in zip(tiled.agents, cut_up.tiles, *ends, strict=True):
+                steps.setdefault(agent, []).append(
+                    Step(tiled.block.vertices, tuple(taken), tuple(made), tile)
+                )
+        joined = tuple(_rectangle(self.sink, region) for region in self.tilings[-1].makes)
+        steps[owner].append(Step((), joined, (self.sink,)))
 
         # Nobody is sent what it has had before or makes itself, though it was gathered since.
         held_by = {
@@ -279,7 +318,10 @@ class _Chain:
             program = programs.get(agent) or Program(agent, (), (), {})
             at = len(program.steps)
             if agent == owner:
-                at = next((i + 1 for i, step in enumerate(program.steps) if self.source in step.makes), 0)
+                at = max(
+                    (i + 1 for i, step in enumerate(program.steps) if {*self.sources} & {*step.makes}),
+                    default=0,
+                )
             programs[agent] = Program(
                 agent,
                 (*program.receives, *received[agent]),
@@ -289,21 +331,60 @@ class _Chain:
                     **{v: (*program.forward.get(v, ()), *to) for v, to in ways[agent].items()},
                 },
             )
+        self._own = steps[owner]
+        used = {value for step in self._own for value in (*step.takes, *step.makes)}
+        self._pieces = {value for value in (*used, *received[owner]) if value.whole != value}
+
+    def _ways(
+        self, owner: AgentId
+    ) -> tuple[list[list[list[Value]]], list[list[list[Value]]], list[tuple[Value, AgentId, AgentId]]]:
+        """Per block and tile what it takes and what it makes, and what goes from whom to whom.
+
+        Who has been sent a rectangle, or has made it, takes what lies in it from there.
+        """
+        takes: list[list[list[Value]]] = [[[] for _ in tiled.agents] for tiled in self.blocks]
+        makes: list[list[dict[Value, None]]] = [[{} for _ in tiled.agents] for tiled in self.blocks]
+        sends: list[tuple[Value, AgentId, AgentId]] = []
+        had: dict[tuple[AgentId, Value, int], list[Region]] = {}
+
+        def piece_of(source: Value, region: Region, tile: int, here: AgentId, there: AgentId) -> Value:
+            mine = had.setdefault((there, source, tile), [])
+            wider = next((r for r in mine if r.overlap(region) == region), None)
+            if wider is None:
+                mine.append(region)
+                sends.append((_rectangle(source, region), here, there))
+            return _rectangle(source, wider or region)
+
+        for number, (tiled, cut_up) in enumerate(zip(self.blocks, self.tilings, strict=True)):
+            for which, source in enumerate(tiled.block.sources):
+                if source not in self.made:
+                    for i, (agent, taken) in enumerate(zip(tiled.agents, cut_up.takes, strict=True)):
+                        whole = agent == owner
+                        part = source if whole else piece_of(source, taken[which], -1, owner, agent)
+                        takes[number][i].append(part)
+                    continue
+                maker = self.made[source]
+                for i, (agent, mine) in enumerate(
+                    zip(tiled.agents, pieces(self.tilings[maker], cut_up), strict=True)
+                ):
+                    for each in mine:
+                        here = self.blocks[maker].agents[each.tile]
+                        part = piece_of(source, each.region, each.tile, here, agent)
+                        makes[maker][each.tile][part] = None
+                        takes[number][i].append(part)
+        for made, agent, region in zip(
+            makes[-1], self.blocks[-1].agents, self.tilings[-1].makes, strict=True
+        ):
+            part = _rectangle(self.sink, region)
+            made[part] = None
+            sends.append((part, agent, owner))
+        return takes, [[list(made) for made in each] for each in makes], sends
 
     def rescue(self, owner: Program) -> Rescue:
         """How the owner alone makes the chain's sink."""
-        values = {self.source, *(Value(tiled.block.sink.vertex) for tiled in self.blocks)}
-        used = {value for step in owner.steps for value in (*step.takes, *step.makes)}
-        pieces = {
-            value for value in {*used, *owner.receives} if value.whole in values and value.whole != value
-        }
-        instead = [
-            number
-            for number, step in enumerate(owner.steps)
-            if (step.tile is not None and set(step.vertices) <= set(self.vertices))
-            or (not step.vertices and (self.source in step.takes or self.sink in step.makes))
-        ]
-        return Rescue(Step(self.vertices, (self.source,), (self.sink,)), tuple(instead), frozenset(pieces))
+        instead = tuple(number for number, step in enumerate(owner.steps) if step in self._own)
+        step = Step(self.vertices, tuple(sorted(self.sources)), (self.sink,))
+        return Rescue(step, instead, frozenset(self._pieces))
 
 
 def _held(program: Program | None) -> set[Value]:

@@ -4,8 +4,8 @@ The output map of a block is cut by a grid. From each output tile the needs run 
 what its readers in the block need of it (the hull of it, where there are several), and reads what its
 window reaches of its inputs. Neighbouring tiles overlap there, and the overlap is computed more than
 once: that is the redundancy. A grid may cut channels, too: a convolution makes some of them from all that
-it reads, what is element-wise or a pool from the same ones. Between two blocks in a row no whole map need
-be joined: a tile of the second takes pieces of the first one's output tiles.
+it reads, what is element-wise or a pool from the same ones. Between blocks no whole map need be joined:
+a tile takes pieces of the output tiles of the blocks that it reads.
 
 Here is geometry alone. It must not know who computes a tile, how fast, nor over which link.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -32,7 +32,6 @@ __all__ = [
     "Piece",
     "Tile",
     "Tiling",
-    "exchanged_bytes",
     "largest_grid",
     "map_size",
     "pieces",
@@ -42,9 +41,10 @@ __all__ = [
 
 
 class Block(msgspec.Struct, frozen=True):
-    """Vertices (ascending) between the value they read and the value of the last of them."""
+    """Vertices (ascending) between the values that they read (each of another vertex) and the value of the
+    last of them."""
 
-    source: Value
+    sources: tuple[Value, ...]
     vertices: tuple[int, ...]
 
     @property
@@ -54,6 +54,27 @@ class Block(msgspec.Struct, frozen=True):
     def describe(self, graph: Graph) -> str:
         first, last = graph.vertices[self.vertices[0]].name, graph.vertices[self.vertices[-1]].name
         return first if first == last else f"{first} … {last}"
+
+    def problems(self, graph: Graph) -> Iterator[str]:
+        """Why it is no block of a graph, if so."""
+        inside = set(self.vertices)
+        if (
+            not inside
+            or sorted(inside) != list(self.vertices)
+            or not inside <= set(range(len(graph.vertices)))
+        ):
+            yield f"{list(self.vertices)} are no vertices in ascending order"
+            return
+        read = {value for value, readers in graph.consumers.items() if inside.intersection(readers)}
+        outside = {value for value in read if value.vertex not in inside}
+        if outside != set(self.sources) or len({value.vertex for value in outside}) != len(self.sources):
+            found, told = (", ".join(map(str, sorted(values))) for values in (outside, set(self.sources)))
+            yield f"block {self.describe(graph)} reads {found}, not {told}"
+        elif not all(graph.predecessors[v] for v in self.vertices):
+            yield f"block {self.describe(graph)} holds what reads nothing"
+        for value, readers in graph.consumers.items():
+            if value.vertex in inside and value != self.sink and not inside.issuperset(readers):
+                yield f"{value}, inside block {self.describe(graph)}, is read outside it"
 
 
 def map_size(graph: Graph, value: Value) -> tuple[int, int]:
@@ -131,11 +152,12 @@ class Patch(msgspec.Struct, frozen=True):
 
 
 class Tile(msgspec.Struct, frozen=True):
-    """All that one tile takes of the block's source, does (in this order), and makes of its output."""
+    """All that one tile takes of each of the block's sources, does (in this order), and makes of its
+    output."""
 
     row: int
     column: int
-    takes: Region
+    takes: tuple[Region, ...]
     patches: tuple[Patch, ...]
     input_bytes: int
     share: int = 0
@@ -168,7 +190,7 @@ class Piece(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class _Trace:
-    """Needs along one axis, per vertex and band: `makes` of the source too. `broken`: see `_trace`."""
+    """Needs along one axis, per vertex and band: `makes` of the sources too. `broken`: see `_trace`."""
 
     makes: dict[int, list[Span]]
     reaches: dict[int, list[Reach]]
@@ -215,11 +237,11 @@ class Tiling:
     needs: _Needs
 
     @cached_property
-    def takes(self) -> list[Region]:
-        """What every tile needs of the block's source."""
-        return self.needs.regions(self.block.source.vertex)
+    def takes(self) -> list[tuple[Region, ...]]:
+        """What every tile needs of each of the block's sources."""
+        return list(zip(*(self.needs.regions(source.vertex) for source in self.block.sources), strict=True))
 
-    @property
+    @cached_property
     def makes(self) -> list[Region]:
         return self.grid.regions
 
@@ -243,13 +265,15 @@ class Tiling:
     def tiles(self) -> tuple[Tile, ...]:
         patches = [self._patches(vertex) for vertex in self.block.vertices]
         places = itertools.product(*(range(len(self.grid.bands(axis))) for axis in range(3)))
-        source = self.block.source
         return tuple(
-            Tile(row, column, takes, mine, _nbytes(self.graph, source, takes), share)
+            Tile(row, column, takes, mine, self._input_bytes(takes), share)
             for (row, column, share), takes, mine in zip(
                 places, self.takes, zip(*patches, strict=True), strict=True
             )
         )
+
+    def _input_bytes(self, takes: tuple[Region, ...]) -> int:
+        return sum(_nbytes(self.graph, *taken) for taken in zip(self.block.sources, takes, strict=True))
 
     def _patches(self, vertex: int) -> list[Patch]:
         """One per tile."""
@@ -303,33 +327,23 @@ def largest_grid(graph: Graph, block: Block, rows: int, columns: int) -> Grid:
 
 
 def pieces(before: Tiling, after: Tiling) -> list[list[Piece]]:
-    """For every tile of a block: from which output tiles of the block before it, it takes what.
+    """For every tile of a block: from which output tiles of a block that it reads, it takes what.
 
     The pieces of a tile do not overlap and make up what it takes; the one that its agent holds already
     is among them. A tile smaller than a halo is no special case: the halo then comes from farther away.
     """
-    if before.block.sink != after.block.source:
-        raise ValueError(f"{after.block.source} is not what {before.block.sink} hands on")
-    graph, source = after.graph, after.block.source
+    graph, source = after.graph, before.block.sink
+    if source not in after.block.sources:
+        raise ValueError(f"{source} is not read by block {after.block.describe(graph)}")
+    which = after.block.sources.index(source)
     return [
         [
             Piece(number, region, _nbytes(graph, source, region))
             for number, held in enumerate(before.makes)
-            if (region := held.overlap(taken)) is not None
+            if (region := held.overlap(taken[which])) is not None
         ]
         for taken in after.takes
     ]
-
-
-def exchanged_bytes(before: Tiling, after: Tiling, held: Sequence[Hashable], run: Sequence[Hashable]) -> int:
-    """Bytes that change hands between two blocks in a row, given who `held` each output tile of the first
-    and who is to `run` each tile of the second."""
-    return sum(
-        piece.nbytes
-        for agent, taken in zip(run, pieces(before, after), strict=True)
-        for piece in taken
-        if held[piece.tile] != agent
-    )
 
 
 def _nbytes(graph: Graph, value: Value, region: Region) -> int:
@@ -355,19 +369,19 @@ def _checked(block: Block, grid: Grid, needs: _Needs) -> Tiling:
 
 
 def _trace(graph: Graph, block: Block, axis: int, bands: list[Span]) -> _Trace:
-    """From the output's bands back to the source's. Ends early at a vertex, `broken`, that for some band
+    """From the output's bands back to the sources'. Ends early at a vertex, `broken`, that for some band
     reads only padding, or cannot make these channels alone: blocks that start behind it are not affected."""
+    outputs = {source.vertex: source.output for source in block.sources}
     if bands == [ALL]:  # as nearly always of channels
         all_of_it = [Reach(ALL, 0, 0)]
-        members = (block.source.vertex, *block.vertices)
+        members = (*outputs, *block.vertices)
         return _Trace(dict.fromkeys(members, bands), dict.fromkeys(block.vertices, all_of_it), None)
     makes = {block.sink.vertex: bands}
     reaches: dict[int, list[Reach]] = {}
-    inside = {block.source.vertex, *block.vertices}
+    inside = {*outputs, *block.vertices}
     for vertex in reversed(block.vertices):
         sources = [source for source in graph.predecessors[vertex] if source in inside]
-        output = block.source.output if sources[0] == block.source.vertex else 0
-        shape = graph.vertices[sources[0]].outputs[output].shape
+        shape = graph.vertices[sources[0]].outputs[outputs.get(sources[0], 0)].shape
         mine = []
         for span in makes[vertex]:
             reached = _reach(graph.vertices[vertex], axis, span, shape)

@@ -62,7 +62,7 @@ def _embedded(graph: Graph, photo: Path | None) -> str:
 
 
 def tiles_svg(graph: Graph, row: TiledRow, photo: str, about: str) -> str:
-    """SVG text: on the left what tiles read of the block's source, on the right what they make."""
+    """SVG text: on the left what tiles read of each of the block's sources, on the right what they make."""
     return _Picture(graph, row, photo).document(about)
 
 
@@ -77,7 +77,8 @@ class _Picture:
         self.width, self.height = width * self.scale, height * self.scale
 
     def document(self, about: str) -> str:
-        width, height = 2 * self.width + 3 * _MARGIN, self.height + _HEAD + _FOOT
+        panels = len(self.row.tiled.block.sources) + 1
+        width, height = panels * (self.width + _MARGIN) + _MARGIN, self.height + _HEAD + _FOOT
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
             f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="system-ui, sans-serif" font-size="13" '
@@ -94,10 +95,12 @@ class _Picture:
         row, block = self.row, self.row.tiled.block
         yield _text(_MARGIN, 28, row.layers, font_size=17, font_weight=600)
         yield _text(_MARGIN, 49, about, fill=_MUTED)
-        left, right = _MARGIN, 2 * _MARGIN + self.width
-        yield _text(left, _HEAD - 12, f"read: {self._named(block.source, self.made.takes)}", font_weight=600)
+        left = right = _MARGIN
+        for source, *takes in zip(block.sources, *self.made.takes, strict=True):
+            yield _text(right, _HEAD - 12, f"read: {self._named(source, takes)}", font_weight=600)
+            yield from self._panel(right, source, takes, shared=True)
+            right += _MARGIN + self.width
         yield _text(right, _HEAD - 12, f"made: {self._named(block.sink, self.made.makes)}", font_weight=600)
-        yield from self._panel(left, block.source, self.made.takes, shared=True)
         yield from self._panel(right, block.sink, self.made.makes, shared=False)
         below = _HEAD + self.height + 24
         yield f'<rect x="{left}" y="{below - 11:.1f}" width="26" height="14" fill="{_MUTED}"/>'

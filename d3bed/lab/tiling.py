@@ -23,12 +23,13 @@ from d3bed.config import override, read_config
 from d3bed.core.errors import ConfigError
 from d3bed.core.ids import TIERS, AgentId, Tier
 from d3bed.core.measurements import LinkRate
+from d3bed.core.program import moved_bytes
 from d3bed.core.tiles import tiling
 from d3bed.lab.planning import UNSHAPED, Say, profiled
 from d3bed.lab.screen import milliseconds
 from d3bed.plan import Pin, choose
 from d3bed.plan.vsm import METHODS, Part, TileCosts, tileable_parts
-from d3bed.plan.vsm.choose import TileChoice, choose_tiles, moved_bytes
+from d3bed.plan.vsm.choose import TileChoice, choose_tiles
 
 if TYPE_CHECKING:
     from d3bed.core.graph import Graph

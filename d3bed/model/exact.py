@@ -40,7 +40,7 @@ __all__ = ["PreparedTile", "prepare_tiles", "prepared_before"]
 
 _Call = Callable[..., tuple[torch.Tensor, ...]]
 
-_FORMAT = "d3bed.tile/5"
+_FORMAT = "d3bed.tile/6"
 
 #: The probe compares a position in so many channels, and on so many more random images if there are fewer
 #: channels: few numbers may be equal by luck.
@@ -175,7 +175,7 @@ def _ways(model: LoadedModel, patches: Iterable[Patch], tolerance: float) -> dic
         wholes = [undivided(image)[0] for image in images]
         for patch in mine:
             made = Value(vertex, 0, patch.makes)
-            step = Step((vertex,), (source,), (made,), Tile(0, 0, patch.reads, (patch,), 0))
+            step = Step((vertex,), (source,), (made,), Tile(0, 0, (patch.reads,), (patch,), 0))
             for way in Way:
                 if way in LAYOUTS and not is_pointwise(model.graph.vertices[vertex].window):
                     continue

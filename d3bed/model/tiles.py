@@ -210,15 +210,21 @@ class _Builder:
         return self._graph
 
     def _take(self, tile: Tile) -> None:
-        takes = self._step.takes
-        given = [self._graph.placeholder(f"part_{number}") for number in range(len(takes))]
-        if takes[0].region == WHOLE:
-            self._held |= {v: (self._whole(v), node) for v, node in zip(takes, given, strict=True)}
-        elif len(takes) == 1:
-            self._held[takes[0].whole] = (takes[0].region, given[0])
-        else:
-            boxes = tuple(_box(value.region.within(tile.takes)) for value in takes)
-            self._parts[takes[0].whole] = tile.takes, boxes, given
+        given: dict[Value, list[tuple[Region, fx.Node]]] = {}
+        for number, value in enumerate(self._step.takes):
+            node = self._graph.placeholder(f"part_{number}")
+            held = self._whole(value) if value.region == WHOLE else value.region
+            given.setdefault(value.whole, []).append((held, node))
+        for (source, parts), taken in zip(given.items(), tile.takes, strict=True):
+            if len(parts) == 1:
+                self._held[source] = parts[0]
+                continue
+            boxes, nodes = [], []
+            for held, node in parts:
+                mine = held.overlap(taken) or held
+                boxes.append(_box(mine.within(taken)))
+                nodes.append(node if mine == held else self._call(_crop, node, _box(mine.within(held))))
+            self._parts[source] = taken, tuple(boxes), nodes
 
     def _at_hand(
         self, value: Value, region: Region | None = None, padding: Padding = _UNPADDED, fill: float = 0.0

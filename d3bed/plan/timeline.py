@@ -115,6 +115,7 @@ class _Frame:
         self.missing = set(graph.results)
         self.answered_s = 0.0
         self.tiled_s: dict[tuple[int, int], float] = {}
+        self.began_s: dict[tuple[int, int], float] = {}
         self.piece_s = piece_s
         self.loop_free_s = dict.fromkeys(programs, 0.0)
         self.spans: list[StageSpan] = []
@@ -162,10 +163,11 @@ class _Frame:
         """An agent has made a value, or it has arrived there."""
         self.here[agent].add(value)
         for rescue in self.programs[agent].rescues:
-            # From having its source to having its sink: less the one, more the other.
-            if value in (*rescue.step.takes, *rescue.step.makes):
-                sign = 1 if value in rescue.step.makes else -1
-                self.tiled_s[rescue.place] = self.tiled_s.get(rescue.place, 0.0) + sign * now_s
+            # From having all that it reads to having its sink.
+            if value in rescue.step.takes:
+                self.began_s[rescue.place] = now_s
+            elif value in rescue.step.makes:
+                self.tiled_s[rescue.place] = now_s - self.began_s[rescue.place]
         for there in self.programs[agent].forward.get(value, ()):
             self.queues.setdefault((agent, there), deque()).append(value)
         if agent == self.device and value in self.missing:

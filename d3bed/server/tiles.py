@@ -6,6 +6,7 @@ from __future__ import annotations
 import msgspec
 
 from d3bed.core.ids import AgentId, Tier
+from d3bed.core.program import moved_bytes
 from d3bed.core.tiles import Tile, tiling
 from d3bed.plan.timeline import timeline
 from d3bed.plan.vsm import PIECE_S, TileCosts
@@ -41,16 +42,19 @@ def foretell(epoch: PlannedEpoch, world: World) -> None:
 
 def tile_reports(epoch: PlannedEpoch) -> tuple[TileReport, ...]:
     """Every tiled block of the epoch's plan, in order."""
-    from d3bed.plan.vsm.choose import moved_bytes  # here, so that a server starts without numpy
-
-    found = []
+    found, tiles = [], epoch.plan.tiles
+    moved = (
+        dict(zip(tiles, moved_bytes(epoch.graph, tiles, epoch.route[Tier.EDGE]), strict=True))
+        if tiles
+        else {}
+    )
     for part in epoch.tiled_parts:
         first, last = part.place
         names = " … ".join(dict.fromkeys(epoch.graph.vertices[v].name for v in part.place))
         predicted_s, measured = epoch.choice.timeline.tiled_s[part.place], epoch.tiled_s.get(part.place)
-        blocks = [tiled for tiled in epoch.plan.tiles if first <= tiled.block.vertices[0] <= last]
-        moved = moved_bytes(epoch.graph, blocks, epoch.route[Tier.EDGE])
-        for tiled, (taken_bytes, gathered_bytes) in zip(blocks, moved, strict=True):
+        for tiled, (taken_bytes, gathered_bytes) in moved.items():
+            if not first <= tiled.block.vertices[0] <= last:
+                continue
             place = (tiled.block.vertices[0], tiled.block.vertices[-1])
             checks = [check for check in epoch.tiles if check.vertices == place]
             found.append(
@@ -70,6 +74,8 @@ def tile_reports(epoch: PlannedEpoch) -> tuple[TileReport, ...]:
                     measured_s=measured.median if measured else None,
                     channels=tiled.grid.channels,
                     max_rel_err=max((check.max_rel_err for check in checks), default=0.0),
+                    vertices=tiled.block.vertices,
+                    sources=tuple(source.vertex for source in tiled.block.sources),
                 )
             )
     return tuple(found)

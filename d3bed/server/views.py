@@ -508,7 +508,8 @@ class EpochReport(msgspec.Struct, frozen=True):
 
 class TileReport(msgspec.Struct, frozen=True):
     """A tiled block: tile number i of the `grid` (tiles down, across) is run by `agents[i]`; `rows`,
-    `columns` and, where these are shared out, `channels` say where its map is cut.
+    `columns` and, where these are shared out, `channels` say where its map is cut. `vertices` are those that
+    it holds, `sources` those whose values it reads, by their numbers in the graph.
 
     `redundancy` is FLOPs of all tiles over the block's; `exchanged_bytes` cross links for its inputs per
     frame, `gathered_bytes` to join its tiles; `fallbacks` vertices of tiles are computed on whole maps to
@@ -531,6 +532,8 @@ class TileReport(msgspec.Struct, frozen=True):
     measured_s: float | None
     max_rel_err: float = 0.0
     channels: tuple[int, ...] = ()
+    vertices: tuple[int, ...] = ()
+    sources: tuple[int, ...] = ()
 
 
 class RunReport(msgspec.Struct, frozen=True):

@@ -16,7 +16,8 @@ from d3bed.core.ids import TIERS, AgentId, Tier
 from d3bed.core.plan import Plan, TiledBlock
 from d3bed.core.program import STAND_INS, programs_for
 from d3bed.core.regions import Region, Span
-from d3bed.core.tiles import Block, Grid
+from d3bed.core.tiles import Block, Grid, map_size
+from d3bed.plan.vsm.inside import divided
 
 _SPEC = TensorSpec((1, 4), "float32")
 
@@ -110,30 +111,46 @@ def test_when_a_frame_is_over_only_the_results_are_kept(seed: int) -> None:
 
 @st.composite
 def tiled_cases(draw: st.DrawFn) -> tuple[Graph, Plan]:
-    """Convolutions and pools in a row on the edge, cut into blocks and tiles for up to four agents."""
-    size, vertices, sizes = 16, [Vertex("input", "input", (TensorSpec((1, 2, 16, 16), "float32"),))], [16]
-    for number in range(draw(st.integers(1, 6))):
-        halved = size >= 8 and draw(st.booleans())
-        size = size // 2 if halved else size
-        window = Window((2, 2), (2, 2)) if halved else Window((3, 3), (1, 1), (1, 1))
-        kind = "max_pool2d" if halved else "conv2d"
-        spec = TensorSpec((1, 2, size, size), "float32")
+    """Convolutions, pools and sums on the edge, cut into blocks and tiles for up to four agents; some blocks
+    divided again, so that their parts read several values."""
+    size, vertices, edges = (
+        16,
+        [Vertex("input", "input", (TensorSpec((1, 2, 16, 16), "float32"),))],
+        list[Edge](),
+    )
+
+    def add(kind: str, *sources: int) -> int:
+        window = {"max_pool2d": Window((2, 2), (2, 2)), "conv2d": Window((3, 3), (1, 1), (1, 1))}.get(kind)
+        number, spec = len(vertices), TensorSpec((1, 2, size, size), "float32")
         vertices.append(Vertex(f"v{number}", kind, (spec,), (kind,), flops=100, window=window))
-        sizes.append(size)
+        edges.extend(Edge(source, number) for source in sources)
+        return number
+
+    ends = [0]
+    for _ in range(draw(st.integers(1, 5))):
+        source = ends[-1]
+        match draw(st.sampled_from(["conv2d", "max_pool2d", "sum", "branches"])):
+            case "sum":
+                ends.append(add("add", source, add("conv2d", add("conv2d", source))))
+            case "branches":
+                ends.append(add("add", add("conv2d", source), add("conv2d", add("relu", source))))
+            case kind:
+                size = size // 2 if kind == "max_pool2d" and size >= 8 else size
+                ends.append(add(kind if vertices[source].outputs[0].shape[-1] != size else "conv2d", source))
     last = len(vertices) - 1
-    edges = tuple(Edge(v, v + 1) for v in range(last))
+    graph = Graph("tiled", tuple(vertices), tuple(edges), (Value(last),))
     helpers = [EDGE, AgentId("edge-2"), AgentId("edge-3"), AgentId("edge-4")]
-    start = draw(st.integers(0, last - 1))
-    borders = [start, *sorted(draw(st.sets(st.integers(start + 1, last), min_size=1)))]
+    borders = sorted(draw(st.sets(st.sampled_from(ends[:-1]), min_size=1)) | {last})
     tiles = []
     for source, sink in zip(borders, borders[1:], strict=False):
-        most = min(3, sizes[sink])
-        grid = Grid.even((sizes[sink],) * 2, draw(st.integers(1, most)), draw(st.integers(1, most)))
-        rows, columns = grid.shape
-        agents = draw(st.lists(st.sampled_from(helpers), min_size=rows * columns, max_size=rows * columns))
-        block = Block(Value(source), tuple(range(source + 1, sink + 1)))
-        tiles.append(TiledBlock(block, grid, tuple(agents), draw(st.booleans())))
-    graph = Graph("tiled", tuple(vertices), edges, (Value(last),))
+        section = Block((Value(source),), tuple(range(source + 1, sink + 1)))
+        mixing = draw(st.sets(st.sampled_from(section.vertices)))
+        for block in divided(graph, section, mixing.__contains__):
+            most = min(3, graph.spec(block.sink).shape[-1])
+            grid = Grid.even(map_size(graph, block.sink), *draw(st.tuples(*[st.integers(1, most)] * 2)))
+            agents = draw(st.lists(st.sampled_from(helpers), min_size=grid.count, max_size=grid.count))
+            gather = block.sink == section.sink and draw(st.booleans())
+            tiles.append(TiledBlock(block, grid, tuple(agents), gather))
     return graph, Plan((Tier.DEVICE, *(Tier.EDGE,) * last), tuple(tiles))
 
 
@@ -203,7 +220,7 @@ def test_between_tiled_blocks_only_halos_cross() -> None:
     graph = Graph("two", vertices, (Edge(0, 1), Edge(1, 2)), (Value(2),))
     helper = AgentId("edge-2")
     grid = Grid((0, 4, 8), (0, 8))
-    tiles = tuple(TiledBlock(Block(Value(v), (v + 1,)), grid, (EDGE, helper)) for v in (0, 1))
+    tiles = tuple(TiledBlock(Block((Value(v),), (v + 1,)), grid, (EDGE, helper)) for v in (0, 1))
     made = programs_for(graph, Plan((Tier.DEVICE, Tier.EDGE, Tier.EDGE), tiles), STAND_INS)
 
     def rows(vertex: int, start: int, stop: int) -> Value:

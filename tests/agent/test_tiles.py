@@ -20,13 +20,14 @@ from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import Span, SpanKind, Transfer
 from d3bed.core.messages import ModelSpec, Prepare, Route
 from d3bed.core.plan import Plan, TiledBlock
-from d3bed.core.program import Program, programs_for
+from d3bed.core.program import Program, moved_bytes, programs_for
 from d3bed.core.regions import cut_channels
-from d3bed.core.tiles import Grid, exchanged_bytes, map_size, tiling
+from d3bed.core.tiles import Grid, map_size
 from d3bed.model import LoadedModel, fingerprint, load, to_wire
 from d3bed.model.images import decode, shipped
 from d3bed.net import Listener, Sender, TensorMessage
 from d3bed.plan.vsm import tileable_parts
+from d3bed.plan.vsm.inside import divided
 
 pytestmark = [pytest.mark.sockets, pytest.mark.timeout(480)]
 
@@ -174,28 +175,34 @@ async def bed(cache_dir: Path) -> AsyncIterator[Bed]:
 
 
 def tiled_plan(model: LoadedModel, rng: random.Random | None = None) -> Plan:
-    """All behind the first block on the edge; its largest part in halves, or as `rng` draws it."""
+    """All behind the first block on the edge; its largest part in thirds, or as `rng` draws it. Where a block
+    is one residual unit, what its second convolution reads is exchanged, too."""
     graph = model.graph
     part = max(tileable_parts(graph), key=lambda each: len(each.vertices))
     borders = len(part.borders)
-    cuts = [0, borders // 2, borders - 1]
+    cuts = [0, borders // 2, borders // 2 + 1, borders - 1]
     if rng is not None:
-        cuts = [0, *sorted(rng.sample(range(1, borders - 1), 3)), borders - 1]
+        unit = rng.randrange(3, borders - 1)
+        cuts = sorted({0, *rng.sample(range(1, borders - 1), 2), unit, unit + 1, borders - 1})
     tiles = []
     for first, last in zip(cuts, cuts[1:], strict=False):
-        block = part.block(first, last)
-        height, width = map_size(graph, block.sink)
-        rows, columns = 3, 1
-        if rng is not None:
-            rows, columns = rng.choice([(1, 2), (2, 2), (3, 1), (1, 3), (2, 1)])
-        grid = Grid.even((height, width), min(rows, height), min(columns, width))
-        if rng is not None and rng.random() < 0.4:
-            channels = graph.spec(block.sink).shape[1]
-            grid = Grid(grid.rows, grid.columns, cut_channels(channels, [1, rng.choice([1, 2])]))
-        count = grid.count
-        agents = EDGES[:count] if rng is None else tuple(rng.choices(EDGES, k=count))
-        gather = rng is not None and rng.random() < 0.3
-        tiles.append(TiledBlock(block, grid, agents, gather))
+        section = part.block(first, last)
+        inner = (v for v in section.vertices if graph.vertices[v].kind == "conv2d")
+        mixes = set(inner if last == first + 1 else ())
+        for block in divided(graph, section, mixes.__contains__):
+            height, width = map_size(graph, block.sink)
+            rows, columns = 3, 1
+            if rng is not None:
+                rows, columns = rng.choice([(1, 2), (2, 2), (3, 1), (1, 3), (2, 1)])
+            grid = Grid.even((height, width), min(rows, height), min(columns, width))
+            if rng is not None and rng.random() < 0.4:
+                channels = graph.spec(block.sink).shape[1]
+                grid = Grid(grid.rows, grid.columns, cut_channels(channels, [1, rng.choice([1, 2])]))
+            count = grid.count
+            agents = EDGES[:count] if rng is None else tuple(rng.choices(EDGES, k=count))
+            gather = rng is not None and block.sink == section.sink and rng.random() < 0.3
+            tiles.append(TiledBlock(block, grid, agents, gather))
+    assert any(len(tiled.block.sources) > 1 for tiled in tiles)
     source = part.borders[0].vertex
     tiers = tuple(Tier.DEVICE if v <= source else Tier.EDGE for v in range(len(graph.vertices) - 1))
     return Plan((*tiers, Tier.CLOUD), tuple(tiles))
@@ -234,10 +241,10 @@ async def test_each_helper_computes_its_tiles_and_only_pieces_travel(bed: Bed, m
     for agent in HELPERS:
         spans = [s for s in bed.nodes[agent].seen.spans if s.kind is SpanKind.COMPUTE]
         assert [span.tile for span in spans] == [(EDGES.index(agent), 0, 0)] * len(plan.tiles)
-    before, after = (tiling(model.graph, tiled.block, tiled.grid) for tiled in plan.tiles)
-    sent = [t for agent in EDGES for t in bed.nodes[agent].seen.transfers]
-    halos = sum(t.bytes for t in sent if t.value.whole == before.block.sink)
-    assert halos == exchanged_bytes(before, after, EDGES, EDGES) > 0
+    moved = moved_bytes(model.graph, plan.tiles, EDGE)
+    sent = [t for agent in EDGES for t in bed.nodes[agent].seen.transfers if t.value.whole != t.value]
+    assert sum(t.bytes for t in sent) == sum(taken + gathered for taken, gathered in moved)
+    assert all(taken > 0 for taken, _ in moved)
 
 
 # ── helpers that fail ─────────────────────────────────────────────────────────────────────────────

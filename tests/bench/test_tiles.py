@@ -33,8 +33,23 @@ def test_an_exchange_is_from_the_last_end_to_the_last_tile_that_has_what_it_need
         span("edge-1", "compute", 3.1, 9.0, 4, None),  # not a tile
     ]
     state = {"frames": [{"epoch": 7, "spans": spans}, {"epoch": 6, "spans": spans[:1]}]}
-    assert _exchanges_s(state, 7) == pytest.approx([0.05, 0.3])
-    assert _exchanges_s(state, 6) == []
+    tiles = [{"vertices": [n * 10, n * 10 + 3], "sources": [n * 10 - 7]} for n in (1, 2, 3)]
+    assert _exchanges_s(state, 7, tiles) == pytest.approx([0.05, 0.3])
+    assert _exchanges_s(state, 6, tiles) == []
+
+
+def test_a_block_of_several_sources_waits_for_the_last_of_them() -> None:
+    spans = [
+        span("edge-1", "compute", 0.0, 1.0, 1, 0),
+        span("edge-1", "compute", 1.0, 2.0, 2, 0),
+        span("edge-1", "compute", 2.1, 3.0, 3, 0),
+    ]
+    tiles = [
+        {"vertices": [10, 13], "sources": [5]},
+        {"vertices": [20, 23], "sources": [5]},
+        {"vertices": [30, 33], "sources": [5, 13, 23]},
+    ]
+    assert _exchanges_s({"frames": [{"epoch": 7, "spans": spans}]}, 7, tiles) == pytest.approx([0.1])
 
 
 def test_the_layers_that_count_are_those_with_maps_that_no_tile_computes() -> None:
@@ -50,5 +65,5 @@ def test_the_layers_that_count_are_those_with_maps_that_no_tile_computes() -> No
         "graph": {"vertices": [{"name": name, "shape": shape} for name, shape in shapes.items()]},
     }
     assert _convolutional_share(view) == 0.4
-    assert _convolutional_share(view, [{"block": "conv"}]) == 0.1
-    assert _convolutional_share(view, [{"block": "conv … add"}]) == 0.0
+    assert _convolutional_share(view, [{"vertices": [1]}]) == 0.1
+    assert _convolutional_share(view, [{"vertices": [1, 2]}]) == 0.0

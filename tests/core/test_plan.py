@@ -141,7 +141,7 @@ def test_description_names_vertices_and_ranges() -> None:
 
 def tiled(grid: Grid, agents: int) -> Plan:
     on = tuple(AgentId(f"edge-{n}") for n in range(1, agents + 1))
-    block = TiledBlock(Block(Value(0), (1,)), grid, on, gather=True)
+    block = TiledBlock(Block((Value(0),), (1,)), grid, on, gather=True)
     return Plan((Tier.DEVICE, Tier.EDGE), (block,))
 
 

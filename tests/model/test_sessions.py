@@ -95,7 +95,7 @@ def test_tiles_are_close_and_say_so(grid: tuple[int, ...], loaded: Loaded, tmp_p
     steps = [
         Step(
             block.vertices,
-            (Value(block.source.vertex, 0, t.takes),),
+            (Value(block.sources[0].vertex, 0, t.takes[0]),),
             (Value(block.sink.vertex, 0, t.makes),),
             t,
         )

@@ -27,6 +27,7 @@ from d3bed.model.tiles import Way, tile_graph
 from d3bed.model.vertices import vertices_of
 from d3bed.model.weights import randomise
 from d3bed.plan.vsm import tileable_parts
+from d3bed.plan.vsm.inside import divided
 
 Loaded = Callable[..., LoadedModel]
 Photo = Callable[[LoadedModel], torch.Tensor]
@@ -166,12 +167,18 @@ def crop(tensor: torch.Tensor, region: Region) -> torch.Tensor:
 
 
 def blocks_of(graph: Graph, longest: int = 1) -> list[Block]:
-    """From border to border, `longest` of them at once."""
+    """From border to border, `longest` of them at once; 0: divided between borders, too, at convolutions."""
     found = []
     for part in tileable_parts(graph):
-        ends = [*range(0, len(part.borders) - 1, longest), len(part.borders) - 1]
+        ends = [*range(0, len(part.borders) - 1, longest or 1), len(part.borders) - 1]
         found += [part.block(first, last) for first, last in zip(ends, ends[1:], strict=False)]
-    return found
+    if longest:
+        return found
+
+    def mixes(v: int) -> bool:
+        return graph.vertices[v].kind == "conv2d"
+
+    return [each for block in found for each in divided(graph, block, mixes)]
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -179,10 +186,12 @@ def blocks_of(graph: Graph, longest: int = 1) -> list[Block]:
 def test_tiles_of_random_networks_make_the_bits_of_the_whole(
     data: st.DataObject, split: Split, photo: Photo
 ) -> None:
-    """Blocks in a row, uneven grids up to 5×5, some with shares of the channels, tiles smaller than a halo;
-    scattered, exchanged, joined."""
+    """Blocks in a row and inside units, uneven grids up to 5×5, some with shares of channels, tiles smaller
+    than a halo; scattered, exchanged, joined."""
     model = exported(data.draw(modules()), data.draw(st.integers(9, 41)), data.draw(st.integers(9, 41)))
     blocks = blocks_of(model.graph, data.draw(st.integers(1, 3)))
+    mixing = data.draw(st.sets(st.sampled_from(range(len(model.graph.vertices)))))
+    blocks = [each for block in blocks for each in divided(model.graph, block, mixing.__contains__)]
     tilings = []
     for block in blocks:
         cuts = []
@@ -209,12 +218,13 @@ def test_tiles_of_random_networks_make_the_bits_of_the_whole(
         ("alexnet", (2, 2), slice(None), 3),
         ("alexnet", (4, 1), slice(None), 1),
         ("alexnet", (1, 1, 4), slice(None), 1),
-        ("resnet18", (1, 1, 3), slice(4, None), 1),
+        ("resnet18", (1, 1, 3), slice(4, None), 0),
         ("resnet18", (2, 1, 2), slice(4, None), 1),
         ("resnet18", (2, 1), slice(None), 2),
-        ("resnet18", (2, 2), slice(None), 1),
+        ("resnet18", (2, 2), slice(None), 0),
         ("inception_v4", (2, 2), slice(0, 8), 2),
-        ("inception_v4", (4, 1), slice(8, None), 3),
+        ("inception_v4", (4, 1), slice(6, None), 3),
+        ("inception_v4", (2, 2), slice(108, None), 0),
     ],
 )
 def test_tiles_of_real_networks_make_the_bits_of_the_whole(
@@ -232,7 +242,7 @@ def test_tiles_of_a_network_that_takes_files_make_the_bits_of_the_whole(loaded: 
     model = loaded("resnet18", encoded=100_000)
     file = encoded(shipped(jpeg=True)[0])
     blocks = blocks_of(model.graph, 2)
-    assert model.graph.vertices[blocks[0].source.vertex].name == "decode"
+    assert model.graph.vertices[blocks[0].sources[0].vertex].name == "decode"
     plan = tiled_plan(model.graph, [even(model.graph, block, 2, 1) for block in blocks])
     assert torch.equal(model.whole(file)[0], split(model, plan, file)[0])
 
@@ -257,15 +267,17 @@ def test_a_tile_takes_its_source_whole_or_in_any_pieces(loaded: Loaded) -> None:
     block = blocks_of(model.graph)[2]
     cut_up = even(model.graph, block, 2, 2)
     tile = cut_up.tiles[3]
-    (top, bottom), (left, right), _ = tile.takes
+    (top, bottom), (left, right), _ = tile.takes[0]
     corners = Grid((top, top + 1, bottom), (left, left + 7, right))
-    pieces = [Value(block.source.vertex, 0, Region(r, c)) for r in corners.bands(0) for c in corners.bands(1)]
+    pieces = [
+        Value(block.sources[0].vertex, 0, Region(r, c)) for r in corners.bands(0) for c in corners.bands(1)
+    ]
     made = Value(block.sink.vertex, 0, tile.makes)
-    whole = torch.randn(model.graph.spec(block.source).shape, generator=torch.Generator().manual_seed(1))
+    whole = torch.randn(model.graph.spec(block.sources[0]).shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        (want,) = compile_step(model, Step(block.vertices, (block.source,), (made,), tile))(whole)
+        (want,) = compile_step(model, Step(block.vertices, (block.sources[0],), (made,), tile))(whole)
         for takes in (tuple(pieces), tuple(reversed(pieces))):
-            parts = compile_step(model, Step((), (block.source,), takes))(whole)
+            parts = compile_step(model, Step((), (block.sources[0],), takes))(whole)
             (got,) = compile_step(model, Step(block.vertices, takes, (made,), tile))(*parts)
             assert torch.equal(got, want)
 
@@ -275,10 +287,10 @@ def test_pieces_are_joined_with_the_padding_around_them(loaded: Loaded) -> None:
     model = loaded("resnet18")
     block = blocks_of(model.graph)[2]
     tile = even(model.graph, block, 2, 2).tiles[0]
-    (top, bottom), (left, right), _ = tile.takes
+    (top, bottom), (left, right), _ = tile.takes[0]
     halves = Grid((top, top + 9, bottom), (left, right))
     pieces = tuple(
-        Value(block.source.vertex, 0, Region(r, c)) for r in halves.bands(0) for c in halves.bands(1)
+        Value(block.sources[0].vertex, 0, Region(r, c)) for r in halves.bands(0) for c in halves.bands(1)
     )
     made = Value(block.sink.vertex, 0, tile.makes)
     graph, _ = tile_graph(model, Step(block.vertices, pieces, (made,), tile), {})
@@ -290,7 +302,7 @@ def test_the_fallback_alone_is_exact_too(loaded: Loaded, photo: Photo) -> None:
     model = loaded("resnet18")
     graph = model.graph
     blocks = blocks_of(graph)[1:5]
-    values = tuple(sorted({value for block in blocks for value in (block.source, block.sink)}))
+    values = tuple(sorted({value for block in blocks for value in (block.sources[0], block.sink)}))
     with torch.inference_mode():
         upto = tuple(range(1, values[-1].vertex + 1))
         truth = dict(
@@ -298,9 +310,11 @@ def test_the_fallback_alone_is_exact_too(loaded: Loaded, photo: Photo) -> None:
         )
         for block in blocks:
             for tile in even(graph, block, 2, 2).tiles:
-                step = Step(block.vertices, (block.source,), (Value(block.sink.vertex, 0, tile.makes),), tile)
+                step = Step(
+                    block.vertices, (block.sources[0],), (Value(block.sink.vertex, 0, tile.makes),), tile
+                )
                 (made,) = compile_step(model, step, dict.fromkeys(block.vertices, Way.FULL))(
-                    truth[block.source]
+                    truth[block.sources[0]]
                 )
                 assert torch.equal(made, crop(truth[block.sink], tile.makes))
 
@@ -310,11 +324,11 @@ def test_the_fallback_alone_is_exact_too(loaded: Loaded, photo: Photo) -> None:
 
 def tile_steps(model: LoadedModel, block: Block, rows: int, columns: int) -> list[Step]:
     """The tiles of a block, each taking all it reads as one rectangle."""
-    source, sink = block.source, block.sink
+    source, sink = block.sources[0], block.sink
     return [
         Step(
             block.vertices,
-            (Value(source.vertex, source.output, tile.takes),),
+            (Value(source.vertex, source.output, tile.takes[0]),),
             (Value(sink.vertex, 0, tile.makes),),
             tile,
         )
@@ -381,10 +395,10 @@ def test_positions_in_as_many_rows_make_the_bits_of_the_whole(loaded: Loaded) ->
     """Also where they do not fill the rows, and with a stride."""
     model = loaded("resnet18")
     vertex = model.graph.index["layer3.0.downsample.0"]
-    block = Block(Value(min(model.graph.predecessors[vertex])), (vertex,))
-    source = torch.randn(model.graph.spec(block.source).shape, generator=torch.Generator().manual_seed(3))
+    block = Block((Value(min(model.graph.predecessors[vertex])),), (vertex,))
+    source = torch.randn(model.graph.spec(block.sources[0]).shape, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        (whole,) = compile_step(model, Step(block.vertices, (block.source,), (block.sink,)))(source)
+        (whole,) = compile_step(model, Step(block.vertices, (block.sources[0],), (block.sink,)))(source)
         for step in tile_steps(model, block, 3, 2):
             taken = crop(source, step.takes[0].region).contiguous()
             (made,) = compile_step(model, step, {vertex: Way.ROWS})(taken)

@@ -66,19 +66,10 @@ const map = (block, agents) => {
   return drawing;
 };
 
-// Vertex numbers of a tiled block, by the names in which it is told: "features.3 … features.5".
-export const tiledVertices = (graph, block) => {
-  const [first, last] = [block.block.split(" … ")[0], block.block.split(" … ").at(-1)].map((name) =>
-    graph.vertices.findIndex((vertex) => vertex.name === name.trim()),
-  );
-  return first < 0 || last < first ? [] : Array.from({ length: last - first + 1 }, (_, n) => first + n);
-};
-
 // What goes around the tiled vertices of a graph, in each of its rows: `place` has its geometry.
 export const tiledFrames = (tiles, graph, place, rowOf) =>
   tiles.flatMap((block) => {
-    const inside = tiledVertices(graph, block).map((v) => graph.vertices[v]);
-    if (!inside.length) return [];
+    const inside = block.vertices.map((v) => graph.vertices[v]).filter(Boolean);
     const byRow = new Map();
     for (const { x, y } of inside) {
       const row = rowOf(y);

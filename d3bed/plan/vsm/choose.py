@@ -41,13 +41,14 @@ from d3bed.core.ids import AgentId
 from d3bed.core.measurements import LinkRate
 from d3bed.core.plan import TiledBlock
 from d3bed.core.regions import cut, cut_channels
-from d3bed.core.tiles import Block, Grid, exchanged_bytes, map_size, tiling
+from d3bed.core.tiles import Block, Grid, map_size, tiling
 from d3bed.plan.vsm.costs import TileCosts
+from d3bed.plan.vsm.inside import Inside, Ways, division
 from d3bed.plan.vsm.methods import METHODS
 from d3bed.plan.vsm.parts import Part
 from d3bed.plan.vsm.traces import Spans, trace
 
-__all__ = ["TileChoice", "choose_tiles", "moved_bytes"]
+__all__ = ["TileChoice", "choose_tiles"]
 
 #: Cuts are also made for so many sections before a border.
 _SCOPES = (1, 3)
@@ -93,29 +94,44 @@ def choose_tiles(
     if method not in METHODS:
         raise ValueError(f"no way of tiling named {method!r}")
     team = _team(graph, part, agents, costs, rates)
+    ways = _ways(team, rates)
     found = [
         candidate
         for last in range(len(part.borders) - 1, 0, -1)
-        for candidate in _candidates(graph, part, last, team, costs, method)
+        for candidate in _with_insides(
+            graph, part, _candidates(graph, part, last, team, costs, method), team, costs, ways, method
+        )
     ]
-    return _Search(graph, part, team, costs, rates, found, method).run()
+    return _Search(graph, part, team, costs, ways, found, method).run()
 
 
-def moved_bytes(graph: Graph, blocks: Sequence[TiledBlock], owner: AgentId) -> list[tuple[int, int]]:
-    """Per block of a part: bytes that its tiles take from other agents, and that are gathered behind it."""
-    found: list[tuple[int, int]] = []
-    tilings = [tiling(graph, tiled.block, tiled.grid) for tiled in blocks]
-    for n, (tiled, made) in enumerate(zip(blocks, tilings, strict=True)):
-        before, after = blocks[n - 1 : n], blocks[n + 1 : n + 2]
-        if before and not before[0].gather and before[0].block.sink == tiled.block.source:
-            taken = exchanged_bytes(tilings[n - 1], made, before[0].agents, tiled.agents)
-        else:
-            pairs = zip(made.tiles, tiled.agents, strict=True)
-            taken = sum(tile.input_bytes for tile, agent in pairs if agent != owner)
-        kept = after and not tiled.gather and after[0].block.source == tiled.block.sink
-        pairs = zip(made.tiles, tiled.agents, strict=True)
-        found.append((taken, 0 if kept else sum(t.output_bytes for t, agent in pairs if agent != owner)))
-    return found
+def _ways(team: Sequence[AgentId], rates: Mapping[tuple[AgentId, AgentId], LinkRate]) -> Ways:
+    between = [[rates.get((here, there)) for there in team] for here in team]
+    return Ways(
+        [[rate.latency_s if rate else 0.0 for rate in here] for here in between],
+        [[1 / rate.bytes_per_s if rate else 0.0 for rate in here] for here in between],
+    )
+
+
+def _with_insides(
+    graph: Graph,
+    part: Part,
+    candidates: Iterator[_Candidate],
+    team: Sequence[AgentId],
+    costs: TileCosts,
+    ways: Ways,
+    method: str,
+) -> Iterator[_Candidate]:
+    seen = set()
+    for candidate in candidates:
+        yield candidate
+        grid, section = candidate.grid, part.block(candidate.last - 1, candidate.last)
+        many = grid.count > _MANY_OF_ALL * len(team)
+        kind = grid.shape, len(grid.channels)
+        if method == "vsm" and len(section.vertices) > 2 and many and kind not in seen:
+            seen.add(kind)
+            if (inside := division(graph, section, grid, team, costs, ways)) is not None:
+                yield _Candidate(candidate.last, grid, inside)
 
 
 def _team(
@@ -148,10 +164,14 @@ def _team(
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A grid of the value at border `last`; its tiles are for the first agents of the team, in order."""
+    """A grid of the value at border `last`; its tiles are for the first agents of the team, in order.
+
+    With `inside`, the section before that border is divided, and only that is tiled so.
+    """
 
     last: int
     grid: Grid
+    inside: Inside | None = None
 
 
 def _counts(most: int) -> Iterator[int]:
@@ -318,6 +338,21 @@ class _Tables:
                 [t.broken[i][band] for t, band in zip(traces, (rows, columns, shares), strict=True)]
             )
             self.computing_s.insert(0, np.where(lost, np.inf, sums_s[:count]))
+        self._put_insides(found)
+
+    def _put_insides(self, found: Sequence[_Candidate]) -> None:
+        """A divided section takes less of its source, and longer or shorter; nothing begins before it."""
+        first = np.zeros(3, np.int64)
+        for n, candidate in enumerate(found):
+            tiles = slice(self.offsets[n], self.offsets[n + 1])
+            if (inside := candidate.inside) is not None:
+                for i in range(candidate.last):
+                    self.computing_s[i][tiles] = inside.seconds if i == candidate.last - 1 else np.inf
+                for axis, takes in enumerate(self.takes[candidate.last - 1]):
+                    for place, region in zip(self.bands[axis, tiles], inside.takes, strict=True):
+                        takes.start[place] = min(takes.start[place], region[axis].start)
+                        takes.stop[place] = max(takes.stop[place], region[axis].stop)
+            first += [len(spans.start) for spans in self.held[n]]
 
     def latest(self, tiles_s: _Seconds, border: int) -> _Seconds:
         """Per candidate, of the tiles that reach a border: the last one."""
@@ -359,7 +394,7 @@ class _Search:
         part: Part,
         team: Sequence[AgentId],
         costs: TileCosts,
-        rates: Mapping[tuple[AgentId, AgentId], LinkRate],
+        ways: Ways,
         found: Sequence[_Candidate],
         method: str,
     ) -> None:
@@ -370,12 +405,7 @@ class _Search:
         self.sections_s = [
             sum(times_s[v] for v in part.block(i, i + 1).vertices) for i in range(len(part.borders) - 1)
         ]
-        self.latency_s, self.per_byte_s = np.zeros((2, len(team), len(team)))
-        for i, here in enumerate(team):
-            for j, there in enumerate(team):
-                if i != j:
-                    self.latency_s[i, j] = rates[here, there].latency_s
-                    self.per_byte_s[i, j] = 1 / rates[here, there].bytes_per_s
+        self.latency_s, self.per_byte_s = np.array(ways.latency_s), np.array(ways.per_byte_s)
         #: Per border with the whole map, and per candidate: seconds, and the state that they go on from.
         self.whole_s = np.full(len(part.borders), np.inf)
         self.whole_from = [_OWNER] * len(part.borders)
@@ -470,9 +500,13 @@ class _Search:
             else:
                 gather = False
             first, before = self.tiled_from[state]
-            grid = self.found[state].grid
+            grid, inside = self.found[state].grid, self.found[state].inside
             agents = tuple(self.team[: grid.count])
-            blocks.append(TiledBlock(self.part.block(first, border), grid, agents, gather))
+            tiled = inside.blocks if inside is not None else ((self.part.block(first, border), grid),)
+            blocks += [
+                TiledBlock(block, each, agents, gather and (block, each) == tiled[-1])
+                for block, each in reversed(tiled)
+            ]
             border, state, follows = first, before, True
         return tuple(reversed(blocks))
 

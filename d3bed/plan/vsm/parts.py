@@ -52,7 +52,7 @@ class Part(msgspec.Struct, frozen=True):
         inside = tuple(v for v in self.vertices if source.vertex < v <= sink.vertex)
         if not inside:
             raise ValueError(f"no block between borders {first} and {last}")
-        return Block(source, inside)
+        return Block((source,), inside)
 
 
 def tileable_parts(graph: Graph, within: Collection[int] | None = None) -> list[Part]:

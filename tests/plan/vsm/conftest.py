@@ -6,8 +6,10 @@ a wrong row is not taken for rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,9 +92,19 @@ class Net:
             values[number] = self._whole(number, [values[source] for source in before[number]])
         return values
 
-    def run_tile(self, source: int, tile: Tile, taken: torch.Tensor) -> torch.Tensor:
-        """What a tile makes of its piece of the block's source."""
-        values = {source: (tile.takes, taken)}
+    def run_from(self, values: dict[int, torch.Tensor], vertices: Sequence[int]) -> torch.Tensor:
+        """What vertices make of the values of others."""
+        before, found = self.graph.predecessors, dict(values)
+        for number in vertices:
+            found[number] = self._whole(number, [found[source] for source in before[number]])
+        return found[vertices[-1]]
+
+    def run_tile(self, tile: Tile, taken: dict[int, torch.Tensor]) -> torch.Tensor:
+        """What a tile makes of its pieces of the block's sources, by their vertices in the block's order."""
+        values = {
+            source: (region, tensor)
+            for (source, tensor), region in zip(taken.items(), tile.takes, strict=True)
+        }
         before = self.graph.predecessors
         for patch in tile.patches:
             inputs = []
@@ -270,5 +282,18 @@ def graphs() -> Callable[[str], Graph]:
         if name not in kept:
             kept[name] = load(ModelSpec(name)).graph
         return kept[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def recorded() -> Callable[[str, Graph], tuple[float, ...]]:
+    """Seconds per vertex of a real network, as measured once on one machine."""
+    file = Path(__file__).parents[1] / "recorded" / "vertex-times.json"
+    networks = json.loads(file.read_text())["networks"]
+
+    def get(name: str, graph: Graph) -> tuple[float, ...]:
+        assert len(networks[name]) == len(graph.vertices) - 1
+        return (0.0, *(row[-1] * 1e-6 for row in networks[name]))
 
     return get

@@ -262,13 +262,13 @@ def test_rivals_do_only_what_they_can(graphs: Callable[[str], Graph]) -> None:
     rates = linked(AGENTS[:4], 1.25e8, 3e-4)
     found = {m: choose_tiles(graph, part, AGENTS[:4], costs, rates, method=m) for m in METHODS}
     assert len(found["deepthings"].blocks) == 1
-    assert found["deepthings"].blocks[0].block.source == part.borders[0]
+    assert found["deepthings"].blocks[0].block.sources[0] == part.borders[0]
     for tiled in found["modnn"].blocks:
         assert len(tiled.block.vertices) == 1
         assert 1 in tiled.grid.shape
     for method in ("aofl", "modnn"):
         for tiled, after in itertools.pairwise(found[method].blocks):
-            assert tiled.gather == (after.block.source == tiled.block.sink)
+            assert tiled.gather == (after.block.sources[0] == tiled.block.sink)
     assert not any(tiled.gather for tiled in found["vsm"].blocks)
 
 

@@ -21,7 +21,7 @@ GRAPH = Graph(
     (Edge(0, 1), Edge(1, 2)),
     (Value(2),),
 )
-BLOCK = Block(Value(0), (1, 2))
+BLOCK = Block((Value(0),), (1, 2))
 
 
 def test_a_tile_takes_fixed_parts_and_its_share_of_the_rest() -> None:

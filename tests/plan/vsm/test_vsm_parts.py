@@ -47,7 +47,7 @@ def test_blocks_hold_whole_branches(graphs: Graphs) -> None:
     assert borders(graph, part)[2:6] == ["conv1", "maxpool", "layer1.0.add", "layer1.1.add"]
     block = part.block(3, 4)
     assert block.describe(graph) == "layer1.0.conv1 … layer1.0.add"
-    assert (block.source, block.sink) == (part.borders[3], part.borders[4])
+    assert (block.sources[0], block.sink) == (part.borders[3], part.borders[4])
     with pytest.raises(ValueError, match="no block"):
         part.block(4, 3)
 
@@ -58,7 +58,7 @@ def test_a_block_reads_its_source_alone_and_hands_on_its_sink_alone(graphs: Grap
     for first in range(len(part.borders) - 1):
         block = part.block(first, first + 1)
         for v in block.vertices:
-            assert set(graph.predecessors[v]) <= {block.source.vertex, *block.vertices}
+            assert set(graph.predecessors[v]) <= {block.sources[0].vertex, *block.vertices}
             assert v == block.sink.vertex or set(graph.successors[v]) <= set(block.vertices)
 
 

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from d3bed.core.errors import PlanInfeasible
 from d3bed.core.graph import Graph, Value, Window
+from d3bed.core.ids import AgentId
+from d3bed.core.plan import TiledBlock
+from d3bed.core.program import moved_bytes
 from d3bed.core.regions import ALL
-from d3bed.core.tiles import Grid, Tiling, exchanged_bytes, largest_grid, map_size, pieces, tiling, tilings_to
+from d3bed.core.tiles import Grid, Tiling, largest_grid, map_size, pieces, tiling, tilings_to
 from d3bed.plan.vsm import Part, tileable_parts
 
 if TYPE_CHECKING:
@@ -50,7 +53,8 @@ def test_joined_tiles_are_the_whole_map(data: st.DataObject, tools: Tools) -> No
     image = photo(net)
     cut_up = fitting(net.graph, net.part, 0, -1, data.draw(tools.grids(shape)))
     made = [
-        (tile.makes, net.run_tile(0, tile, tools.crop(image, tile.takes).clone())) for tile in cut_up.tiles
+        (tile.makes, net.run_tile(tile, {0: tools.crop(image, tile.takes[0]).clone()}))
+        for tile in cut_up.tiles
     ]
     torch.testing.assert_close(tools.join(made, shape), net.run(image)[net.block.sink.vertex])
 
@@ -68,22 +72,22 @@ def test_blocks_in_a_row_live_on_pieces_of_the_tiles_before(data: st.DataObject,
     for first, last in zip(ends, ends[1:], strict=False):
         source, sink = part.borders[first], part.borders[last]
         now = fitting(graph, part, first, last, data.draw(tools.grids(graph.spec(sink).shape)))
-        taken = [tools.crop(image, tile.takes) for tile in now.tiles]
+        taken = [tools.crop(image, tile.takes[0]) for tile in now.tiles]
         if before is not None:
             taken = []
             for tile, mine in zip(now.tiles, pieces(before, now), strict=True):
                 assert sum(piece.nbytes for piece in mine) == tile.input_bytes
                 parts = [
                     (
-                        piece.region.within(tile.takes),
+                        piece.region.within(tile.takes[0]),
                         tools.crop(held[piece.tile], piece.region.within(before.makes[piece.tile])),
                     )
                     for piece in mine
                 ]
                 taken.append(
-                    tools.join(parts, graph.spec(Value(source.vertex, source.output, tile.takes)).shape)
+                    tools.join(parts, graph.spec(Value(source.vertex, source.output, tile.takes[0])).shape)
                 )
-        held = [net.run_tile(source.vertex, t, x) for t, x in zip(now.tiles, taken, strict=True)]
+        held = [net.run_tile(t, {source.vertex: x}) for t, x in zip(now.tiles, taken, strict=True)]
         before = now
     assert before is not None
     joined = tools.join(list(zip(before.makes, held, strict=True)), graph.spec(before.block.sink).shape)
@@ -109,7 +113,7 @@ def test_a_tile_takes_just_what_changes_it(data: st.DataObject, tools: Tools) ->
     mixed = net.run(image)[net.block.sink.vertex].isnan()
     windows = [v.window for v in net.vertices if v.window]
     tight = all(w.dilation == (1, 1) and w.kernel[axis] >= w.stride[axis] for w in windows for axis in (0, 1))
-    for takes, makes in zip(cut_up.takes, cut_up.makes, strict=True):
+    for (takes,), makes in zip(cut_up.takes, cut_up.makes, strict=True):
         changing = tools.crop(reached, makes).flatten(1).any(1)
         rows, columns = (changing.reshape(height, width).any(axis).nonzero() for axis in (1, 0))
         if not len(rows):
@@ -141,7 +145,7 @@ def test_costs_add_up(data: st.DataObject, tools: Tools) -> None:
         assert [p.output_bytes for p in tile.patches] == [
             tools.crop(made[p.vertex], p.makes).numel() * 8 for p in tile.patches
         ]
-        assert tile.input_bytes == tools.crop(image, tile.takes).numel() * 8
+        assert tile.input_bytes == tools.crop(image, tile.takes[0]).numel() * 8
     whole = tiling(graph, part.block(), Grid.even(size, 1, 1))
     assert whole.redundancy <= 1
     blocks = [part.block(first) for first in range(len(part.borders) - 1)]
@@ -170,14 +174,19 @@ def test_only_what_changes_hands_is_exchanged(tools: Tools) -> None:
     net = tools.net((1, 2, 8, 8))
     net.add("conv2d", 0, window=Window((3, 3), (1, 1), (1, 1)))
     net.add("conv2d", 1, window=Window((3, 3), (1, 1), (1, 1)))
-    halves = Grid.even((8, 8), 2, 1)
-    one, two = (tiling(net.graph, net.part.block(i, i + 1), halves) for i in (0, 1))
-    row_bytes = 8 * 8 * 2
-    assert exchanged_bytes(one, two, "ab", "ab") == 2 * row_bytes
-    assert exchanged_bytes(one, two, "ab", "ba") == 8 * row_bytes
-    assert exchanged_bytes(one, two, "aa", "aa") == 0
-    with pytest.raises(ValueError, match="hands on"):
-        pieces(two, one)
+    halves, row_bytes = Grid.even((8, 8), 2, 1), 8 * 8 * 2
+    one, two = (net.part.block(i, i + 1) for i in (0, 1))
+    a, b = AgentId("a"), AgentId("b")
+
+    def moved(*agents: AgentId) -> list[tuple[int, int]]:
+        tiles = (TiledBlock(one, halves, agents[:2]), TiledBlock(two, halves, agents[2:]))
+        return moved_bytes(net.graph, tiles, a)
+
+    assert moved(a, b, a, b) == [(5 * row_bytes, 0), (2 * row_bytes, 4 * row_bytes)]
+    assert moved(a, b, b, a) == [(5 * row_bytes, 0), (8 * row_bytes, 4 * row_bytes)]
+    assert moved(a, a, a, a) == [(0, 0), (0, 0)]
+    with pytest.raises(ValueError, match="is not read by"):
+        pieces(tiling(net.graph, two, halves), tiling(net.graph, one, halves))
 
 
 def test_halos_wider_than_a_tile_come_from_farther_away(tools: Tools) -> None:
@@ -249,6 +258,6 @@ def test_finer_blocks_of_real_networks_repeat_less(name: str, graphs: Callable[[
     assert factors[-1] < 1.6
     for each in found:
         assert each is not None
-        height, width = map_size(graph, each.block.source)
-        assert all(0 <= t.rows.start < t.rows.stop <= height for t in each.takes)
-        assert all(0 <= t.columns.start < t.columns.stop <= width for t in each.takes)
+        height, width = map_size(graph, each.block.sources[0])
+        assert all(0 <= t.rows.start < t.rows.stop <= height for (t,) in each.takes)
+        assert all(0 <= t.columns.start < t.columns.stop <= width for (t,) in each.takes)

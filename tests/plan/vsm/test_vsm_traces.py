@@ -52,7 +52,7 @@ def test_bands_of_all_borders_walk_along_together(data: st.DataObject, tools: To
                 spans = [
                     Span(int(a), int(b)) for a, b in zip(taken.start[mine], taken.stop[mine], strict=True)
                 ]
-                assert spans == [region[axis] for region in found.takes]
+                assert spans == [region[axis] for (region,) in found.takes]
                 for v in found.block.vertices:
                     lengths = [region[axis].length for region in found.needs.regions(v)]
                     assert list(traced.makes[v].length[mine]) == lengths
