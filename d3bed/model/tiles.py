@@ -50,8 +50,12 @@ class Way(enum.Enum):
     #: Of a 1×1 convolution: its positions laid out in as many rows as the whole map has. They know no
     #: neighbours, but how oneDNN adds up many channels follows from the rows (more than 10 or not).
     ROWS = "rows"
-    #: The same, and at least two thirds of the whole map's positions, zeros behind the last. (MKL adds up
-    #: 1,024 channels otherwise for less than 192 positions; Inception-v4 has 289 there.)
+    #: Of a 1×1 convolution that is one matrix product: the products of slices of its input's channels, added
+    #: up one after the other. (So MKL does it for large maps; for less than 192 positions it adds up 1,024
+    #: channels at once, and Inception-v4 has 289 there.)
+    SLICES = "slices"
+    #: Of a 1×1 convolution: in rows, and at least two thirds of the whole map's positions, zeros behind the
+    #: last.
     MOST = "most"
     #: The whole map's operator on a map of the whole size that is zero around what the patch reads: always
     #: right, and as slow as the whole.
@@ -59,7 +63,10 @@ class Way(enum.Enum):
 
 
 #: Ways of 1×1 convolutions only.
-LAYOUTS = frozenset({Way.ROWS, Way.MOST})
+LAYOUTS = frozenset({Way.ROWS, Way.SLICES, Way.MOST})
+
+#: So many channels are in a slice: what MKL takes at once.
+_SLICE = 384
 
 
 def is_pointwise(window: Window | None) -> bool:
@@ -143,6 +150,25 @@ def _lay(tensor: torch.Tensor, box: _Box, stride: tuple[int, int], size: tuple[i
     spread = laid.new_zeros((*laid.shape[:2], size[0] * stride[0], size[1] * stride[1]))
     spread[:, :, :: stride[0], :: stride[1]] = laid
     return spread
+
+
+def _picked(tensor: torch.Tensor, box: _Box, stride: tuple[int, int]) -> torch.Tensor:
+    """The positions of a rectangle that a 1×1 kernel takes, contiguous."""
+    return _crop(tensor, box)[:, :, :: stride[0], :: stride[1]].contiguous()
+
+
+def _sliced(
+    tensor: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, size: tuple[int, int]
+) -> torch.Tensor:
+    """A 1×1 convolution of contiguous positions, to a map of `size`: bias, and slice by slice of channels."""
+    flat, kernel = tensor.flatten(2), weight.flatten(1)
+    made = tensor.new_zeros((tensor.shape[0], weight.shape[0], math.prod(size)))
+    if bias is not None:
+        made += bias[:, None]
+    for whole, given in zip(made, flat, strict=True):
+        for first in range(0, kernel.shape[1], _SLICE):
+            whole.addmm_(kernel[:, first : first + _SLICE], given[first : first + _SLICE])
+    return made.view(*made.shape[:2], *size)
 
 
 def _lay_back(tensor: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -294,6 +320,8 @@ class _Builder:
 
     def _in_rows(self, head: fx.Node, source: Value, window: Window, patch: Patch, way: Way) -> fx.Node:
         """A 1×1 convolution on its positions, laid out in as many rows as the whole map has."""
+        if way is Way.SLICES:
+            return self._in_slices(head, source, window, patch)
         channels = self._shape(source, patch.reads)[:2]
         rows, width = map_size(self._model.graph, Value(patch.vertex))
         columns = max(-(-patch.makes.area // rows), -(-2 * width // 3) if way is Way.MOST else 1)
@@ -305,6 +333,21 @@ class _Builder:
         size = (*channels, rows * stride[0], columns * stride[1])
         made = self._kernel(head, source, window, patch, self._made[key], size, [0, 0], Way.PACKED)
         return self._call(_lay_back, made, (patch.makes.rows.length, patch.makes.columns.length))
+
+    def _in_slices(self, head: fx.Node, source: Value, window: Window, patch: Patch) -> fx.Node:
+        """A 1×1 convolution as products of matrices. One in groups is left as it is."""
+        if window.groups > 1:
+            return self._windowed(head, source, window, patch, Way.FORCED)
+        size = patch.makes.rows.length, patch.makes.columns.length
+        if window.stride == (1, 1):
+            read = self._frame(source, patch.reads)
+        else:
+            held, node = self._at_hand(source)
+            stride = window.stride
+            read = self._call(_picked, node, _box(patch.reads.within(held)), stride)
+        weight, bias = (arguments(head)[name] for name in ("weight", "bias"))
+        constants = self._some(weight, patch.makes), bias and self._some(bias, patch.makes)
+        return self._call(_sliced, read, *constants, size)
 
     def _windowed(self, head: fx.Node, source: Value, window: Window, patch: Patch, way: Way) -> fx.Node:
         name = operator_name(head)

@@ -406,6 +406,21 @@ def test_positions_in_as_many_rows_make_the_bits_of_the_whole(loaded: Loaded) ->
             assert torch.equal(made, crop(whole, step.makes[0].region))
 
 
+@pytest.mark.parametrize("vertex", ["layer3.0.downsample.0", "layer4.0.downsample.0"])
+def test_slices_of_channels_add_up(vertex: str, loaded: Loaded) -> None:
+    """To the very bits only where the machine's own product is made so: that, a probe finds out."""
+    model = loaded("resnet18")
+    number = model.graph.index[vertex]
+    block = Block((Value(min(model.graph.predecessors[number])),), (number,))
+    source = torch.randn(model.graph.spec(block.sources[0]).shape, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        (whole,) = compile_step(model, Step(block.vertices, block.sources, (block.sink,)))(source)
+        for step in tile_steps(model, block, 3, 2):
+            taken = crop(source, step.takes[0].region).contiguous()
+            (made,) = compile_step(model, step, {number: Way.SLICES})(taken)
+            torch.testing.assert_close(made, crop(whole, step.makes[0].region))
+
+
 def test_a_tile_that_is_not_identical_is_told_so(loaded: Loaded, tmp_path: Path) -> None:
     """It computes a row that it does not read."""
     model = loaded("alexnet")
