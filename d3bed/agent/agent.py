@@ -437,11 +437,13 @@ class Agent:
 
     async def _measure(self, order: MeasureLinks) -> None:
         for peer in order.peers:
+            limit_s = LOOK_S if order.quick else PROBE_S
             try:
-                async with asyncio.timeout(LOOK_S if order.quick else PROBE_S):  # a peer may be stopped
+                async with asyncio.timeout(limit_s):  # a peer may be stopped
                     found = await self._links.measure(peer, quick=order.quick)
             except (D3Error, OSError, TimeoutError) as error:
-                said, unreachable = str(error) or type(error).__name__, isinstance(error, Unreachable)
+                said = str(error) or f"not measured within {limit_s:g} s"
+                unreachable = isinstance(error, Unreachable)
                 self._reporter.fact(LinkFailed(peer.agent, said, unreachable))
                 continue
             shape = self._links.shape(peer)
