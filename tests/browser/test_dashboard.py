@@ -71,7 +71,8 @@ async def test_keyboard_walks_through_the_layers_and_shows_their_times(page: Pag
     await open_page(page, testbed)
     await testbed.join()
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
-    await page.locator("#graph [tabindex='0']").focus()
+    await page.locator("#zoom-in").focus()
+    await page.keyboard.press("Tab")  # the drawing itself is no stop
     await expect(page.locator("#details")).to_contain_text("photo")
     await page.keyboard.press("ArrowRight")
     await expect(page.locator("#details")).to_contain_text(
@@ -435,6 +436,15 @@ async def test_graph_tells_what_crosses_what_moved_and_why_it_is_there(page: Pag
     before = await page.get_attribute("#graph", "viewBox")
     await page.keyboard.press("+")
     assert await page.get_attribute("#graph", "viewBox") != before
+    for _ in range(4):
+        await page.keyboard.press("+")
+    await expect(page.locator("#graph :focus")).to_be_in_viewport()
+    seen = """() => {
+        const box = name => document.querySelector(name).getBoundingClientRect();
+        const [a, b] = [box("#graph :focus"), box("#graph")];
+        return a.left >= b.left && a.right <= b.right && a.top >= b.top && a.bottom <= b.bottom;
+    }"""
+    assert await page.evaluate(seen)  # what was looked for
     await page.keyboard.press("0")
     await expect(page.locator("#graph")).to_have_attribute("viewBox", before or "")
 

@@ -1,14 +1,12 @@
 // Asking the server for a change: posts it, with the server's token where that is wanted, and follows what becomes
 // of it. It comes with the first button that is pressed.
 
+import "./apart.js";
 import { byId, markup, say, set } from "./dom.js";
 import { MARKS, me } from "./orders.js";
 
 const askToken = async () => {
-  if (!byId("token-dialog")) {
-    await import("./apart.js");
-    document.body.append(...(await markup("token")));
-  }
+  if (!byId("token-dialog")) document.body.append(...(await markup("token")));
   const [dialog, field] = [byId("token-dialog"), byId("token")];
   field.value = "";
   dialog.returnValue = "";

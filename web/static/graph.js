@@ -432,11 +432,12 @@ export const createGraph = ({ canvas, details, legend, summary, moved, search, z
     pointed = null;
     describe(canvas.contains(document.activeElement) ? focused : null);
   });
-  canvas.addEventListener("focusin", (event) => {
+  // On its parent: a drawing that listens for focus would be a tab stop of its own.
+  canvas.parentNode.addEventListener("focusin", (event) => {
     focused = Number(event.target.dataset.vertex ?? focused);
     describe(focused);
   });
-  canvas.addEventListener("focusout", () => describe(null));
+  canvas.parentNode.addEventListener("focusout", () => describe(null));
   canvas.addEventListener("keydown", (event) => {
     const last = vertices.length - 1;
     const next = {

@@ -58,20 +58,17 @@ const marks = (agent) => {
   if (agent.cpus != null)
     found.push(["emulated", `${agent.cpus} cores emulated`, "a control group gives it so much of this machine"]);
   if (agent.factor > SLOWER)
-    found.push(["slow", `▲ takes ${agent.factor.toFixed(2)}×`, "compute time now, over what its profile says"]);
+    found.push(["slow", `▲ takes ${agent.factor.toFixed(1)}×`, "compute time now, over what its profile says"]);
   if (agent.board?.throttled) found.push(["slow", "▲ throttled", agent.board.throttled]);
   if (agent.rejected > 0) found.push(["slow", `▲ ${agent.rejected} refused`, "connections of bad peers"]);
   return found;
 };
 
+// What its board does not tell (null) is left out.
 const readings = ({ board, rss_bytes }) => [
   ["load", board ? `${Math.round(board.load * 100)} %` : text(null), "of all cores of its board"],
-  [
-    "temp.",
-    board?.temperature_c == null ? text(null) : `${Math.round(board.temperature_c)} °C`,
-    board?.temperature_c == null ? "its board does not tell" : "the hottest sensor of its board",
-  ],
   ["mem.", bytes(rss_bytes), "resident memory of the agent"],
+  ["temp.", board?.temperature_c == null ? null : `${Math.round(board.temperature_c)} °C`, "the hottest sensor of its board"],
 ];
 
 const card = (agent, change) => {
@@ -82,10 +79,14 @@ const card = (agent, change) => {
     board: html("p", { class: "board muted" }),
     readings: html("dl", { class: "readings" }),
     marks: html("p", { class: "marks" }),
-    change: html("button", { type: "button", class: "small" }, "Change…"),
+    change: html("button", { type: "button", class: "small" }, "⋯"),
   };
   parts.change.addEventListener("click", () => change(agent.agent));
-  set(parts.change, { "aria-label": `Change ${agent.agent}`, "data-agent": agent.agent });
+  set(parts.change, {
+    "aria-label": `Change ${agent.agent}`,
+    title: "change its load or speed, stop or kill it",
+    "data-agent": agent.agent,
+  });
   parts.node = html(
     "article",
     { class: "agent", "data-agent": agent.agent, "aria-label": `${agent.agent}, ${agent.tier}` },
@@ -124,8 +125,8 @@ const fill = (parts, agent, nowS, works, flows) => {
     const pair =
       parts.readings.children[n] ??
       parts.readings.appendChild(html("div", {}, html("dt", {}, name), html("dd")));
-    set(pair, { title: why });
-    say(pair.lastElementChild, value);
+    set(pair, { title: why, hidden: value === null });
+    say(pair.lastElementChild, text(value));
   });
   const found = marks(agent);
   while (parts.marks.children.length > found.length) parts.marks.lastElementChild.remove();

@@ -132,6 +132,7 @@ export const createTime = (root) => {
   let linkNames = "";
   let isSeen = false;
   let behind = false; // the charts are, of the numbers
+  let picked = false; // how far back they show, by somebody
 
   const windowS = () => Number(choice.value);
   const shared = () => ({ marked: () => found, untilS: () => untilS, windowS, onCursor: tell });
@@ -214,7 +215,7 @@ export const createTime = (root) => {
     const { backboneBytes: used, cloudOnlyBytes: all } = shown;
     const share = all ? 1 - used / all : null;
     say(find("saved"), share === null ? "–" : `${bytes(Math.max(0, all - used))} (${Math.round(100 * share)} %)`);
-    say(find("backbone"), all ? `${bytes(used)} sent of ${bytes(all)}` : "");
+    say(find("backbone"), all ? `${bytes(used)} sent, ${bytes(all)} by cloud-only` : "");
   };
 
   const draw = () => {
@@ -222,6 +223,8 @@ export const createTime = (root) => {
     const [seconds, pipeline, epochs, decisions] = drawn;
     const mine = seconds.filter((second) => second.pipeline === pipeline?.id);
     untilS = mine.at(-1)?.at_s ?? 0;
+    // A run of seconds would be a sliver of minutes.
+    if (!picked) choice.value = String(WINDOWS_S[mine.length && untilS - mine[0].at_s < WINDOWS_S[0] ? 0 : 1]);
     shown = columns(mine, untilS, windowS());
     shown.byTime = new Map(mine.map((second) => [second.at_s, second]));
     found = marks(epochs, decisions, shown.times[0], untilS + 1);
@@ -261,7 +264,10 @@ export const createTime = (root) => {
       ),
     ),
   );
-  choice.addEventListener("change", draw);
+  choice.addEventListener("change", () => {
+    picked = true;
+    draw();
+  });
   const again = () => {
     Object.values(charts ?? {}).forEach((chart) => chart?.destroy());
     charts = null;
