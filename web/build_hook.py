@@ -27,5 +27,7 @@ class VendorHook(BuildHookInterface[Any]):
         return [] if vendor.is_ready() or vendor.has_npm() else [_NODE]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        if version != "editable":
+        if version == "editable":  # nothing is taken from there, but hatchling wants it to be there
+            (vendor.WEB / "dist").mkdir(exist_ok=True)
+        else:
             vendor.fetch()
