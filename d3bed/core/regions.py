@@ -76,10 +76,12 @@ class Region(NamedTuple):
         return Region(*(Span(a.start - b.start, a.stop - b.start) for a, b in zip(self, outer, strict=True)))
 
     def overlap(self, other: Region) -> Region | None:
-        rows, columns, channels = (a.overlap(b) for a, b in zip(self, other, strict=True))
-        if rows is None or columns is None or channels is None:
+        if (rows := self.rows.overlap(other.rows)) is None:
             return None
-        return Region(rows, columns, channels)
+        if (columns := self.columns.overlap(other.columns)) is None:
+            return None
+        channels = self.channels.overlap(other.channels)
+        return None if channels is None else Region(rows, columns, channels)
 
     def __str__(self) -> str:
         (top, bottom), (left, right), (first, last) = self

@@ -107,8 +107,12 @@ class _Frame:
             links,
             tile_s,
         )
-        self.waiting = {agent: list(program.steps) for agent, program in programs.items()}
         self.here: dict[AgentId, set[Value]] = {agent: set() for agent in programs}
+        #: How many values each step lacks; and those that lack none, the first one first.
+        self.missing_of = {
+            agent: [len(set(step.takes)) for step in program.steps] for agent, program in programs.items()
+        }
+        self.ready: dict[AgentId, list[int]] = {agent: [] for agent in programs}
         self.idle = dict.fromkeys(programs, True)
         self.queues: dict[tuple[AgentId, AgentId], deque[Value]] = {}
         self.sending: set[tuple[AgentId, AgentId]] = set()
@@ -161,7 +165,12 @@ class _Frame:
 
     def _have(self, now_s: float, agent: AgentId, value: Value) -> None:
         """An agent has made a value, or it has arrived there."""
-        self.here[agent].add(value)
+        if value not in self.here[agent]:
+            self.here[agent].add(value)
+            for number in self.programs[agent].readers.get(value, ()):
+                self.missing_of[agent][number] -= 1
+                if not self.missing_of[agent][number]:
+                    heapq.heappush(self.ready[agent], number)
         for rescue in self.programs[agent].rescues:
             # From having all that it reads to having its sink.
             if value in rescue.step.takes:
@@ -175,12 +184,9 @@ class _Frame:
             self.answered_s = now_s
 
     def _dispatch(self, now_s: float, agent: AgentId) -> None:
-        if self.idle[agent]:
-            ready = (step for step in self.waiting[agent] if self.here[agent].issuperset(step.takes))
-            step = next(ready, None)
-            if step is not None:
-                self.waiting[agent].remove(step)
-                self._compute(now_s, agent, step)
+        if self.idle[agent] and self.ready[agent]:
+            number = heapq.heappop(self.ready[agent])
+            self._compute(now_s, agent, self.programs[agent].steps[number])
 
     def _compute(self, now_s: float, agent: AgentId, step: Step) -> None:
         taken_s = self._seconds(agent, step)

@@ -76,7 +76,8 @@ class Distrust:
         untiled = self.untiled.setdefault(epoch.wish.model, set())
         for tile in inexact:
             first, last = tile.vertices
-            untiled |= {v for each in epoch.plan.tiles for v in each.block.vertices if first <= v <= last}
+            blocks = (each.block.vertices for each in epoch.plan.tiles)
+            untiled.update(v for mine in blocks if (mine[0], mine[-1]) == tile.vertices for v in mine)
             names.append(f"{epoch.graph.vertices[first].name} … {epoch.graph.vertices[last].name}")
         return names[0]
 

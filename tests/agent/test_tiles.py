@@ -277,6 +277,16 @@ async def test_a_helper_that_never_answers_is_done_without(bed: Bed, model: Load
     assert len(bed.rescues) == 3 and "no tiles" in bed.rescues[0]
 
 
+async def test_a_helper_ten_times_slower_costs_time_not_the_frame(bed: Bed, model: LoadedModel) -> None:
+    """Waited for or done without: it depends on what the machine does beside."""
+    await bed.prepare(model, tiled_plan(model), alone_s=0.5)
+    bed.nodes[HELPERS[0]].executor.set_speed(0.1)
+    for frame in (1, 2):
+        assert equals(model, await bed.infer(photo(model, frame), frame), frame)
+    held = [span.held_s for span in bed.nodes[HELPERS[0]].seen.spans if span.kind is SpanKind.COMPUTE]
+    assert any(held) and bed.problems == []
+
+
 async def test_tiles_that_come_too_late_change_nothing(bed: Bed, model: LoadedModel) -> None:
     """A helper works on a frame only after its owner has given it up, and then on the next as usual."""
     await bed.prepare(model, tiled_plan(model), alone_s=0.5)

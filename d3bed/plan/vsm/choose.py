@@ -196,10 +196,11 @@ def _candidates(
     size = map_size(graph, part.borders[last])
     blocks = [part.block(max(0, last - n), last) for n in _SCOPES]
     scopes = [part.vertices, *(block.vertices for block in blocks)]
+    sums_s = [_fixed_and_slope_s(team, scope, costs) for scope in scopes]
     for rows, columns in _layouts(len(team), strips=method == "modnn"):
         if rows <= size[0] and columns <= size[1]:
             agents = team[: rows * columns]
-            grids = [_grid(size, (rows, columns), agents, scope, costs) for scope in scopes]
+            grids = [_grid(size, (rows, columns), *(each[: len(agents)] for each in sums)) for sums in sums_s]
             if min(rows, columns) == 1 and len(agents) > _MANY_OF_ALL * len(team):
                 grids += [_balanced(graph, block, grids[0], agents, costs) for block in blocks]
             for grid in dict.fromkeys(grids):
@@ -215,20 +216,20 @@ def _candidates(
                 yield _Candidate(last, Grid((0, size[0]), (0, size[1]), cut_channels(channels, shares)))
 
 
+def _fixed_and_slope_s(
+    team: Sequence[AgentId], vertices: Sequence[int], costs: TileCosts
+) -> tuple[list[float], list[float]]:
+    """Per agent: how long vertices take where their maps vanish, and how much longer where they are whole."""
+    fixed_s = [sum(costs.fixed(agent)[v] for v in vertices) for agent in team]
+    whole_s = [sum(costs.times_s[agent][v] for v in vertices) for agent in team]
+    return fixed_s, [max(whole - fixed, 1e-12) for whole, fixed in zip(whole_s, fixed_s, strict=True)]
+
+
 def _grid(
-    size: tuple[int, int],
-    shape: tuple[int, int],
-    agents: Sequence[AgentId],
-    vertices: Sequence[int],
-    costs: TileCosts,
+    size: tuple[int, int], shape: tuple[int, int], fixed_s: Sequence[float], slope_s: Sequence[float]
 ) -> Grid:
     """Cuts with which agents take equally long for vertices, fixed parts included, as far as whole positions
     allow."""
-    fixed_s = [sum(costs.fixed(agent)[v] for v in vertices) for agent in agents]
-    slope_s = [
-        max(sum(costs.times_s[agent][v] for v in vertices) - fixed, 1e-12)
-        for agent, fixed in zip(agents, fixed_s, strict=True)
-    ]
     rows, columns = shape
     if columns == 1:
         return Grid(_bands(size[0], fixed_s, slope_s), (0, size[1]))
