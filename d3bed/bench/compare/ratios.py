@@ -160,13 +160,13 @@ def _bytes_ratio(ours: str, other: str, amounts: Sequence[tuple[Cell, float, flo
 
 def targets(results: Results) -> list[Target]:
     """What d3bed sets out to reach, for 4 and 8 edge agents, and what this grid found."""
-    best, untiled = headline(results), headline(results, _UNTILED)
+    best, untiled = headline(results) or _HEADLINES[0], headline(results, _UNTILED) or _UNTILED[0]
     table = {(r.what, r.ours, r.against): r for r in ratios(results)}
     edges = results.asked.edges
     found = []
 
-    def add(text: str, wanted: float, what: str, ours: str | None, against: str, field: str) -> None:
-        ratio = table.get((what, ours or "", against))
+    def add(text: str, wanted: float, what: str, ours: str, against: str, field: str) -> None:
+        ratio = table.get((what, ours, against))
         found.append(Target(text, wanted, None if ratio is None else getattr(ratio, field)))
 
     if edges in (4, 8):
