@@ -59,9 +59,8 @@ def make_environment(wanted: list[str]) -> None:
         if name == page:
             fetch_page_files(dev=name == "page-dev")
         elif name == "runtime":
-            torch = next(line for line in read(LOCKS / "runtime.lock") if line.startswith("torch=="))
-            say(f"installing {torch} (the largest part)")
-            pip(torch)
+            say("installing torch (the largest part)")
+            pip(*[line for line in read(LOCKS / "runtime.lock") if line.startswith("torch==")])
         if name != page:
             say(f"installing the {name} packages of requirements/{name}.lock")
             pip("--no-deps", "-r", str(LOCKS / f"{name}.lock"))

@@ -200,3 +200,18 @@ check_reachable() {
         no "no answer from $1 ($answer)" "check the address, that the server runs with --host 0.0.0.0, and its firewall"
     fi
 }
+
+# How many packages of CUDA a wheel asks for here; false if none.
+cuda_of() {
+    "$prefix/venv/bin/python" - "$1" <<'PYTHON'
+import email.parser, sys, zipfile
+from pip._vendor.packaging.requirements import Requirement
+with zipfile.ZipFile(sys.argv[1]) as wheel:
+    name = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    said = email.parser.HeaderParser().parsestr(wheel.read(name).decode())
+needed = map(Requirement, said.get_all("Requires-Dist", []))
+cuda = [r for r in needed if r.name.startswith(("cuda-", "nvidia-")) and (not r.marker or r.marker.evaluate({"extra": ""}))]
+print(len(cuda))
+sys.exit(not cuda)
+PYTHON
+}

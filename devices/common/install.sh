@@ -8,6 +8,7 @@
 # below PREFIX from pinned lock files; a first run of PyTorch; joining the server; a service. All of it may be
 # run again: what is there already stays, what is newer is put in its place.
 
+umask 022
 here=$(cd "$(dirname "$0")" && pwd)
 devices=$(dirname "$here")
 # shellcheck source=devices/common/checks.sh
@@ -42,7 +43,7 @@ USAGE
   --token TOKEN      a join token (on the server: d3bed agents invite); better in D3BED_TOKEN
   --name NAME        what this board is called; default: its host name
   --photos FOLDER    photos that a device looks at; default: some that are shipped
-  --torch-index URL  a package index that has PyTorch without CUDA, for PCs
+  --torch-index URL  a package index that has PyTorch without CUDA, for PCs without an NVIDIA GPU
 USAGE
     fi
     cat <<USAGE
@@ -164,25 +165,43 @@ fi
 run install -d -m 755 "$prefix" "$settings"
 run install -d -m 700 -o "$user" -g "$user" "$state"
 
+# Each version has a folder of its own: what runs keeps its own files until it is started again, and the version
+# before this one stays until the next.
 step "d3bed itself, from $source"
+changed=no
 if [ -d "$source" ]; then
-    run rm -rf "$prefix/source.new"
-    run mkdir "$prefix/source.new"
-    for part in d3bed web configs devices requirements pyproject.toml README.md; do
-        run cp -R "$source/$part" "$prefix/source.new/$part"
-    done
-    run rm -rf "$prefix/source"
-    run mv "$prefix/source.new" "$prefix/source"
     locks=$source/requirements
+    parts="d3bed web configs devices requirements pyproject.toml README.md"
+    # shellcheck disable=SC2086 # words
+    sum=$(cd "$source" && find $parts -name __pycache__ -prune -o -type f -print | LC_ALL=C sort |
+        tr '\n' '\0' | xargs -0 cksum | cksum | cut -d ' ' -f 1)
+    place=$prefix/source-$sum
+    before=$(readlink "$prefix/source" || true)
+    if [ "$before" = "$place" ]; then
+        echo "  $place is the same already"
+    else
+        for other in "$prefix"/source-*; do
+            if [ -d "$other" ] && [ "$other" != "$before" ]; then run rm -rf "$other"; fi
+        done
+        run mkdir "$place"
+        for part in $parts; do
+            run cp -R "$source/$part" "$place/$part"
+        done
+        changed=yes
+    fi
 else
     locks=$devices/../requirements
+    changed=yes
 fi
 
 # ── environment ───────────────────────────────────────────────────────────────────────────────────
 
 python=${PYTHON:-python3}
-pip() { run env TMPDIR="$prefix/tmp" PYTHONDONTWRITEBYTECODE=1 "$prefix/venv/bin/python" -m pip install \
-    --quiet --disable-pip-version-check --no-cache-dir "$@"; }
+pip() {
+    what=$1
+    shift
+    run env TMPDIR="$prefix/tmp" "$prefix/venv/bin/python" -m pip "$what" --quiet --disable-pip-version-check --no-cache-dir "$@"
+}
 wanted=$(cat "$locks/$lock.lock" | cksum | cut -d ' ' -f 1)-$("$python" -c 'import sys; print(sys.version.split()[0])')
 mark=$prefix/venv/.d3bed-$lock
 if [ "$(cat "$mark" 2>/dev/null)" = "$wanted" ]; then
@@ -192,16 +211,47 @@ else
     run install -d -m 755 "$prefix/tmp"
     run "$python" -m venv "$prefix/venv"
     if [ "$lock" = agent ]; then
-        torch=$(sed -n '/^torch==/p' "$locks/agent.lock")
-        echo "  $torch: the largest part"
-        if [ -n "$torch_index" ]; then pip --index-url "$torch_index" "$torch"; else pip "$torch"; fi
+        echo "  PyTorch first: the largest part"
+        sed -n '/^torch==/p' "$locks/agent.lock" | write 644 "$prefix/tmp/torch.lock"
+        pip download --no-deps --dest "$prefix/tmp/torch" ${torch_index:+--index-url "$torch_index"} -r "$prefix/tmp/torch.lock"
+        gpu=no
+        if [ -e "$SYSROOT/proc/driver/nvidia/version" ]; then gpu=yes; fi
+        if [ "$dry_run" = no ] && [ "$gpu" = no ] && cuda=$(cuda_of "$prefix"/tmp/torch/torch-*.whl); then
+            rm -rf "$prefix/tmp"
+            no "the PyTorch of this package index wants CUDA ($cuda packages, gigabytes), and there is no NVIDIA GPU" \
+                "give --torch-index URL, an index with wheels for CPUs: pytorch.org names one (Start Locally, Compute Platform: CPU)"
+            exit 1
+        fi
+        if [ "$gpu" = yes ]; then pip install "$prefix"/tmp/torch/torch-*.whl; else pip install --no-deps "$prefix"/tmp/torch/torch-*.whl; fi
     fi
-    pip --no-deps -r "$locks/$lock.lock"
+    pip install --no-deps -r "$locks/$lock.lock"
     run rm -rf "$prefix/tmp"
 fi
-run install -d -m 755 "$prefix/tmp"
-if [ -d "$source" ]; then pip --no-deps --editable "$prefix/source"; else pip --no-deps --force-reinstall "$source"; fi
-run rm -rf "$prefix/tmp"
+if [ "$changed" = yes ] || ! "$prefix/venv/bin/python" -I -c 'import d3bed' 2>/dev/null; then
+    step "d3bed into the environment"
+    run install -d -m 755 "$prefix/tmp"
+    if [ -d "$source" ]; then
+        pip install --no-deps --editable "$place"
+        run "$prefix/venv/bin/python" -m compileall -q "$place/d3bed" # its user may not write there
+        run ln -sfn "$place" "$prefix/source"
+    else
+        pip install --no-deps --force-reinstall "$source"
+    fi
+    run rm -rf "$prefix/tmp"
+fi
+if [ "$lock" = server ] && [ -d "$source" ]; then
+    if [ ! -e "$place/web/dist/made.json" ]; then
+        step "the page's charts, by npm"
+        run install -d -m 755 "$prefix/tmp"
+        if ! command -v npm >/dev/null 2>&1; then
+            node=$(sed -n "s/^_NODE = '\([^;]*\);.*/\1/p" "$source/web/build_hook.py")
+            pip install --target "$prefix/tmp/node" "$node" || true
+        fi
+        run env npm_config_fetch_retries=1 PYTHONPATH="$prefix/tmp/node" TMPDIR="$prefix/tmp" "$prefix/venv/bin/python" "$place/web/vendor.py" ||
+            note "they could not be fetched" "the page draws plain ones until this is run again"
+        run rm -rf "$prefix/tmp"
+    fi
+fi
 if [ "$dry_run" = no ]; then echo "$wanted" >"$mark"; fi
 
 # ── does it run here? ─────────────────────────────────────────────────────────────────────────────
@@ -289,5 +339,10 @@ elif [ "$lock" = agent ] && [ ! -e "$identity" ] && [ "$dry_run" = no ]; then
     step "done; it starts once this board has joined: systemctl start $unit"
 else
     run systemctl restart "$unit"
+    for other in d3bed-agent.service d3bed-server.service; do
+        if [ "$changed" = yes ] && [ "$other" != "$unit" ] && [ -e "$units/$other" ]; then
+            run systemctl try-restart "$other" # it shares these files
+        fi
+    done
     step "done; watch it with: journalctl -fu $unit"
 fi
