@@ -87,6 +87,8 @@ class PlannedEpoch:
     activated_at: float | None = None
     #: Whether a node or link that it needs was lost: its unanswered frames must run again.
     broken: bool = False
+    #: Links that its agents were told to make by way of others; see `ways`.
+    detours: set[tuple[AgentId, AgentId]] = field(default_factory=set)
     #: Whether one of its answers differed from the undivided model.
     differed: bool = False
     latency_s: Recent = field(default_factory=lambda: Recent(256))

@@ -195,6 +195,7 @@ class Groundwork:
         """Order its agents to get ready for it."""
         for agent, tier in epoch.agents.items():
             peers = tuple(self.peer(agent, tier, to, epoch.agents[to]) for to in epoch.receivers(agent))
+            epoch.detours |= {(agent, peer.agent) for peer in peers if peer.way is not None}
             self._world.send(
                 agent,
                 Prepare(
@@ -207,6 +208,14 @@ class Groundwork:
                     self.settings.tolerance,
                 ),
             )
+
+    def opened(self, epoch: PlannedEpoch) -> str | None:
+        """Of links that its agents made by way of others one that could be made directly now, in words."""
+        for source, target in sorted(link for each in epoch.group for link in each.detours):
+            link = self._world.links.get((source, target))
+            if link is not None and not link.blocked and link.measured is not None:
+                return f"{source} reaches {target} directly now"
+        return None
 
     def peer(self, agent: AgentId, tier: Tier, other: AgentId, there: Tier) -> Peer:
         """The link from `agent` to `other`, as `agent` is told of it."""

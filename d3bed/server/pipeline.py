@@ -548,6 +548,9 @@ class Pipeline:
             or not self.stream.is_running
         ):
             return
+        if (opened := self._ground.opened(self.active)) is not None:
+            self.want(opened, forced=True)
+            return
         members = self.members
         found = changes(self.active.basis, self.world.conditions(members, self.settings.id))
         if found and self._patience.ready(self.world.now):

@@ -153,6 +153,13 @@ def test_direct_links_are_tried_again_and_taken_when_they_work(stage: Stage) -> 
     stage.say(CLOUD, LinksChecked(asked.number, (open_,), (0.0, 0.0)))
     assert via(stage, CLOUD, DEVICE) is None and lines(stage, DEVICE) == [EDGE_1, EDGE_2]
     assert any("vm-1 reaches pi-1 directly now" in note for note in stage.notes("info"))
+    before = stage.active
+    stage.tick(12)
+    assert stage.phase == "running" and stage.active == before + 1, "frames need not wait for another plan"
+    peers = {p.agent: p for order in stage.heard(CLOUD, Prepare) for p in order.peers}
+    assert peers[DEVICE].way is None
+    stage.tick(12)
+    assert stage.active == before + 1
 
 
 def test_a_peer_that_answers_its_address_but_fails_is_not_gone_round(stage: Stage) -> None:
