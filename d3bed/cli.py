@@ -347,6 +347,9 @@ def agent(
         cpus=cpus,
         engine=engine,
     )
+    from d3bed.agent.join import knock
+
+    knock(settings.server, settings.token, settings.authority)  # who is refused need not wait for torch
     from d3bed.agent.agent import Agent
 
     async def run() -> None:

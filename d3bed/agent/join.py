@@ -1,6 +1,8 @@
-"""Joining: a join token goes out, the board's own credential comes back and is written down.
+"""Joining: a join token goes out, the board's own credential comes back and is written down; and knocking,
+which asks whether that is still good.
 
-Runs before there is an agent, in the standard library alone: a board has no web stack.
+Both run before there is an agent, in the standard library alone: a board has no web stack, and torch takes
+seconds to import.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from d3bed.core.errors import ConfigError
 from d3bed.core.ids import Tier
 from d3bed.core.joining import Joined, JoinRequest, same_machine
 
-__all__ = ["join"]
+__all__ = ["join", "knock"]
 
-_TIMEOUT_S = 10.0
+_TIMEOUT_S, _KNOCK_S = 10.0, 2.0
 _MOST_BYTES = 64 * 1024
 
 
@@ -62,6 +64,24 @@ def join(
     identity = Identity(node, machine, joined.agent, joined.tier, server, joined.credential, authority)
     write_identity(path, identity)
     return identity, told
+
+
+def knock(server: str, token: str | None, authority: str) -> None:
+    """Raises `ConfigError` with the server's reason where it refuses this token or credential. Whatever else
+    there may be, above all a server that is not there yet, is for the agent to meet."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        request = urllib.request.Request(f"{server.rstrip('/')}/healthz", headers=headers)
+        context = ssl.create_default_context(cadata=authority) if authority else None
+        with _opener(context).open(request, timeout=_KNOCK_S):
+            pass
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code in (401, 403):
+                problem = f"the server refused it (HTTP {error.code}): {_reason(error)}"
+                raise ConfigError(server, "token", problem, "d3bed join, or pass --token") from None
+    except (OSError, http.client.HTTPException, ValueError):
+        pass
 
 
 def _authority(server: str, pin: str) -> str:

@@ -52,15 +52,16 @@ async def serve(
     settings: ServerSettings,
     *,
     ready: Callable[[str], None] | None = None,
-    tell: Callable[[str], object] = sys.stderr.write,
+    tell: Callable[[str], object] | None = None,
     as_page: AsPage | None = None,
     brain: type[Coordinator] = Coordinator,
 ) -> None:
     """Serve until cancelled. `ready` gets the address as soon as requests are answered. `as_page` makes a
     page of a run's history, at `/report/RUN`; without it there is none.
 
-    `tell` gets a newly made token, once. `brain` is what decides; a measurement brings its own. Raises
-    `ConfigError`: a port in use, a bad host, a data directory that cannot be used, impossible settings.
+    `tell` gets a newly made token, once; without it a terminal does, but no log. `brain` is what decides; a
+    measurement brings its own. Raises `ConfigError`: a port in use, a bad host, a data directory that cannot
+    be used, impossible settings.
     """
     settings.check(tuple(STRATEGIES))
     listener = _listen(settings.host, settings.port)
@@ -79,7 +80,7 @@ async def _serve(
     listener: socket.socket,
     store: Store,
     ready: Callable[[str], None] | None,
-    tell: Callable[[str], object],
+    tell: Callable[[str], object] | None,
     as_page: AsPage | None,
     brain: type[Coordinator],
 ) -> None:
@@ -87,7 +88,9 @@ async def _serve(
     if token is None and not is_loopback(settings.host):
         token, is_new = kept_secret(settings.data_dir / "token")
         if is_new:
-            tell(f"token for agents and for changes (kept in {settings.data_dir / 'token'}): {token}\n")
+            shown = f": {token}" if tell is not None or sys.stderr.isatty() else ""
+            say = tell or sys.stderr.write
+            say(f"the token for agents and for changes is in {settings.data_dir / 'token'}{shown}\n")
     this = await asyncio.to_thread(about)
     store.put("servers", {"boot": store.boot, "at_s": time.time(), "data": this})
     files = ModelFiles()

@@ -10,11 +10,13 @@ import asyncio
 import importlib
 import itertools
 import logging
+import pkgutil
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, assert_never
 
+from d3bed import plan
 from d3bed.core.errors import D3Error
 from d3bed.core.messages import encode
 from d3bed.plan import Choice, choose
@@ -86,8 +88,7 @@ class Runner:
         loop = asyncio.get_running_loop()
         self.store.watch(lambda news: loop.call_soon_threadsafe(self.submit, news))
         self.spawn(self._beat())
-        # The first plan should not wait for this import; agents are still loading their model.
-        self._planner.submit(importlib.import_module, "scipy.sparse.csgraph")
+        self._planner.submit(_load_planner)
 
     async def stop(self) -> None:
         """Cancel what is under way and store what is not yet; `Store.close` then writes it."""
@@ -189,6 +190,14 @@ class Runner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _load_planner() -> None:
+    """Import all of it now: the first plan should not wait for SciPy, and when an upgrade replaces these
+    files a running server must not plan with a mixture of versions. What is needed first comes first."""
+    importlib.import_module("scipy.sparse.csgraph")
+    for module in pkgutil.walk_packages(plan.__path__, "d3bed.plan."):
+        importlib.import_module(module.name)
 
 
 def choice_for(command: ComputePlan) -> Choice:

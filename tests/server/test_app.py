@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -371,19 +372,27 @@ async def test_token_is_needed_for_changes_and_by_agents(
 
 
 async def test_token_is_made_and_told_once_beyond_loopback(
-    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(app, "is_loopback", lambda host: False)
     told: list[str] = []
-    for _ in range(2):
+    file = make_settings().data_dir / "token"
+
+    async def start(tell: Callable[[str], object] | None) -> None:
         ready = asyncio.Event()
-        task = asyncio.create_task(serve(make_settings(), ready=lambda _: ready.set(), tell=told.append))  # noqa: B023
+        task = asyncio.create_task(serve(make_settings(), ready=lambda _: ready.set(), tell=tell))
         await ready.wait()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-    token = (make_settings().data_dir / "token").read_text().strip()
-    assert len(told) == 1 and token in told[0]
+
+    await start(told.append)
+    await start(told.append)
+    assert len(told) == 1 and file.read_text().strip() in told[0]
+    file.unlink()
+    await start(None)  # as a service, whose words a log keeps
+    said = capsys.readouterr().err
+    assert str(file) in said and file.read_text().strip() not in said
 
 
 async def test_port_in_use_is_named_with_a_remedy(make_settings: MakeSettings) -> None:

@@ -11,6 +11,8 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection
 
+from d3bed.agent.join import knock
+from d3bed.core.errors import ConfigError
 from d3bed.core.joining import Machine
 from d3bed.core.messages import CredentialKept, CutOff, NewCredential, Welcome, decode_to_agent, encode
 from d3bed.server import ServerSettings
@@ -183,6 +185,10 @@ async def test_wrong_expired_used_and_revoked_are_refused_at_once_with_a_reason(
     body = refused.value.response.body
     assert body is not None and b"edge-2 was revoked" in body
     assert (await audit(lab, "edge-2 was revoked"))["what"] == "GET /ws/agent"
+    with pytest.raises(ConfigError, match=r"HTTP 401\): the credential of edge-2 was revoked"):
+        await asyncio.to_thread(knock, lab.address, revoked, "")
+    await asyncio.to_thread(knock, lab.address, TOKEN, "")
+    await asyncio.to_thread(knock, "http://127.0.0.1:9", revoked, "")  # nobody there yet: no reason to end
 
 
 async def test_a_revoked_agent_is_cut_off_at_once_and_the_others_change_their_secret(
