@@ -1,10 +1,10 @@
-"""Files of models, fetched from the server by hash and kept on this board.
+"""Files of models, fetched by hash from the server, or an agent near that has them, and kept on this board.
 
 A file that was interrupted goes on where it stopped, also in another process, or after either side was
 started again. What came is checked against its hash before it is used, and never else: a wrong one is thrown
-away and fetched once more. The oldest files give way when more would be kept than the quota allows, or the
-disk has. Agents that share a machine, and so the folder, fetch a file once. Everything here blocks: call it
-on a thread.
+away and fetched once more, from the server. The oldest files give way when more would be kept than the quota
+allows, or the disk has. Agents that share a machine, and so the folder, fetch a file once. Everything here
+blocks: call it on a thread.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import os
 import shutil
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from d3bed.core.errors import ModelError
 from d3bed.core.messages import ModelFile
+from d3bed.net import PIECE_BYTES
 
 __all__ = ["FileStore"]
 
@@ -36,9 +38,15 @@ _CHUNK_BYTES = 1 << 20
 _SPARE_BYTES = 64 << 20
 _READ_S = 10.0
 _BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+#: An agent that gets the file itself is followed as long as more of it comes so soon.
+_PATIENCE_S = 3.0
 #: Interruptions in a row without a byte between them.
 _TRIES = 12
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+#: What an agent near has of a file behind its first so many bytes; empty where there is no more yet.
+TakeNear = Callable[[str, int], bytes]
 
 
 class FileStore:
@@ -61,9 +69,14 @@ class FileStore:
         self._stop.set()
 
     def fetch(
-        self, file: ModelFile, used: Collection[str], progress: Callable[[int], None] = lambda _: None
+        self,
+        file: ModelFile,
+        used: Collection[str],
+        progress: Callable[[int], None] = lambda _: None,
+        near: Sequence[TakeNear] = (),
     ) -> Path:
         """The file's place on this disk. `used` hashes are never evicted; `progress` gets the bytes so far.
+        Agents that are `near` are asked before the server, one after the other.
 
         Raises `ModelError`: no room, a wrong hash, a server that refuses or stays away.
         """
@@ -76,7 +89,7 @@ class FileStore:
                     os.utime(place)  # eviction takes what was used longest ago
                 else:
                     self._make_room(file, used, part)
-                    self._receive(file, part, progress)
+                    self._receive(file, part, progress, list(near))
                     os.fsync(part.fileno())
                     os.replace(part.name, place)
                     return place
@@ -86,6 +99,19 @@ class FileStore:
             if error.errno in _NO_ROOM:
                 raise self._no_room(file, "the disk became full") from error
             raise _failed(file, f"cannot be kept in {self._folder}: {error}", "check the folder") from error
+
+    def piece(self, sha256: str, behind_bytes: int) -> bytes:
+        """What is here of a file behind its first so many bytes, for an agent that has less of it."""
+        for suffix in ("safetensors", "part"):
+            try:
+                with (self._folder / f"{sha256}.{suffix}").open("rb") as file:
+                    if behind_bytes >= os.fstat(file.fileno()).st_size:
+                        return b""
+                    file.seek(behind_bytes)
+                    return file.read(PIECE_BYTES)
+            except FileNotFoundError:
+                continue
+        return b""
 
     def _lock(self, part: BinaryIO, file: ModelFile) -> None:
         while True:
@@ -128,11 +154,18 @@ class FileStore:
 
     # ── receiving ─────────────────────────────────────────────────────────────────────────────────
 
-    def _receive(self, file: ModelFile, part: BinaryIO, progress: Callable[[int], None]) -> None:
+    def _receive(
+        self, file: ModelFile, part: BinaryIO, progress: Callable[[int], None], near: list[TakeNear]
+    ) -> None:
         failures = wrong = 0
+        helped = False
         while True:
             digest, here = _hashed(part)
-            if here < file.size:
+            if here < file.size and near:
+                helped = self._read_near(near.pop(0), file, part, here, digest, progress) or helped
+                if part.seek(0, os.SEEK_END) < file.size:
+                    continue
+            elif here < file.size:
                 try:
                     self._read(file, part, here, digest, progress)
                 except urllib.error.HTTPError as error:
@@ -160,10 +193,45 @@ class FileStore:
             if part.seek(0, os.SEEK_END) == file.size and digest.hexdigest() == file.sha256:
                 return
             part.truncate(0)
+            if helped:
+                _log.warning("an agent near sent a wrong %s: the server's is fetched", file.path)
+                helped = False
+                near.clear()
+                continue
             wrong += 1
             if wrong == 2:
                 problem_ = "what the server sent has another hash than it said"
                 raise _failed(file, problem_, "was the file changed? load the model again")
+
+    def _read_near(
+        self,
+        take: TakeNear,
+        file: ModelFile,
+        part: BinaryIO,
+        here: int,
+        digest: hashlib._Hash,
+        progress: Callable[[int], None],
+    ) -> bool:
+        """Append what an agent near has, and gets. Returns whether that was anything."""
+        began, heard_s = here, time.monotonic()
+        while here < file.size and not self._stop.is_set():
+            try:
+                chunk = take(file.sha256, here)[: file.size - here]
+            except OSError as error:
+                _log.info("%s does not come from %s: %s", file.path, take, error)
+                break
+            if chunk:
+                part.write(chunk)
+                digest.update(chunk)
+                here += len(chunk)
+                heard_s = time.monotonic()
+                progress(here)
+            elif time.monotonic() - heard_s > _PATIENCE_S or self._stop.wait(_BACK_OFF_S[0]):
+                break
+        part.flush()
+        if here > began:
+            _log.info("%s of %s came from %s", _mb(here - began), file.path, take)
+        return here > began
 
     def _read(
         self,

@@ -28,8 +28,8 @@ from d3bed.net import (
 
 __all__ = ["Links"]
 
-#: Name of the pipeline that measuring connections carry in their handshake.
-_MEASURING = PipelineId("measure")
+#: Names of the pipeline that connections for measuring, and for files, carry in their handshake.
+_MEASURING, _FILES = PipelineId("measure"), PipelineId("files")
 #: How long a relay may take to join two calls, and whoever is looked at to be dialled: that look is short.
 _JOIN_S, _LOOK_DIAL_S = 4.0, 1.5
 
@@ -78,6 +78,10 @@ class Links:
             return await sender.probe(quick=quick)
         finally:
             await sender.close()
+
+    async def for_files(self, peer: Peer) -> Sender:
+        """A connection of its own, to ask `peer` for files; the caller closes it."""
+        return await self._connect(_FILES, peer)
 
     async def change(self, peer: AgentId, shape: LinkShape | None) -> None:
         """Hold the shaped links to `peer`, and those to come, to another shape; None: to their own again.

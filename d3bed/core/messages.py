@@ -381,10 +381,12 @@ class ClockPong(msgspec.Struct, frozen=True, tag=True):
 
 
 class LoadModel(msgspec.Struct, frozen=True, tag=True):
-    """Load and export; `threads` is the intra-op thread count, the same on the whole pipeline."""
+    """Load and export; `threads` is the intra-op thread count, the same on the whole pipeline. `peers` have
+    the model's files, or are getting them: they are asked before the server."""
 
     model: ModelSpec
     threads: int
+    peers: tuple[Peer, ...] = ()
 
 
 class ProfileModel(msgspec.Struct, frozen=True, tag=True):

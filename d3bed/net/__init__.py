@@ -1,6 +1,6 @@
 """Tensors between agents: raw TCP links, one per direction, shaped where emulation asks for it."""
 
-from d3bed.net.codec import Limits, TensorMessage
+from d3bed.net.codec import PIECE_BYTES, Limits, TensorMessage
 from d3bed.net.listener import Listener
 from d3bed.net.probe import Probe
 from d3bed.net.relay import Relay, call, wanted
@@ -12,6 +12,7 @@ from d3bed.net.tls import LinkTls
 
 __all__ = [
     "DIAL_S",
+    "PIECE_BYTES",
     "Limits",
     "LinkTls",
     "Listener",

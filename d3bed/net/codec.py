@@ -27,6 +27,7 @@ from d3bed.core.regions import WHOLE, Region
 
 __all__ = [
     "MAGIC",
+    "PIECE_BYTES",
     "PREFIX_BYTES",
     "VERSION",
     "Accepted",
@@ -38,6 +39,8 @@ __all__ = [
     "Kind",
     "Limits",
     "Message",
+    "Piece",
+    "PieceHeader",
     "Ping",
     "Pong",
     "Prefix",
@@ -48,6 +51,7 @@ __all__ = [
     "Refused",
     "TensorHeader",
     "TensorMessage",
+    "Want",
     "WireViolation",
     "decode_header",
     "decode_prefix",
@@ -60,6 +64,9 @@ VERSION: Final = 1
 PREFIX_BYTES: Final = 32
 _PREFIX = struct.Struct("<4sBBHIQQI")
 assert _PREFIX.size == PREFIX_BYTES
+
+#: The most that an answer has of a file.
+PIECE_BYTES: Final = 1024 * 1024
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -110,6 +117,8 @@ class Kind(IntEnum):
     PROBE = 9
     PROBED = 10
     GOODBYE = 11
+    WANT = 12
+    PIECE = 13
 
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
@@ -176,6 +185,18 @@ class Probed(_Header, frozen=True):
     taken_s: Annotated[float, msgspec.Meta(ge=0)]
 
 
+class Want(_Header, frozen=True):
+    """What comes behind the first so many bytes of a model's file, by its SHA-256 (hex), is asked for."""
+
+    number: _Count
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    behind_bytes: _Count
+
+
+class PieceHeader(_Header, frozen=True):
+    number: _Count
+
+
 class Goodbye(_Header, frozen=True):
     reason: Annotated[str, msgspec.Meta(max_length=1000)]
 
@@ -212,6 +233,13 @@ class TensorMessage(msgspec.Struct, frozen=True, eq=False):
     payload: bytes | bytearray | memoryview
 
 
+class Piece(msgspec.Struct, frozen=True, eq=False):
+    """The answer to a `Want`: some of the file, nothing where there is no more of it yet."""
+
+    number: int
+    payload: bytes | bytearray | memoryview
+
+
 class ProbeData(msgspec.Struct, frozen=True, eq=False):
     """Bytes without meaning, sent to see how long they take."""
 
@@ -231,6 +259,8 @@ Message = (
     | ProbeData
     | Probed
     | Goodbye
+    | Want
+    | Piece
 )
 Header = (
     Hello
@@ -244,6 +274,8 @@ Header = (
     | ProbeHeader
     | Probed
     | Goodbye
+    | Want
+    | PieceHeader
 )
 
 _HEADERS: dict[Kind, type[Header]] = {
@@ -258,9 +290,13 @@ _HEADERS: dict[Kind, type[Header]] = {
     Kind.PROBE: ProbeHeader,
     Kind.PROBED: Probed,
     Kind.GOODBYE: Goodbye,
+    Kind.WANT: Want,
+    Kind.PIECE: PieceHeader,
 }
 _KINDS: dict[type, Kind] = {header: kind for kind, header in _HEADERS.items()}
-_KINDS |= {TensorMessage: Kind.TENSOR, ProbeData: Kind.PROBE}
+_KINDS |= {TensorMessage: Kind.TENSOR, ProbeData: Kind.PROBE, Piece: Kind.PIECE}
+#: Of a message of another kind the header is all.
+_WITH_PAYLOAD = frozenset({Kind.TENSOR, Kind.PROBE, Kind.PIECE})
 _KIND_OF_BYTE: dict[int, Kind] = {kind.value: kind for kind in Kind}
 _DECODERS = {kind: msgspec.msgpack.Decoder(header) for kind, header in _HEADERS.items()}
 _encode_header = msgspec.msgpack.Encoder().encode
@@ -292,7 +328,7 @@ def decode_prefix(raw: bytes | bytearray | memoryview, offset: int, limits: Limi
         raise WireViolation(
             Breach.HEADER_SIZE, f"header of {header_bytes} bytes, limit {limits.header_bytes}"
         )
-    most = limits.payload_bytes if kind in (Kind.TENSOR, Kind.PROBE) else 0
+    most = {Kind.PIECE: PIECE_BYTES}.get(kind, limits.payload_bytes) if kind in _WITH_PAYLOAD else 0
     if payload_bytes > most:
         raise WireViolation(
             Breach.PAYLOAD_SIZE, f"{kind.name} with a payload of {payload_bytes} bytes, limit {most}"
@@ -332,10 +368,12 @@ def encode(message: Message, limits: Limits) -> tuple[bytes, memoryview | None]:
                 )
             head = _PREFIX.pack(MAGIC, VERSION, kind, 0, len(header), nbytes, message.frame, message.epoch)
             return head + header, payload
-        case ProbeData():
-            header, payload = _encode_header(ProbeHeader(message.number)), _flat(message.payload)
-            if payload.nbytes > limits.payload_bytes:
-                raise LocalProtocolError(f"probe of {payload.nbytes} bytes, limit {limits.payload_bytes}")
+        case ProbeData() | Piece():
+            made = ProbeHeader if isinstance(message, ProbeData) else PieceHeader
+            header, payload = _encode_header(made(message.number)), _flat(message.payload)
+            most = limits.payload_bytes if isinstance(message, ProbeData) else PIECE_BYTES
+            if payload.nbytes > most:
+                raise LocalProtocolError(f"{kind.name} of {payload.nbytes} bytes, limit {most}")
             return _PREFIX.pack(MAGIC, VERSION, kind, 0, len(header), payload.nbytes, 0, 0) + header, payload
         case _:
             header = _encode_header(message)

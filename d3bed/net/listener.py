@@ -20,12 +20,14 @@ from d3bed.net.codec import (
     Hello,
     Limits,
     Message,
+    Piece,
     Ping,
     Pong,
     Probed,
     Proof,
     Refused,
     TensorMessage,
+    Want,
     WireViolation,
     encode,
 )
@@ -45,6 +47,8 @@ _PAUSE_S = 1.0
 _LOG_EVERY_S = 60.0
 _LOGGED_HOSTS = 1024
 
+#: What of a file is there behind its first so many bytes, at most `PIECE_BYTES`; called on a thread.
+FileOf = Callable[[str, int], bytes]
 OnTensor = Callable[[AgentId, PipelineId, TensorMessage], None]
 OnLost = Callable[[AgentId, PipelineId, Exception], None]
 
@@ -76,6 +80,9 @@ class _Incoming(asyncio.BufferedProtocol):
         self._host = "?"
         self._probe_begun_s = 0.0
         self._heard_s = time.monotonic()
+        self._giving: asyncio.Task[None] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
         self.ended: Exception | None = None
 
     @property
@@ -121,7 +128,15 @@ class _Incoming(asyncio.BufferedProtocol):
             self._end(error)
         return False
 
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
     def connection_lost(self, error: Exception | None) -> None:
+        if self._giving is not None:
+            self._giving.cancel()
         self._end(LinkBroken(f"connection lost: {error}" if error else "connection lost"))
         self._listener.forget(self)
         if self._hello is not None and self.ended is not None:
@@ -178,11 +193,27 @@ class _Incoming(asyncio.BufferedProtocol):
             case ProbeEnded():
                 taken_s = time.monotonic() - self._probe_begun_s
                 self._reply_later(Probed(event.number, event.bytes, taken_s))
+            case Want():
+                self._give(event)
             case Goodbye():
                 self._end(LinkClosed(event.reason))
                 self._transport.close()
             case _:  # the state table lets nothing else come this way
                 raise WireViolation(Breach.ORDER, f"unexpected {type(event).__name__}")
+
+    def _give(self, want: Want) -> None:
+        if self._giving is not None and not self._giving.done():
+            raise WireViolation(Breach.CROWDED, "asks for the next piece of a file before it has this one")
+        self._giving = asyncio.create_task(self._give_piece(want))
+
+    async def _give_piece(self, want: Want) -> None:
+        await self._writable.wait()  # it may not read what it asked for
+        try:
+            found = await asyncio.to_thread(self._listener.file_of, want.sha256, want.behind_bytes)
+        except OSError as error:
+            _log.warning("a piece of %s cannot be read: %s", want.sha256, error)
+            found = b""
+        self._reply_if_open(Piece(want.number, found))
 
     def _check_certificate(self, hello: Hello) -> None:
         """On TLS: whoever it says it is must be in its certificate."""
@@ -195,7 +226,8 @@ class _Incoming(asyncio.BufferedProtocol):
 
     def _reply(self, message: Message) -> None:
         self._wire.send(message)
-        self._transport.write(b"".join(self._wire.data_to_send()))
+        for piece in self._wire.data_to_send():
+            self._transport.write(piece)
 
     def _reply_later(self, message: Message) -> None:
         """After the latency that the sender emulates, so that its round trip is twice that."""
@@ -216,7 +248,7 @@ class Listener:
     `on_tensor` and `on_lost` are called in the event loop and must not block. `on_tensor` may raise
     `RemoteProtocolError` for a tensor that nobody expects: its sender is refused. `on_lost` gets `LinkClosed`
     after a goodbye, `LinkBroken` or `RemoteProtocolError` otherwise. `secret` None refuses everybody.
-    `rejected` counts connections that were closed for what they did.
+    `rejected` counts connections that were closed for what they did. What peers get of files is `file_of`.
     """
 
     def __init__(
@@ -230,6 +262,7 @@ class Listener:
     ) -> None:
         self.me, self.secret = me, secret
         self.on_tensor, self.on_lost = on_tensor, on_lost
+        self.file_of: FileOf = lambda sha256, behind_bytes: b""
         self.limits = limits
         self.pool = BufferPool()
         self.rejected_by_reason: Counter[str] = Counter()

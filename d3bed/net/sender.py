@@ -20,12 +20,14 @@ from d3bed.net.codec import (
     Goodbye,
     Limits,
     Message,
+    Piece,
     Ping,
     Pong,
     Probed,
     ProbeData,
     Refused,
     TensorMessage,
+    Want,
     WireViolation,
 )
 from d3bed.net.handshake import NONCE_BYTES, Introduction, is_of_another
@@ -42,6 +44,8 @@ _log = logging.getLogger(__name__)
 
 #: A host that does not answer a connection for so long will not: there is time for a lost packet.
 DIAL_S = 3.0
+
+_Reply = Probed | Piece | None
 
 _TENSORS_IN_FLIGHT = 8
 _BYTES_IN_FLIGHT = 32 * 1024 * 1024
@@ -130,7 +134,7 @@ class Sender:
         self._down: D3Error | None = None
         self._leaving = False
         self._opened: asyncio.Future[None] = self._loop.create_future()
-        self._replies: dict[tuple[type, int], asyncio.Future[Probed | None]] = {}
+        self._replies: dict[tuple[type, int], asyncio.Future[_Reply]] = {}
         self._asked = 0
         #: Whether what a tensor takes is told by its echo: others than our kernel hold it on the way. The
         #: shortest round trip, and when the last echo came.
@@ -276,7 +280,7 @@ class Sender:
             else:
                 echo.add_done_callback(arrived)
 
-        def arrived(echo: asyncio.Future[Probed | None]) -> None:
+        def arrived(echo: asyncio.Future[_Reply]) -> None:
             """Tensors follow each other: none has the way for itself before the one ahead of it arrived."""
             if echo.cancelled() or echo.exception() is not None:
                 then(self._transfer(tensor, item, nbytes, item.taken_s))
@@ -287,12 +291,12 @@ class Sender:
 
         self._outbox.when_left(item, left)
 
-    def _echo(self) -> asyncio.Future[Probed | None]:
+    def _echo(self) -> asyncio.Future[_Reply]:
         """Done when what was sent before has arrived."""
         awaited = (Pong, self._next_number())
         echo = self._replies[awaited] = self._loop.create_future()
 
-        def done(echo: asyncio.Future[Probed | None]) -> None:
+        def done(echo: asyncio.Future[_Reply]) -> None:
             del self._replies[awaited]
             if not echo.cancelled():
                 echo.exception()  # that the link was lost is told to all who wait for more than this
@@ -335,8 +339,15 @@ class Sender:
             while (nbytes := search.next_bytes()) is not None:
                 number = self._next_number()
                 reply = await self._ask(ProbeData(number, b"\x5a" * nbytes), (Probed, number))
-                search.measured(nbytes, reply.taken_s if reply is not None else 0.0)
+                search.measured(nbytes, reply.taken_s if isinstance(reply, Probed) else 0.0)
             return Probe(search.bytes_per_s, rtt_s / 2, rtt_s)
+
+    async def piece(self, sha256: str, behind_bytes: int) -> bytes:
+        """Some of a file of the peer's, behind its first so many bytes; empty where it has no more of it yet.
+        Raises as `send`."""
+        number = self._next_number()
+        reply = await self._ask(Want(number, sha256, behind_bytes), (Piece, number))
+        return bytes(reply.payload) if isinstance(reply, Piece) else b""
 
     async def _ping(self) -> float:
         number = self._next_number()
@@ -367,9 +378,9 @@ class Sender:
         self._asked += 1
         return self._asked
 
-    async def _ask(self, message: Message, awaited: tuple[type, int]) -> Probed | None:
+    async def _ask(self, message: Message, awaited: tuple[type, int]) -> _Reply:
         self._check_up()
-        reply: asyncio.Future[Probed | None] = self._loop.create_future()
+        reply: asyncio.Future[_Reply] = self._loop.create_future()
         self._replies[awaited] = reply
         try:
             self._write(message)  # a failure reaches the reply
@@ -431,12 +442,14 @@ class Sender:
                 self._resolve((Pong, event.number), None)
             case Probed():
                 self._resolve((Probed, event.number), event)
+            case Piece():
+                self._resolve((Piece, event.number), event)
             case Goodbye():
                 raise LinkClosed(f"{self.peer} closed the link: {event.reason}")
             case _:  # the state table lets nothing else come this way
                 raise WireViolation(Breach.ORDER, f"unexpected {type(event).__name__}")
 
-    def _resolve(self, awaited: tuple[type, int], answer: Probed | None) -> None:
+    def _resolve(self, awaited: tuple[type, int], answer: _Reply) -> None:
         reply = self._replies.get(awaited)
         if reply is not None and not reply.done():
             reply.set_result(answer)

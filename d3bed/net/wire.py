@@ -37,6 +37,8 @@ from d3bed.net.codec import (
     Kind,
     Limits,
     Message,
+    Piece,
+    PieceHeader,
     Ping,
     Pong,
     Prefix,
@@ -46,6 +48,7 @@ from d3bed.net.codec import (
     Refused,
     TensorHeader,
     TensorMessage,
+    Want,
     WireViolation,
     decode_header,
     decode_prefix,
@@ -97,16 +100,18 @@ TRANSITIONS: dict[tuple[WireState, Kind], WireState] = {
     (WireState.OPEN, Kind.PONG): WireState.OPEN,
     (WireState.OPEN, Kind.PROBE): WireState.OPEN,
     (WireState.OPEN, Kind.PROBED): WireState.OPEN,
+    (WireState.OPEN, Kind.WANT): WireState.OPEN,
+    (WireState.OPEN, Kind.PIECE): WireState.OPEN,
     (WireState.OPEN, Kind.REFUSED): WireState.CLOSED,
     (WireState.OPEN, Kind.GOODBYE): WireState.CLOSED,
 }
 
 _MAY_SEND: dict[Role, frozenset[Kind]] = {
     Role.CONNECTOR: frozenset(
-        {Kind.HELLO, Kind.PROOF, Kind.TENSOR, Kind.PING, Kind.PROBE, Kind.GOODBYE},
+        {Kind.HELLO, Kind.PROOF, Kind.TENSOR, Kind.PING, Kind.PROBE, Kind.WANT, Kind.GOODBYE},
     ),
     Role.ACCEPTOR: frozenset(
-        {Kind.CHALLENGE, Kind.ACCEPTED, Kind.REFUSED, Kind.PONG, Kind.PROBED, Kind.GOODBYE},
+        {Kind.CHALLENGE, Kind.ACCEPTED, Kind.REFUSED, Kind.PONG, Kind.PROBED, Kind.PIECE, Kind.GOODBYE},
     ),
 }
 _OTHER = {Role.CONNECTOR: Role.ACCEPTOR, Role.ACCEPTOR: Role.CONNECTOR}
@@ -138,6 +143,8 @@ Event = (
     | ProbeEnded
     | Probed
     | Goodbye
+    | Want
+    | Piece
 )
 
 
@@ -163,7 +170,7 @@ class Wire:
         self._scratch = memoryview(bytearray(PREFIX_BYTES + self.limits.header_bytes))
         self._start = self._end = 0
         self._prefix: Prefix | None = None
-        self._header: TensorHeader | ProbeHeader | None = None
+        self._header: TensorHeader | ProbeHeader | PieceHeader | None = None
         self._payload = memoryview(b"")
         self._filled = 0
 
@@ -255,7 +262,7 @@ class Wire:
 
     def _take(self, prefix: Prefix, header: Header) -> None:
         """A checked header is here: the whole message, or all but its payload."""
-        if isinstance(header, TensorHeader | ProbeHeader):
+        if isinstance(header, TensorHeader | ProbeHeader | PieceHeader):
             if isinstance(header, ProbeHeader):
                 self._events.append(ProbeBegun(header.number))
             self._header = header
@@ -292,6 +299,8 @@ class Wire:
                     self._payload,
                 )
             )
+        elif isinstance(header, PieceHeader):
+            self._events.append(Piece(header.number, self._payload))
         elif header is not None:
             self._events.append(ProbeEnded(header.number, prefix.payload_bytes))
         self._prefix = self._header = None

@@ -60,6 +60,13 @@ class Asked:
         for other in list(self._due_s):
             self.done(other, ("link", agent), ("look", agent))
 
+    def is_asked(self, agent: AgentId, order: Order) -> bool:
+        return order in self._due_s.get(agent, ())
+
+    def at(self, order: Order) -> list[AgentId]:
+        """Who was asked for this, about in the order of being asked."""
+        return [agent for agent, due_s in self._due_s.items() if order in due_s]
+
     def is_at(self, *kinds: Kind) -> bool:
         """Whether any agent is at such a thing."""
         return any(self._at[kind] for kind in kinds)

@@ -39,6 +39,8 @@ from d3bed.server.ways import Ways
 
 __all__ = ["AgentRecord", "LinkRecord", "World"]
 
+#: So many agents are named to one that needs a model's files.
+MOST_NEAR = 3
 #: How long an order may take before it counts as failed.
 LOAD_S, PROFILE_S, LINK_S, QUICK_LINK_S = 300.0, 600.0, 60.0, 5.0
 NOTES_KEPT = 200
@@ -344,7 +346,25 @@ class World:
     # ── orders ────────────────────────────────────────────────────────────────────────────────────
 
     def order_load(self, agent: AgentId, model: ModelSpec, threads: int) -> None:
-        self._order(agent, ("load", model), LOAD_S, LoadModel(model, threads))
+        if not self.asked.is_asked(agent, ("load", model)):
+            peers = self._with_files(agent, model) if model.files else ()
+            self._order(agent, ("load", model), LOAD_S, LoadModel(model, threads, peers))
+
+    def _with_files(self, agent: AgentId, model: ModelSpec) -> tuple[Peer, ...]:
+        """Who has the model's files, or is getting them, of those near: of the same tier. Whoever was told
+        last comes first, so that each sends them on once, as they come, to the next."""
+        at = self.asked.at(("load", model))
+        tier = self.agents[agent].register.tier
+        have = [name for name, record in self.agents.items() if model in record.loaded]
+        near = [
+            name
+            for name in (*reversed(at), *have)
+            if name != agent and self.agents[name].connected and self.agents[name].register.tier is tier
+        ]
+        return tuple(
+            Peer(name, tier, self.agents[name].register.data_address, None, self.ways.of(agent, name))
+            for name in near[:MOST_NEAR]
+        )
 
     def fetching(self, agent: AgentId, model: ModelSpec) -> None:
         """Files are on their way: it loads once they are there."""

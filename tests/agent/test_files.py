@@ -16,8 +16,12 @@ import pytest
 
 from d3bed.agent import files
 from d3bed.agent.files import FileStore
+from d3bed.agent.links import Links
+from d3bed.agent.near import fetched
 from d3bed.core.errors import ModelError
-from d3bed.core.messages import ModelFile
+from d3bed.core.ids import AgentId, Tier
+from d3bed.core.messages import Fetching, LoadModel, ModelFile, ModelSpec, Peer
+from d3bed.net import PIECE_BYTES, Listener
 
 pytestmark = pytest.mark.sockets
 
@@ -201,3 +205,94 @@ def test_a_disk_that_becomes_full_is_told_and_goes_on_when_there_is_room(
         assert place.read_bytes() == CONTENT and hostile.asked[-1][0] is not None
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+# ── from an agent near ────────────────────────────────────────────────────────────────────────────────
+
+
+class Near:
+    """An agent that has so much of `content`, and so much more at each look."""
+
+    def __init__(self, content: bytes, has: int | None = None, grows: int = 0) -> None:
+        self.content, self.has, self.grows = content, len(content) if has is None else has, grows
+
+    def __call__(self, sha256: str, behind_bytes: int) -> bytes:
+        assert sha256 == told(CONTENT).sha256
+        found = self.content[behind_bytes : min(self.has, behind_bytes + 500_000)]
+        self.has += self.grows
+        return found
+
+
+def test_an_agent_near_spares_the_server(hostile: Hostile, store: MakeStore) -> None:
+    seen: list[int] = []
+    place = store().fetch(told(CONTENT), set(), seen.append, [Near(CONTENT)])
+    assert place.read_bytes() == CONTENT and hostile.asked == [] and seen[-1] == len(CONTENT)
+
+
+def test_one_that_is_getting_it_is_followed(hostile: Hostile, store: MakeStore) -> None:
+    place = store().fetch(told(CONTENT), set(), near=[Near(CONTENT, has=0, grows=70_000)])
+    assert place.read_bytes() == CONTENT and hostile.asked == []
+
+
+def test_where_it_stops_the_next_goes_on_and_the_server_at_last(
+    hostile: Hostile, store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_PATIENCE_S", 0.0)
+
+    def gone(sha256: str, behind_bytes: int) -> bytes:
+        raise ConnectionError("no such agent")
+
+    near: list[files.TakeNear] = [gone, Near(CONTENT, has=1_000_000), Near(CONTENT, has=2_000_000)]
+    place = store().fetch(told(CONTENT), set(), near=near)
+    assert place.read_bytes() == CONTENT and [wanted for wanted, _ in hostile.asked] == ["bytes=2000000-"]
+
+
+@pytest.mark.parametrize("has", [3_000_000, 1_000_000], ids=["all of it", "some of it"])
+def test_what_an_agent_near_sent_wrong_is_fetched_from_the_server(
+    hostile: Hostile, store: MakeStore, monkeypatch: pytest.MonkeyPatch, has: int
+) -> None:
+    monkeypatch.setattr(files, "_PATIENCE_S", 0.0)
+    place = store().fetch(told(CONTENT), set(), near=[Near(bytes(len(CONTENT)), has)])
+    assert place.read_bytes() == CONTENT and hostile.asked[-1][0] is None
+
+
+def test_what_is_here_is_given_in_pieces_also_while_it_comes(store: MakeStore, tmp_path: Path) -> None:
+    here, digest = store(), told(CONTENT).sha256
+    assert here.piece(digest, 0) == b""
+    for suffix in ("part", "safetensors"):
+        (tmp_path / "models").mkdir(exist_ok=True)
+        (tmp_path / "models" / f"{digest}.{suffix}").write_bytes(CONTENT)
+        assert here.piece(digest, 1_000_000) == CONTENT[1_000_000:][:PIECE_BYTES]
+        assert here.piece(digest, len(CONTENT)) == here.piece(digest, 1 << 62) == b""
+        (tmp_path / "models" / f"{digest}.{suffix}").unlink()
+
+
+async def test_agents_hand_a_file_on_over_their_links(tmp_path: Path, hostile: Hostile) -> None:
+    """Two boards, of which one has the file: real links, and a server that is not asked."""
+    secret, file = b"what only agents know", told(CONTENT)
+    boards = {name: FileStore(tmp_path / name, hostile.address, lambda: None, 1 << 30) for name in "ab"}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / f"{file.sha256}.safetensors").write_bytes(CONTENT)
+    listener = await Listener.start(
+        "127.0.0.1", 0, me=AgentId("a"), secret=secret, on_tensor=lambda *_: None, on_lost=lambda *_: None
+    )
+    listener.file_of = boards["a"].piece
+    links = Links(AgentId("b"))
+    seen: list[Fetching] = []
+    links.secret = secret
+    peers = (
+        Peer(AgentId("gone"), Tier.EDGE, "127.0.0.1:1"),
+        Peer(AgentId("a"), Tier.EDGE, listener.address),
+    )
+    order = LoadModel(ModelSpec("alexnet", file.path, files=(file,)), 1, peers)
+    try:
+        found = await fetched(boards["b"], order, links, seen.append)
+        assert found[file.path].read_bytes() == CONTENT and hostile.asked == []
+        assert seen[-1] == Fetching(order.model, file.size, file.size)
+        links.secret = b"a stranger's"
+        shutil.rmtree(tmp_path / "b")
+        assert (await fetched(boards["b"], order, links, seen.append))[file.path].read_bytes() == CONTENT
+        assert len(hostile.asked) == 1  # the link was refused, so the server was asked
+    finally:
+        await links.close()
+        await listener.close()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pytest
 from d3bed.core.errors import ConfigError, LinkBroken, LinkClosed, LocalProtocolError, RemoteProtocolError
 from d3bed.core.ids import AgentId, PipelineId
 from d3bed.core.measurements import LinkShape
-from d3bed.net import Limits, Listener, Pacing, Sender, new_event_loop
+from d3bed.net import PIECE_BYTES, Limits, Listener, Pacing, Sender, new_event_loop
 from d3bed.net.codec import Hello, Proof
 from d3bed.net.handshake import Acceptance
 from d3bed.net.wire import Role, Wire
@@ -350,3 +351,25 @@ def test_loops_of_both_kinds_carry_a_tensor(shaped: bool, make_tensor: MakeTenso
 
     with asyncio.Runner(loop_factory=lambda: new_event_loop(shaped)) as runner:
         assert runner.run(there_and_gone()) == make_tensor((1, 3, 500, 500)).payload
+
+
+async def test_pieces_of_a_file_come_one_at_a_time(site: Site) -> None:
+    content, digest = bytes(range(256)) * 10_000, "0" * 64
+    site.listener.file_of = lambda sha256, behind: content[behind:][:PIECE_BYTES]
+    sender, got = await site.connect(), b""
+    while piece := await sender.piece(digest, len(got)):
+        got += piece
+    assert got == content
+
+    gate = threading.Event()
+
+    def blocked(sha256: str, behind_bytes: int) -> bytes:
+        gate.wait(60)
+        return b""
+
+    site.listener.file_of = blocked
+    try:
+        with pytest.raises(LinkBroken, match="before it has this one"):
+            await asyncio.gather(sender.piece(digest, 0), sender.piece(digest, 0))
+    finally:
+        gate.set()

@@ -16,11 +16,13 @@ from d3bed.core.graph import ITEM_BYTES, Value
 from d3bed.core.ids import Epoch, FrameId
 from d3bed.net.codec import (
     MAGIC,
+    PIECE_BYTES,
     Breach,
     Goodbye,
     Hello,
     Kind,
     Limits,
+    Piece,
     Ping,
     Pong,
     Probed,
@@ -28,6 +30,7 @@ from d3bed.net.codec import (
     Refused,
     TensorHeader,
     TensorMessage,
+    Want,
     WireViolation,
     encode,
 )
@@ -143,6 +146,22 @@ def test_probe_tells_its_beginning_and_end(open_pair: LinkPair) -> None:
     assert open_pair.say(open_pair.acceptor, Pong(9)) == [Pong(9)]
 
 
+def test_a_file_is_asked_for_and_answered_in_pieces(open_pair: LinkPair) -> None:
+    want = Want(3, "0123456789abcdef" * 4, 1 << 40)
+    assert open_pair.say(open_pair.connector, want) == [want]
+    for payload in (b"some of it", b""):
+        (got,) = open_pair.say(open_pair.acceptor, Piece(3, payload))
+        assert isinstance(got, Piece) and (got.number, bytes(got.payload)) == (3, payload)
+
+
+@pytest.mark.parametrize("name", ["..%2fsecrets", "0" * 63, "0" * 65, "A" * 64])
+def test_a_file_is_asked_for_by_its_hash_alone(name: str) -> None:
+    head, _ = encode(Want(1, name, 0), Limits())
+    with pytest.raises(WireViolation) as caught:
+        open_acceptor().receive_data(head)
+    assert caught.value.breach is Breach.HEADER
+
+
 def test_goodbye_closes_and_what_follows_is_not_read(open_pair: LinkPair, make_tensor: MakeTensor) -> None:
     assert open_pair.say(open_pair.connector, Goodbye("done")) == [Goodbye("done")]
     open_pair.acceptor.receive_data(b"garbage")
@@ -184,6 +203,8 @@ def test_end_of_stream_within_a_message_says_so(open_pair: LinkPair, make_tensor
         (prefix(kind=Kind.PING, payload_bytes=1), Breach.PAYLOAD_SIZE),
         (prefix(kind=Kind.HELLO), Breach.ORDER),
         (prefix(kind=Kind.PONG), Breach.ORDER),
+        (prefix(kind=Kind.PIECE), Breach.ORDER),
+        (prefix(kind=Kind.PIECE, payload_bytes=PIECE_BYTES + 1), Breach.PAYLOAD_SIZE),
         (tensor_bytes(b"", 4), Breach.HEADER),
         (tensor_bytes(pickle.dumps({"a": 1}), 4), Breach.HEADER),
         (tensor_bytes(b"\x91" * 4000, 4), Breach.HEADER),

@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from d3bed.core.ids import AgentId
 from d3bed.core.messages import Fetching, LoadModel, ModelFile, ModelSpec
 from d3bed.server.world import LOAD_S
 from tests.server.conftest import MakeStage, Stage
-from tests.server.lab import ALL, DEVICE, MakeSettings, StartLab
+from tests.server.lab import ALL, CLOUD, DEVICE, EDGE_1, EDGE_2, MakeSettings, StartLab
 
 CONTENT = os.urandom(100_000)
 FILE = ModelFile("trained.safetensors", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
@@ -66,3 +67,15 @@ def test_what_is_on_its_way_is_told_and_waited_for(make_stage: MakeStage) -> Non
     assert (phase, text) == ("loading", f"{DEVICE} (60 of 80 MB) load {model.name}")
     stage.tick(LOAD_S + 1)  # nothing more is heard of it
     assert stage.coordinator.pipelines[stage.pipeline].phase[0] == "failed"
+
+
+def test_who_has_the_files_nearby_is_asked_before_the_server(make_stage: MakeStage) -> None:
+    stage: Stage = make_stage(model=ModelSpec("alexnet", FILE.path, files=(FILE,)))
+    stage.join(EDGE_1, EDGE_2, DEVICE, CLOUD, silent=LoadModel)
+
+    def told(agent: AgentId) -> list[AgentId]:
+        return [peer.agent for peer in stage.heard(agent, LoadModel)[-1].peers]
+
+    asked = [told(agent) for agent in (EDGE_1, EDGE_2)]
+    assert sorted(map(len, asked)) == [0, 1]  # the second is sent to the first, which is getting them
+    assert told(DEVICE) == told(CLOUD) == []  # alone in their tiers
