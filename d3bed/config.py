@@ -70,6 +70,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     photos: str | None = None
     engine: str = TORCH
     models_mb: float = 4000.0
+    weights_mb: float | None = None
 
 
 class _PinConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -184,10 +185,9 @@ def read_config(path: Path) -> Config:
                 where, f"{key}.speed", f"{agent.speed} is out of range", "use more than 0, at most 1"
             )
         check_engine(agent.engine, where, f"{key}.engine")
-        if not 0 <= agent.models_mb < float("inf"):
-            raise ConfigError(
-                where, f"{key}.models_mb", f"{agent.models_mb} is out of range", "use 0 or more"
-            )
+        for name, mb in (("models_mb", agent.models_mb), ("weights_mb", agent.weights_mb)):
+            if mb is not None and not 0 <= mb < float("inf"):
+                raise ConfigError(where, f"{key}.{name}", f"{mb} is out of range", "use 0 or more")
     tiers = {agent.name: agent.tier for agent in file.agents}
     pipelines = tuple(_pipeline(where, name, p, tiers) for name, p in file.pipelines.items())
     retention = Retention(file.server.keep_days, round(file.server.keep_mb * 1e6))
@@ -313,6 +313,7 @@ def agent_settings(
         identity=identity if joined is not None else None,
         engine=base.engine if engine is None else engine,
         models_bytes=round(base.models_mb * 1e6),
+        weights_bytes=None if base.weights_mb is None else round(base.weights_mb * 1e6),
         authority=joined.authority if joined is not None else "",
     )
 

@@ -33,6 +33,8 @@ from d3bed.agent.lines import Lines
 from d3bed.agent.links import Links
 from d3bed.agent.load import BusyProcesses
 from d3bed.agent.machine import read_machine
+from d3bed.agent.near import fetched
+from d3bed.agent.passes import give_back, room_for_weights
 from d3bed.agent.prepare import alone_on_host, epoch_work
 from d3bed.agent.profiler import ProfileCache
 from d3bed.agent.reporter import Reporter
@@ -55,7 +57,6 @@ from d3bed.core.messages import (
     CredentialKept,
     CutOff,
     Drained,
-    Fetching,
     Heartbeat,
     KeepLines,
     LinkFailed,
@@ -91,6 +92,7 @@ from d3bed.core.messages import (
 )
 from d3bed.core.program import programs_for
 from d3bed.model import LoadedModel, fingerprint, load
+from d3bed.model.constants import Recent
 from d3bed.model.images import decoder, folder, shipped
 from d3bed.net import LinkTls, Listener, Sender, TrafficControl
 
@@ -103,9 +105,6 @@ SERVER_GONE_S = 8.0
 
 #: A peer that does not answer for so long while it is looked at holds up nobody else.
 LOOK_S = 2.0
-
-#: How often the server is told how far files on their way are.
-PROGRESS_S = 0.5
 
 
 class Agent:
@@ -130,6 +129,7 @@ class Agent:
             settings.models_bytes,
             tls=ssl.create_default_context(cadata=settings.authority) if settings.authority else None,
         )
+        self._weights = Recent(room_for_weights(settings.weights_bytes))
         self._threads = 1
         self._models: dict[str, LoadedModel] = {}
         self._photos: dict[str, list[Photo]] = {}
@@ -166,6 +166,7 @@ class Agent:
             where = f"{settings.listen_host}:{settings.listen_port}"
             raise ConfigError(where, "listen", str(error.strerror or error), "choose another port") from error
         self._links.relay = self._listener.relay
+        self._listener.file_of = self._files.piece
         self._lines = Lines(settings.agent, lambda: self._links.secret, self._listener.adopt)
         control = asyncio.create_task(
             run_control(
@@ -341,7 +342,9 @@ class Agent:
         started_s = time.monotonic()
         spec, key = order.model, order.model.key
         try:
-            files = await self._fetch(spec) if key not in self._models else {}
+            files = {}
+            if key not in self._models:
+                files = await fetched(self._files, order, self._links, self._reporter.fact)
         except ConfigError as error:
             self._reporter.fact(ModelFailed(spec, str(error)))
             return
@@ -376,32 +379,15 @@ class Agent:
             )
         )
 
-    async def _fetch(self, spec: ModelSpec) -> dict[str, Path]:
-        """Files of a model that the server has, by the names that it gives them. Raises `ModelError`."""
-        found: dict[str, Path] = {}
-        of_bytes = sum(file.size for file in spec.files)
-        used = {file.sha256 for file in spec.files}
-        told_s = 0.0
-
-        def progress(done_bytes: int) -> None:
-            nonlocal told_s
-            if time.monotonic() - told_s > PROGRESS_S:
-                told_s = time.monotonic()
-                loop.call_soon_threadsafe(self._reporter.fact, Fetching(spec, done_bytes, of_bytes))
-
-        loop = asyncio.get_running_loop()
-        for file in spec.files:
-            found[file.path] = await asyncio.to_thread(self._files.fetch, file, used, progress)
-        if found:
-            self._reporter.fact(Fetching(spec, of_bytes, of_bytes))
-        return found
-
     def _load_model(self, spec: ModelSpec, threads: int, files: Mapping[str, Path]) -> LoadedModel:
         torch.set_num_threads(threads)
         # Loading and exporting build parameters, which inference mode would spoil for good.
         with torch.inference_mode(False):
             kept = self.settings.cache_dir / "exported"
-            return load(spec, files, kept=kept, reference=self.settings.tier is Tier.DEVICE)
+            on_device = self.settings.tier is Tier.DEVICE
+            model = load(spec, files, kept=kept, reference=on_device, recent=self._weights)
+        give_back()
+        return model
 
     def _load_photos(self, model: LoadedModel) -> list[Photo]:
         where = self.settings.photos

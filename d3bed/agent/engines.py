@@ -1,4 +1,4 @@
-"""Which engine runs this agent's part of a network: as configured, or the faster one on this board.
+"""Which engine runs this agent's part of a network: as configured, or the fastest one on this board.
 
 What was measured is kept beside the profiles. Call it on the compute thread.
 """
@@ -7,72 +7,54 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from d3bed.agent.profiler import frame_like, whole_step
+from d3bed.agent.passes import give_back, whole_s
 from d3bed.core.errors import ModelError
-from d3bed.core.models import AUTO, ONNX, TORCH
-from d3bed.model import LoadedModel, compile_step, fingerprint, sessions
+from d3bed.core.models import AUTO, CUDA, ENGINES, ONNX, TORCH
+from d3bed.model import LoadedModel, cuda, fingerprint, sessions
 from d3bed.model.keep import keep
 
-__all__ = ["chosen", "least_s"]
+__all__ = ["chosen"]
 
-#: Timed runs of each engine, in turns, behind one that warms up.
+#: Timed runs of each engine.
 _RUNS = 3
 
-_FORMAT = "d3bed.engine/1"
+_FORMAT = "d3bed.engine/2"
+
+_MISSING = {
+    ONNX: ("ONNX Runtime is not installed on this agent", "pip install 'd3bed[onnx]', or engine = \"torch\""),
+    CUDA: (
+        "torch finds no CUDA device on this agent",
+        'check nvidia-smi and that this torch was built for CUDA, or engine = "torch"',
+    ),
+}
 
 
 def chosen(model: LoadedModel, wanted: str, folder: Path) -> LoadedModel:
-    """The model with its engine settled. Raises `ModelError` where ONNX Runtime is asked for and missing."""
-    if wanted == TORCH or (wanted == AUTO and not sessions.available()):
+    """The model with its engine settled. Raises `ModelError` where one is asked for that is not here."""
+    here = {TORCH: True, ONNX: sessions.available(), CUDA: cuda.available()}
+    if wanted != AUTO:
+        if not here[wanted]:
+            raise ModelError(model.spec.name, "", *_MISSING[wanted])
+        return dataclasses.replace(model, engine=wanted)
+    models = {name: dataclasses.replace(model, engine=name) for name in here if here[name]}
+    if len(models) == 1:
         return model
-    with_onnx = dataclasses.replace(model, engine=ONNX)
-    if wanted == ONNX:
-        if not sessions.available():
-            raise ModelError(
-                model.spec.name,
-                "",
-                "ONNX Runtime is not installed on this agent",
-                "pip install 'd3bed[onnx]', or engine = \"torch\"",
-            )
-        return with_onnx
-    key = [_FORMAT, model.graph.digest, fingerprint(model.threads), fingerprint(model.threads, ONNX)]
+    key = [_FORMAT, model.graph.digest, *(fingerprint(model.threads, name) for name in models)]
     file = folder / f"engine-{model.graph.digest}-{model.threads}.json"
-    faster = _kept(file, key)
-    if faster is None:
-        step = whole_step(model.graph)
-        calls = [compile_step(each, step) for each in (model, with_onnx)]
-        torch_s, onnx_s = least_s(frame_like(model), *calls)
-        faster = ONNX if onnx_s < torch_s else TORCH
-        keep(file, json.dumps({"key": key, "faster": faster}).encode())
-    return with_onnx if faster == ONNX else model
+    fastest = _kept(file, key)
+    if fastest is None:
+        times_s = whole_s(list(models.values()), _RUNS)
+        give_back()
+        fastest = min(zip(times_s, models, strict=True))[1]
+        keep(file, json.dumps({"key": key, "fastest": fastest}).encode())
+    return models[fastest]
 
 
 def _kept(file: Path, key: list[str]) -> str | None:
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
-        return str(kept["faster"]) if kept["key"] == key and kept["faster"] in (TORCH, ONNX) else None
+        return str(kept["fastest"]) if kept["key"] == key and kept["fastest"] in ENGINES[:-1] else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def least_s(
-    frame: torch.Tensor, *calls: Callable[..., tuple[torch.Tensor, ...]], runs: int = _RUNS
-) -> list[float]:
-    """The least seconds that each took for a frame, run in turns."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    samples: list[list[float]] = [[] for _ in calls]
-    with torch.inference_mode():
-        for call in calls:
-            call(frame)
-        for _ in range(runs):
-            for call, taken_s in zip(calls, samples, strict=True):
-                began_s = clock()
-                call(frame)
-                taken_s.append(clock() - began_s)
-    return [min(taken_s) for taken_s in samples]

@@ -10,8 +10,9 @@ line through the times of whole, half and quarter has the fixed part where the m
 With one intra-op thread the clock is that thread's CPU time: on a quiet machine it is the wall's, and on
 a busy one a profile, which is kept, does not remember what else was running.
 
-ONNX Runtime fuses vertices, and brings maps into an order of its own once a session: timed one by one they
-take longer than together. There the whole network's time is shared out in proportion.
+ONNX Runtime fuses vertices, and brings maps into an order of its own once a session, and a CUDA device is
+given each vertex's maps: timed one by one they take longer than together. There the whole network's time is
+shared out in proportion.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ import os
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from d3bed.core.graph import Graph, Value
-from d3bed.core.models import ONNX
+from d3bed.agent.passes import clock, frame_like, give_back, parts, still_needed, whole_s
+from d3bed.core.graph import Value
+from d3bed.core.models import TORCH
 from d3bed.core.program import Step
 from d3bed.core.regions import Padding, Region, Span, output_size, reach
 from d3bed.core.tiles import Patch, Tile, map_size
 from d3bed.model import LoadedModel, compile_step
-from d3bed.model.images import sample
 from d3bed.model.keep import keep
 
-__all__ = ["Profile", "ProfileCache", "fixed_part", "frame_like", "is_outdated", "measure", "whole_step"]
+__all__ = ["Profile", "ProfileCache", "fixed_part", "is_outdated", "measure"]
 
 #: Passes that are timed: as many as fit the budget after one warm-up, within these bounds.
 _MOST_RUNS, _LEAST_RUNS = 15, 3
@@ -70,37 +71,43 @@ def measure(model: LoadedModel, runs: int | None = None) -> Profile:
     fit about 6 s, at least 3. Every second one is followed by passes over strips.
     """
     graph = model.graph
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    steps = parts(graph)
     samples: list[list[float]] = [[] for _ in graph.vertices]
+    tiles: list[list[tuple[float, float]]] = [[] for _ in graph.vertices]
+    values = {Value(0): frame_like(model)}
     with torch.inference_mode():
-        passes = _Passes(model, clock)
-        strips = [_Strips(model, parts, clock) for parts in (2, 4)]
-        passes.run([[] for _ in graph.vertices])
-        for each in strips:
-            each.run()
-            each.samples.clear()
-        spent_s = 0.0
-        for done in range(runs or _MOST_RUNS):
-            if runs is None and done >= _LEAST_RUNS and spent_s > _BUDGET_S:
-                break
-            spent_s += passes.run(samples)
-            if done % 2:
-                spent_s += sum(each.run() for each in strips)
+        for step in steps:
+            passes = _Passes(model, step.vertices)
+            strips = [_Strips(model, step.vertices, share) for share in (2, 4)]
+            _, after = passes.run(values, [[] for _ in graph.vertices])
+            for each in strips:
+                each.run()
+                each.samples.clear()
+            spent_s = 0.0
+            for done in range(runs or _MOST_RUNS):
+                if runs is None and done >= _LEAST_RUNS and spent_s > _BUDGET_S / len(steps):
+                    break
+                spent_s += passes.run(values, samples)[0]
+                if done % 2:
+                    spent_s += sum(each.run() for each in strips)
+            for vertex in step.vertices:
+                tiles[vertex] = [tile for each in strips for tile in each.medians(vertex)]
+            values = still_needed(graph, after, step.vertices[-1])
+            del passes, strips
+            give_back()
     times_s = (0.0, *(statistics.median(taken) for taken in samples[1:]))
-    tiles = [[t for each in strips for t in each.medians(v)] for v in range(len(times_s))]
     fixed_s = tuple(map(fixed_part, times_s, tiles))
-    if model.engine == ONNX:
-        part = min(1.0, _whole_s(model, runs or _LEAST_RUNS) / max(sum(times_s), 1e-9))
+    if model.engine != TORCH:
+        part = min(1.0, sum(whole_s((model,), runs or _LEAST_RUNS)) / max(sum(times_s), 1e-9))
         return Profile(tuple(part * t for t in times_s), tuple(part * t for t in fixed_s))
     return Profile(times_s, fixed_s)
 
 
 class _Passes:
-    """Whole passes through the network, a clock around each vertex."""
+    """Passes through a part of the network, nearly always all of it, a clock around each vertex."""
 
-    def __init__(self, model: LoadedModel, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._photo = frame_like(model)
+    def __init__(self, model: LoadedModel, vertices: Sequence[int]) -> None:
+        self._clock = clock(model.engine)
         graph = model.graph
         takes: dict[int, list[Value]] = defaultdict(list)
         last_reader: dict[Value, int] = {}
@@ -110,15 +117,17 @@ class _Passes:
                 takes[reader].append(value)
         wanted = set(graph.consumers) | set(graph.results)
         self._steps = []
-        for vertex in range(1, len(graph.vertices)):
+        for vertex in vertices:
             outputs = (Value(vertex, o) for o in range(len(graph.vertices[vertex].outputs)))
             step = Step((vertex,), tuple(takes[vertex]), tuple(v for v in outputs if v in wanted))
             dead = [v for v in step.takes if last_reader[v] == vertex and v not in graph.results]
             self._steps.append((step, compile_step(model, step), dead))
 
-    def run(self, samples: list[list[float]]) -> float:
-        """One pass; each vertex's seconds go to its samples. Returns their sum."""
-        values = {Value(0): self._photo}
+    def run(
+        self, given: dict[Value, torch.Tensor], samples: list[list[float]]
+    ) -> tuple[float, dict[Value, torch.Tensor]]:
+        """One pass; each vertex's seconds go to its samples. Returns their sum, and what is there then."""
+        values = dict(given)
         began_s = clock_s = self._clock()
         for step, call, dead in self._steps:
             made = call(*[values[value] for value in step.takes])
@@ -129,20 +138,20 @@ class _Passes:
             now_s = self._clock()
             samples[step.vertices[0]].append(now_s - clock_s)
             clock_s = now_s
-        return clock_s - began_s
+        return clock_s - began_s, values
 
 
 class _Strips:
-    """Passes in which every windowed vertex makes a strip from the middle of its map, 1/`parts` of it."""
+    """Passes in which every windowed vertex makes a strip from the middle of its map, 1/`share` of it."""
 
-    def __init__(self, model: LoadedModel, parts: int, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, model: LoadedModel, vertices: Sequence[int], share: int) -> None:
+        self._clock = clock(model.engine)
         self.samples: dict[int, list[float]] = defaultdict(list)
         #: Of each vertex that is tall enough: what part of its map the strip is.
         self._shares: dict[int, float] = {}
         self._work = []
-        for vertex in range(1, len(model.graph.vertices)):
-            strip = _strip(model, vertex, parts)
+        for vertex in vertices:
+            strip = _strip(model, vertex, share)
             if strip is not None:
                 (source,), (sink,) = strip.takes, strip.makes
                 self._shares[vertex] = sink.region.area / math.prod(map_size(model.graph, sink.whole))
@@ -171,16 +180,8 @@ class _Strips:
         return sum_s
 
 
-def frame_like(model: LoadedModel) -> torch.Tensor:
-    """A frame: noise does where it is pixels."""
-    if model.spec.encoded:
-        return sample()
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(256, model.input.shape, dtype=getattr(torch, model.input.dtype), generator=generator)
-
-
-def _strip(model: LoadedModel, vertex: int, parts: int) -> Step | None:
-    """The middle 1/`parts` of the rows of a windowed vertex; None where that is all, or no tile can be."""
+def _strip(model: LoadedModel, vertex: int, share: int) -> Step | None:
+    """The middle 1/`share` of the rows of a windowed vertex; None where that is all, or no tile can be."""
     graph = model.graph
     this = graph.vertices[vertex]
     sources = [value for value, readers in graph.consumers.items() if vertex in readers]
@@ -192,7 +193,7 @@ def _strip(model: LoadedModel, vertex: int, parts: int) -> Step | None:
     if this.outputs[0].shape[2:] != made:  # flattened at once
         return None
     height, width = made
-    count = max(1, height // parts)
+    count = max(1, height // share)
     top = (height - count) // 2
     rows = reach(window, 0, Span(top, top + count), size[0])
     columns = reach(window, 1, Span(0, width), size[1])
@@ -216,25 +217,7 @@ def fixed_part(time_s: float, tiles: Sequence[tuple[float, float]]) -> float:
 def is_outdated(model: LoadedModel, times_s: Sequence[float]) -> bool:
     """Whether the whole network runs clearly faster now than a kept profile says: it was taken while the
     machine was busy. (Slower now says nothing: the machine may be busy now.) Takes two runs."""
-    return sum(times_s) > OUTDATED * _whole_s(model, 2)
-
-
-def _whole_s(model: LoadedModel, runs: int) -> float:
-    """The least seconds of some runs of the whole network."""
-    photo, whole = frame_like(model), compile_step(model, whole_step(model.graph))
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    runs_s = []
-    with torch.inference_mode():
-        for _ in range(runs):
-            began_s = clock()
-            whole(photo)
-            runs_s.append(clock() - began_s)
-    return min(runs_s)
-
-
-def whole_step(graph: Graph) -> Step:
-    """The whole network as one step, from a frame to its results."""
-    return Step(tuple(range(1, len(graph.vertices))), (Value(0),), graph.results)
+    return sum(times_s) > OUTDATED * sum(whole_s((model,), 2))
 
 
 def _is_recent(file: Path) -> bool:
@@ -266,6 +249,7 @@ class ProfileCache:
                 os.utime(file)
             return kept, True
         measured = measure(model)
+        give_back()
         self.put(model.graph.digest, fingerprint, threads, measured)
         return measured, False
 

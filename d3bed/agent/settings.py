@@ -25,6 +25,7 @@ class AgentSettings(msgspec.Struct, frozen=True):
     rules out uvloop). `tc`: the kernel holds them, not user space. `cpus`: its control group lets the
     process have so many cores, or will once it is ready; None: all there are. `engine`: what runs its
     part of a network, one of `ENGINES`. `models_bytes`: how much of the disk files of models may take.
+    `weights_bytes`: how much of the memory weights may take that no plan needs now; None: an eighth of it.
     """
 
     agent: AgentId
@@ -44,6 +45,7 @@ class AgentSettings(msgspec.Struct, frozen=True):
     cpus: float | None = None
     engine: str = TORCH
     models_bytes: int = 4_000_000_000
+    weights_bytes: int | None = None
 
     @property
     def pace(self) -> float:

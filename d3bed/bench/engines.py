@@ -32,8 +32,7 @@ def run(json_path: Path | None, console: Console, *, models: Sequence[str], runs
     """Measure, print and optionally write the figures. Returns them."""
     import torch
 
-    from d3bed.agent.engines import least_s
-    from d3bed.agent.profiler import frame_like, whole_step
+    from d3bed.agent.passes import clock, frame_like, least_s, whole_step
     from d3bed.model import compile_step, fingerprint, load, relative_error, sessions
 
     if not sessions.available():
@@ -50,7 +49,9 @@ def run(json_path: Path | None, console: Console, *, models: Sequence[str], runs
             frame = frame_like(model)
             with torch.inference_mode():
                 off = relative_error(onnx(frame), model.whole(frame))
-            eager_s, torch_s, onnx_s = least_s(frame, model.whole, ours, onnx, runs=runs)
+            eager_s, torch_s, onnx_s = least_s(
+                [frame], dict.fromkeys((model.whole, ours, onnx), clock(ONNX)), runs
+            )
             rows.append(
                 {
                     "model": name,

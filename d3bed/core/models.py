@@ -6,7 +6,18 @@ from typing import Annotated
 
 import msgspec
 
-__all__ = ["AUTO", "CLOSE", "ENGINES", "ONNX", "PAPER_MODELS", "TORCH", "ZOO", "ModelFile", "ModelSpec"]
+__all__ = [
+    "AUTO",
+    "CLOSE",
+    "CUDA",
+    "ENGINES",
+    "ONNX",
+    "PAPER_MODELS",
+    "TORCH",
+    "ZOO",
+    "ModelFile",
+    "ModelSpec",
+]
 
 #: The five networks that D3 is measured on, as its references name them.
 PAPER_MODELS: tuple[str, ...] = ("alexnet", "vgg16", "resnet18", "darknet53", "inception_v4")
@@ -15,13 +26,13 @@ PAPER_MODELS: tuple[str, ...] = ("alexnet", "vgg16", "resnet18", "darknet53", "i
 ZOO: tuple[str, ...] = (*PAPER_MODELS, "densenet121", "mobilenetv3", "vit_tiny")
 
 #: What runs an agent's part of a network. torch's operators, one by one, give the undivided network's bits;
-#: ONNX Runtime is usually faster and rounds differently.
-TORCH, ONNX = "torch", "onnx"
+#: ONNX Runtime is usually faster and rounds differently, and so does torch on a CUDA device.
+TORCH, ONNX, CUDA = "torch", "onnx", "cuda"
 
-#: The faster of them on that board, as measured.
+#: The fastest of those that the board has, as measured.
 AUTO = "auto"
 
-ENGINES: tuple[str, ...] = (TORCH, ONNX, AUTO)
+ENGINES: tuple[str, ...] = (TORCH, ONNX, CUDA, AUTO)
 
 #: How far an answer may be off where bits are not promised, over the largest value.
 CLOSE = 1e-5

@@ -24,11 +24,12 @@ import torch
 
 from d3bed.core.errors import ConfigError
 from d3bed.core.graph import Value
-from d3bed.core.models import ONNX, TORCH
+from d3bed.core.models import CUDA, TORCH
 from d3bed.core.program import Step
 from d3bed.core.regions import WHOLE
 from d3bed.core.tiles import Patch, Tile
 from d3bed.model import images
+from d3bed.model.constants import beside
 from d3bed.model.keep import keep
 from d3bed.model.loading import LoadedModel
 from d3bed.model.segment import compile_step
@@ -89,15 +90,15 @@ def prepare_tiles(
     What was prepared before, for the same network and fingerprint, is read from `folder`. Else it takes
     about two passes through the network and ten runs of each tile; `progress` is told how many of the
     tiles have been checked. Tiles are timed one after the other, as they run. With a `tolerance`, a kernel
-    that is off by no more than that, as `relative_error` counts, is as good as an exact one. With ONNX
-    Runtime there is one way only, and what is checked against is still torch's.
+    that is off by no more than that, as `relative_error` counts, is as good as an exact one. With another
+    engine than torch's there is one way only, and what is checked against is still torch's, on the processor.
     """
     cache = _Cache(folder, model, fingerprint, tolerance)
     verdicts = {step: verdict for step in steps if (verdict := cache.get(step)) is not None}
     new = [step for step in steps if step not in verdicts]
     calls = {step: compile_step(model, step, verdict.ways) for step, verdict in verdicts.items()}
     with torch.inference_mode():
-        patches = [patch for step in new for patch in _patches(step) if model.engine != ONNX]
+        patches = [patch for step in new for patch in _patches(step) if model.engine == TORCH]
         ways = _ways(model, patches, tolerance)
         truth = _truth(
             dataclasses.replace(model, engine=TORCH),
@@ -109,7 +110,7 @@ def prepare_tiles(
             calls[step] = compile_step(model, step, mine)
             found[step] = mine, *_checked(step, calls[step], truth)
             progress(number, len(steps))
-        nominal_s = _nominal_s([(calls[step], _cut_out(truth, step.takes)) for step in new])
+        nominal_s = _nominal_s([(calls[step], _cut_out(truth, step.takes)) for step in new], model.engine)
     for step, time_s in zip(new, nominal_s, strict=True):
         verdicts[step] = _Verdict(*found[step], time_s)
         cache.put(step, verdicts[step])
@@ -196,16 +197,16 @@ def _alone(model: LoadedModel, vertex: int) -> LoadedModel:
     """
     head = model.body.nodes[vertex][0]
     generator = torch.Generator().manual_seed(vertex)
-    constants = dict(model.body.constants)
+    random: dict[str, torch.Tensor] = {}
     for node in head.all_input_nodes:
         if node.op == "get_attr":
-            real = constants[str(node.target)]
-            scale = 1 / math.sqrt(math.prod(real.shape[1:]))
-            constants[str(node.target)] = torch.randn(real.shape, generator=generator).mul_(scale)
+            shape = node.meta["val"].shape
+            scale = 1 / math.sqrt(math.prod(shape[1:]))
+            random[str(node.target)] = torch.randn(shape, generator=generator).mul_(scale)
     nodes = list(model.body.nodes)
     nodes[vertex] = (head,)
     values = {**model.body.values, Value(vertex): head}
-    return dataclasses.replace(model, body=Body(tuple(nodes), values, constants))
+    return dataclasses.replace(model, body=Body(tuple(nodes), values, beside(random, model.body.constants)))
 
 
 # ── the check ────────────────────────────────────────────────────────────────────────────────────────
@@ -242,9 +243,10 @@ def _checked(step: Step, call: _Call, truth: dict[Value, torch.Tensor]) -> tuple
     return False, relative_error(made, wanted)
 
 
-def _nominal_s(tiles: Sequence[tuple[_Call, list[torch.Tensor]]]) -> list[float]:
+def _nominal_s(tiles: Sequence[tuple[_Call, list[torch.Tensor]]], engine: str) -> list[float]:
     """The median seconds of each, as in profiles, so that tiles and whole layers are held to the same."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    alone = torch.get_num_threads() == 1 and engine != CUDA
+    clock = time.thread_time if alone else time.perf_counter
     samples: list[list[float]] = [[] for _ in tiles]
     for _ in range(_RUNS):
         for (call, taken), mine in zip(tiles, samples, strict=True):

@@ -15,7 +15,7 @@ import logging
 import operator
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,7 +67,7 @@ class Flat:
 
     graph: fx.Graph
     image: fx.Node
-    constants: dict[str, torch.Tensor]
+    constants: Mapping[str, torch.Tensor]
     results: tuple[fx.Node, ...]
 
 
@@ -85,7 +85,7 @@ def normalise(
 
 def decode(encoded: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """uint8 `[n]`, a file's bytes → uint8 `[1, 3, height, width]`. Raises `ConfigError`."""
-    return decode_bytes(encoded.numpy().tobytes(), height, width, "frame")
+    return decode_bytes(encoded.cpu().numpy().tobytes(), height, width, "frame").to(encoded.device)
 
 
 def with_decode(flat: Flat, usual_bytes: int) -> Flat:

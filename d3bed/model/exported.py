@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ from torch import fx
 
 from d3bed.core.messages import ModelSpec
 from d3bed.core.models import ZOO
+from d3bed.model.constants import Constants, TensorFile
 from d3bed.model.export import NORMALISE, Flat, path_of
 from d3bed.model.keep import keep
-from d3bed.model.weights import Fill, fill
+from d3bed.model.weights import Fill, Where, where
 
-__all__ = ["Draft", "Reading", "draft", "get", "put"]
+__all__ = ["Draft", "Reading", "draft", "get", "is_kept", "put"]
 
 _FORMAT = "d3bed.exported/1"
 
@@ -46,11 +48,12 @@ class Draft:
     stored: dict[str, torch.Tensor]
 
 
-def draft(flat: Flat, fills: dict[int, Fill]) -> Draft | None:
-    """`flat` as it came from the export; `fills`: which constants are seeded random numbers. None if there is
-    something in it that the file has no words for."""
+def draft(flat: Flat, known: Mapping[Where, Fill | str]) -> Draft | None:
+    """`flat` as it came from the export. `known`: which constants, by where they are, are seeded
+    random numbers, or come under that name from a file of weights. None if there is something in it that the
+    file has no words for."""
     try:
-        stored, described = _constants(flat, fills)
+        stored, described = _constants(flat, known)
         nodes = [_written(node) for node in flat.graph.nodes if node.op != "output"]
     except _Unkept:
         return None
@@ -66,29 +69,34 @@ def draft(flat: Flat, fills: dict[int, Fill]) -> Draft | None:
 
 def put(folder: Path, spec: ModelSpec, runs: str, drafted: Draft, packable: frozenset[int]) -> None:
     """Keep it, with the vertices that are `packable` on an engine that `runs` so (a fingerprint)."""
-    if _is_kept(spec):
+    if is_kept(spec):
         text = json.dumps(drafted.text | {"packable": sorted(packable)})
         keep(_file(folder, spec, runs), safetensors.torch.save(drafted.stored, {"exported": text}))
 
 
-def get(folder: Path, spec: ModelSpec, runs: str) -> tuple[Flat, frozenset[int]] | None:
-    """What `put` kept, if it did; None also for a file that is not whole."""
+def get(
+    folder: Path, spec: ModelSpec, runs: str, weights: Path | None = None
+) -> tuple[Flat, frozenset[int]] | None:
+    """What `put` kept, if it did; None also for a file that is not whole. `weights`: where the file is that
+    the spec takes them from."""
     path = _file(folder, spec, runs)
-    if not _is_kept(spec) or not path.is_file():
+    if not is_kept(spec) or not path.is_file():
         return None
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            text = json.loads((file.metadata() or {})["exported"])
-            if text["format"] != _FORMAT:
-                return None
-            constants = Reading.constants_of(text, file)
+        file = TensorFile(path)
+        text = json.loads(file.metadata["exported"])
+        if text["format"] != _FORMAT:
+            return None
+        constants = Reading.constants_of(text, file, TensorFile(weights) if weights is not None else None)
         return Reading(constants).flat(text), frozenset(text["packable"])
     except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError, AttributeError):
         return None
 
 
-def _is_kept(spec: ModelSpec) -> bool:
-    return spec.name in ZOO and spec.weights.startswith("random:")
+def is_kept(spec: ModelSpec) -> bool:
+    """Whether such a network may be kept."""
+    known = (file.path for file in spec.files)  # what is in others may change
+    return spec.name in ZOO and (spec.weights.startswith("random:") or spec.weights in known)
 
 
 def _file(folder: Path, spec: ModelSpec, runs: str) -> Path:
@@ -108,17 +116,22 @@ def _versions() -> tuple[str, ...]:
 
 
 def _constants(
-    flat: Flat, fills: dict[int, Fill]
-) -> tuple[dict[str, torch.Tensor], dict[str, list[Any] | None]]:
-    """The tensors to store, and how each constant is made: from a seed, or (None) read from the file."""
+    flat: Flat, known: Mapping[Where, Fill | str]
+) -> tuple[dict[str, torch.Tensor], dict[str, list[Any] | str | None]]:
+    """The tensors to store, and how each constant is made: from a seed, read from the file of weights under
+    another name, or (None) from this one."""
     stored: dict[str, torch.Tensor] = {}
-    described: dict[str, list[Any] | None] = {}
+    described: dict[str, list[Any] | str | None] = {}
     for name, tensor in flat.constants.items():
-        made = fills.get(tensor.data_ptr())
-        if made is not None and tensor.is_contiguous() and tuple(tensor.shape) == made.shape:
+        made = known.get(where(tensor))
+        whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+        if isinstance(made, str) and whole:
+            described[name] = made
+            continue
+        if isinstance(made, Fill) and tensor.is_contiguous() and tuple(tensor.shape) == made.shape:
             described[name] = [made.key, made.low, made.high, list(made.shape), _dtype(tensor.dtype)]
             continue
-        if not tensor.is_contiguous():
+        if not tensor.is_contiguous() or hasattr(tensor, "fake_mode"):  # computed from weights not there
             raise _Unkept
         described[name] = None
         stored[name] = tensor.detach().clone()
@@ -183,19 +196,23 @@ def _dtype(dtype: torch.dtype) -> str:
 class Reading:
     """Makes the graph again. Raises `LookupError`, `TypeError`, `ValueError` or `AttributeError`."""
 
-    def __init__(self, constants: dict[str, torch.Tensor]) -> None:
+    def __init__(self, constants: Constants) -> None:
         self._constants = constants
         self._graph = fx.Graph()
         self._nodes: dict[str, fx.Node] = {}
 
     @staticmethod
-    def constants_of(text: dict[str, Any], file: Any) -> dict[str, torch.Tensor]:
-        """`file` is an open `.safetensors` file."""
-        return {
-            # Copied: a weight that lies misaligned in a mapped file takes another kernel.
-            name: file.get_tensor(name).clone() if how is None else fill(_fill(*how))
-            for name, how in text["constants"].items()
-        }
+    def constants_of(text: dict[str, Any], file: TensorFile, weights: TensorFile | None = None) -> Constants:
+        """`text` is what `file` says; `weights` may be named in it."""
+        made: dict[str, Fill | tuple[TensorFile, str]] = {}
+        for name, how in text["constants"].items():
+            if how is None:
+                made[name] = file, name
+            elif isinstance(how, str) and weights is not None:
+                made[name] = weights, how
+            else:
+                made[name] = _fill(*how)
+        return Constants(made)
 
     def flat(self, text: dict[str, Any]) -> Flat:
         for written in text["nodes"]:
@@ -216,7 +233,7 @@ class Reading:
         if node.name != name:
             raise ValueError(name)
         if op == "get_attr":
-            node.meta["val"] = self._constants[written["target"]]
+            node.meta["val"] = self._constants.like(written["target"])
         else:
             node.meta["val"] = _tensor(written["makes"])
         node.meta["nn_module_stack"] = {"": (written["path"], None)} if written["path"] else {}
@@ -245,7 +262,10 @@ class Reading:
 
 
 def _fill(key: str, low: float, high: float, shape: list[int], dtype: str) -> Fill:
-    return Fill(key, low, high, tuple(shape), getattr(torch, dtype))
+    made = Fill(str(key), float(low), float(high), tuple(shape), getattr(torch, dtype))
+    if not isinstance(made.dtype, torch.dtype) or not made.dtype.is_floating_point:
+        raise ValueError(dtype)
+    return made
 
 
 def _operator(target: str) -> Any:

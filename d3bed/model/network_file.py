@@ -21,9 +21,10 @@ import torch
 from torch import fx
 
 from d3bed.core.errors import ModelError
+from d3bed.model.constants import TensorFile
 from d3bed.model.export import Flat, is_random, writes
 from d3bed.model.exported import Reading, draft
-from d3bed.model.weights import Fill
+from d3bed.model.weights import Fill, Where
 
 __all__ = ["SUFFIX", "pack", "read"]
 
@@ -42,7 +43,7 @@ _WORDS = frozenset({"none", "tanh", "trunc", "floor", "same", "valid", "reflect"
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def pack(name: str, flat: Flat, fills: dict[int, Fill]) -> bytes:
+def pack(name: str, flat: Flat, fills: dict[Where, Fill]) -> bytes:
     """The file's content. Raises `ModelError` if it has no words for something in the network."""
     drafted = draft(flat, fills)
     if drafted is None:
@@ -56,15 +57,15 @@ def read(path: Path) -> Flat:
     """Raises `ModelError` that says what is wrong with it."""
     name = str(path)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            kept = (file.metadata() or {}).get(_KEY)
-            if kept is None:
-                raise _bad(name, "holds no network, perhaps weights alone", "write it with d3bed export")
-            text = json.loads(kept)
-            if text["format"] != _FORMAT:
-                raise _bad(name, f"is of the format {text['format']!r}", f"this version reads {_FORMAT}")
-            _check_text(text)
-            constants = Reading.constants_of(text, file)
+        file = TensorFile(path)
+        kept = file.metadata.get(_KEY)
+        if kept is None:
+            raise _bad(name, "holds no network, perhaps weights alone", "write it with d3bed export")
+        text = json.loads(kept)
+        if text["format"] != _FORMAT:
+            raise _bad(name, f"is of the format {text['format']!r}", f"this version reads {_FORMAT}")
+        _check_text(text)
+        constants = Reading.constants_of(text, file)
         flat = Reading(constants).flat(text)
         for node in flat.graph.nodes:
             _check(node)

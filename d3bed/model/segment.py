@@ -3,7 +3,8 @@
 The operators of the vertices become a small fx graph whose generated Python is called: as fast as the
 undivided module, and it forgets every tensor after its last use. Weights are shared, not copied, but for
 those of convolutions, which are packed once (`packing`): so a segment is faster than the module's part.
-With the engine `onnx` it calls sessions of ONNX Runtime instead (`sessions`), which have copies of them.
+With the engine `onnx` it calls sessions of ONNX Runtime instead (`sessions`), which have copies of them, and
+with `cuda` the operators run on that device (`cuda`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from d3bed.core.models import ONNX
+from d3bed.core.models import CUDA, ONNX, TORCH
 from d3bed.core.program import Step
+from d3bed.model import cuda
+from d3bed.model.calls import as_function
+from d3bed.model.constants import beside
 from d3bed.model.packing import RUN_PACKED, prepacked
 from d3bed.model.sessions import with_sessions
 from d3bed.model.tiles import Way, rectangles_graph, tile_graph
@@ -34,20 +38,20 @@ def compile_step(
     Call it under `inference_mode`. Takes some tens of milliseconds for a whole network. `ways`: by
     vertex, of a tile's convolutions that cannot be packed; `prepare_tiles` knows them.
     """
-    constants: Mapping[str, Any] = model.body.constants
+    extra: dict[str, Any] = {}
     if step.tile is not None:
         graph, extra = tile_graph(model, step, ways or {})
-        constants = {**constants, **extra}
     elif not step.vertices:
         graph = rectangles_graph(model, step)
     else:
         graph, extra = _vertices_graph(model, step)
-        constants = {**constants, **extra}
+    constants = beside(extra, model.body.constants)
     if model.engine == ONNX and step.vertices:
         graph = with_sessions(graph, constants, [model.graph.spec(v) for v in step.takes], model.threads)
     read = {str(node.target): constants[str(node.target)] for node in graph.find_nodes(op="get_attr")}
-    forward: Callable[..., tuple[torch.Tensor, ...]] = fx.GraphModule(read, graph, "Step").forward
-    return forward
+    if model.engine == CUDA and step.vertices:
+        return cuda.on_device(graph, read)
+    return as_function(graph, read)
 
 
 def _vertices_graph(model: LoadedModel, step: Step) -> tuple[fx.Graph, dict[str, object]]:
@@ -67,7 +71,7 @@ def _vertices_graph(model: LoadedModel, step: Step) -> tuple[fx.Graph, dict[str,
     for vertex in step.vertices:
         head, *others = body.nodes[vertex]
         window = model.graph.vertices[vertex].window
-        if vertex in body.packable and window is not None and model.engine != ONNX:
+        if vertex in body.packable and window is not None and model.engine == TORCH:
             name = f"packed_{vertex}"
             size = tuple(head.all_input_nodes[0].meta["val"].shape)
             extra[name] = prepacked(body.constants, head, window, size, window.padding)

@@ -128,7 +128,7 @@ def _tell_shapes(graph: fx.Graph, constants: Mapping[str, Any], takes: Sequence[
     if all("val" in node.meta for node in nodes if node.op not in ("output", "get_attr")):
         for node in nodes:
             if node.op == "get_attr":
-                node.meta["val"] = constants[str(node.target)]
+                node.meta["val"] = constants[str(node.target)].to("meta")
         return
 
     class Tell(fx.Interpreter):
@@ -142,7 +142,7 @@ def _tell_shapes(graph: fx.Graph, constants: Mapping[str, Any], takes: Sequence[
     Tell(fx.GraphModule(attributes, graph, "Shapes")).run(*given)
     for node in nodes:
         if node.op == "get_attr":
-            node.meta["val"] = constants[str(node.target)]
+            node.meta["val"] = constants[str(node.target)].to("meta")
 
 
 def _write(

@@ -5,7 +5,7 @@ Every vertex crops its inputs to what its patch reads; a convolution or pool see
 window really leaves the map. What would round differently on a small map is made to round as on the whole:
 - a convolution runs the kernel that torch would choose for the whole map, not the tile's, and where that
   is not enough, on a map as tall, or of the whole size: see `Way`. `exact` finds out which patches need what;
-- (ONNX Runtime rounds as it likes: there nothing of this is done, and tiles are only close)
+- (other engines than torch's round as they like: there nothing of this is done, and tiles are only close)
 - any other operator that may round the last few positions of a map differently runs at the whole size,
   too: vector code computes what fills its registers, other code the rest.
 """
@@ -22,7 +22,7 @@ from torch import fx
 from torch.nn import functional
 
 from d3bed.core.graph import Value, Window
-from d3bed.core.models import ONNX
+from d3bed.core.models import TORCH
 from d3bed.core.program import Step
 from d3bed.core.regions import ALL, WHOLE, Padding, Region, Span, divisors
 from d3bed.core.tiles import Patch, Tile, map_size
@@ -294,7 +294,7 @@ class _Builder:
             for node in dict.fromkeys(n for b in body for n in b.all_input_nodes if n in self._value_of):
                 if node not in body:
                     made[node] = take(self._value_of[node], patch.reads)
-        steady = self._model.engine == ONNX or all(map(_steady, behind))
+        steady = self._model.engine != TORCH or all(map(_steady, behind))
         held = patch.makes if steady else self._whole(sink)
         if not steady:
             size = self._model.graph.spec(sink).shape[1:]
@@ -391,8 +391,8 @@ class _Builder:
     ) -> fx.Node:
         """The whole map's kernel on a map of `size`."""
         constants, spec = self._model.body.constants, self._model.graph.spec(source)
-        onnx = self._model.engine == ONNX
-        backend = "" if onnx else kernels_of(constants, head, window, spec)
+        other = self._model.engine != TORCH
+        backend = "" if other else kernels_of(constants, head, window, spec)
         if backend == "Mkldnn" and way is Way.PACKED:
             packed = prepacked(constants, head, window, size, padding, patch.makes.channels)
             return self._call(RUN_PACKED, read, self._extra(f"packed_{patch.vertex}", packed))
@@ -400,7 +400,7 @@ class _Builder:
         groups = groups_of(window, self._shape(sink, patch.makes)[1], self._shape(sink)[1])
         weight, bias = (arguments(head)[name] for name in ("weight", "bias"))
         operands = read, self._some(weight, patch.makes), bias and self._some(bias, patch.makes)
-        if onnx:
+        if other:
             return self._call(aten.conv2d.default, *operands, stride, padding, dilation, groups)
         if backend == "Mkldnn":
             plain: Any = aten.mkldnn_convolution.default

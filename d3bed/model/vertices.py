@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +49,7 @@ class Body:
 
     nodes: tuple[tuple[fx.Node, ...], ...]
     values: dict[Value, fx.Node]
-    constants: dict[str, torch.Tensor]
+    constants: Mapping[str, torch.Tensor]
     packable: frozenset[int] = frozenset()
 
 

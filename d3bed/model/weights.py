@@ -21,7 +21,7 @@ from torch import nn
 
 from d3bed.core.errors import ModelError
 
-__all__ = ["Fill", "fill", "load_file", "randomise", "seed_of"]
+__all__ = ["Fill", "Where", "fill", "load_file", "randomise", "seed_of", "where"]
 
 #: torch has no public common base of its batch, instance, group and layer norms; they share these names.
 _RUNNING = {"running_mean": (-0.2, 0.2), "running_var": (0.6, 1.4)}
@@ -52,9 +52,22 @@ class Fill(NamedTuple):
     dtype: torch.dtype
 
 
+#: Tensors of one place share their numbers.
+Where = tuple[int, int]
+
+
+def where(tensor: torch.Tensor) -> Where:
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
+
+
+def _is_hollow(tensor: torch.Tensor) -> bool:
+    """Whether it has a shape, but no numbers (`loading` builds such networks)."""
+    return hasattr(tensor, "fake_mode")
+
+
 @torch.no_grad()
-def randomise(module: nn.Module, seed: int) -> dict[int, Fill]:
-    """Fill every floating-point parameter and running statistic; with what, by the address of its data."""
+def randomise(module: nn.Module, seed: int) -> dict[Where, Fill]:
+    """Fill every floating-point parameter and running statistic; with what, by where it is."""
     fills = {}
     for path, part in module.named_modules():
         for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
@@ -67,8 +80,9 @@ def randomise(module: nn.Module, seed: int) -> dict[int, Fill]:
             else:
                 continue  # a buffer that the module computed, such as a mask
             made = Fill(f"{seed}:{path}.{name}", low, high, tuple(tensor.shape), tensor.dtype)
-            fills[tensor.data_ptr()] = made
-            tensor.copy_(fill(made))
+            fills[where(tensor)] = made
+            if not _is_hollow(tensor):
+                tensor.copy_(fill(made))
     return fills
 
 
@@ -96,28 +110,29 @@ def fill(made: Fill) -> torch.Tensor:
 
 
 @torch.no_grad()
-def load_file(module: nn.Module, path: Path) -> None:
+def load_file(module: nn.Module, path: Path) -> dict[Where, str]:
     """Copy a `.safetensors` file into the module's own tensors, one after the other out of the mapped file.
 
     Copied, not mapped for good: a weight that lies misaligned in a mapped file takes another kernel, which
-    rounds differently. Raises `ModelError` naming what is missing, unexpected or of another shape.
+    rounds differently. Returns, by where it is, the name there of each that is the same bit for bit. Raises
+    `ModelError` naming what is missing, unexpected or of another shape.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            _copy(module.state_dict(), file, path)
+            return _copy(module.state_dict(), file, path)
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(str(path), "weights", f"cannot be read: {error}", "check the file") from error
 
 
-def _copy(wanted: dict[str, torch.Tensor], file: Any, path: Path) -> None:
+def _copy(wanted: dict[str, torch.Tensor], file: Any, path: Path) -> dict[Where, str]:
     found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    present = {wanted[name].data_ptr() for name in wanted.keys() & found.keys()}
+    present = {where(wanted[name]) for name in wanted.keys() & found.keys()}
     problems = {
         "missing": [
             n
             for n in wanted
             if n not in found
-            and wanted[n].data_ptr() not in present  # tied to one that is there
+            and where(wanted[n]) not in present  # tied to one that is there
             and not n.endswith("num_batches_tracked")
         ],
         "unexpected": [n for n in found if n not in wanted],
@@ -126,8 +141,14 @@ def _copy(wanted: dict[str, torch.Tensor], file: Any, path: Path) -> None:
     told = "; ".join(f"{len(names)} {what}: {_few(names)}" for what, names in problems.items() if names)
     if told:
         raise ModelError(str(path), "weights", told, "save the state_dict of this very model")
+    names = {}
     for name in found:
-        wanted[name].copy_(file.get_tensor(name))
+        tensor = file.get_tensor(name)
+        if not _is_hollow(wanted[name]):
+            wanted[name].copy_(tensor)
+        if tensor.dtype == wanted[name].dtype:
+            names[where(wanted[name])] = name
+    return names
 
 
 def _few(names: list[str]) -> str:

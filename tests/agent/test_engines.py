@@ -26,10 +26,10 @@ def test_auto_is_the_faster_one_and_remembered(
 ) -> None:
     """MobileNet takes a third of the time with ONNX Runtime."""
     assert chosen(model, AUTO, tmp_path).engine == ONNX
-    monkeypatch.setattr(engines, "least_s", lambda *_: pytest.fail("it was measured before"))
+    monkeypatch.setattr(engines, "whole_s", lambda *_: pytest.fail("it was measured before"))
     assert chosen(model, AUTO, tmp_path).engine == ONNX
     (kept,) = tmp_path.glob("engine-*.json")
-    kept.write_text(kept.read_text().replace('"faster": "onnx"', '"faster": "torch"'))
+    kept.write_text(kept.read_text().replace('"fastest": "onnx"', '"fastest": "torch"'))
     assert chosen(model, AUTO, tmp_path).engine == TORCH
 
 
@@ -39,7 +39,7 @@ def test_what_was_kept_of_other_versions_counts_for_nothing(
     chosen(model, AUTO, tmp_path)
     (kept,) = tmp_path.glob("engine-*.json")
     kept.write_text(kept.read_text().replace("onnxruntime ", "onnxruntime 0."))
-    monkeypatch.setattr(engines, "least_s", lambda *_: [1.0, 2.0])
+    monkeypatch.setattr(engines, "whole_s", lambda *_: [1.0, 2.0])
     assert chosen(model, AUTO, tmp_path).engine == TORCH
 
 

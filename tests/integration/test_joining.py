@@ -15,8 +15,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+import safetensors.torch
 
-from tests.integration.tools import Bed, check, until
+from d3bed.model import weights, zoo
+from tests.integration.tools import CONFIG, Bed, check, until
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
 
@@ -79,9 +81,21 @@ class Joiners(Bed):
         with (self.folder / f"{name}.log").open("ab") as log:
             self._running[name] = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "d3bed", "agent", "--identity", f"{name}/identity.json",
-                "--config", str(self.config), "--cache-dir", str(self.profiles),
+                "--config", str(self.config), "--cache-dir", str(self.cache_of(name)),
                 cwd=self.folder, stdout=log, stderr=log,
             )  # fmt: skip
+
+    def cache_of(self, name: str) -> Path:
+        """That of edge-2 is its own: files of models come there from somebody else. All share what takes
+        long, so that it takes long once."""
+        if name != "edge-2":
+            return self.profiles
+        own = self.folder / name / "cache"
+        if not own.exists():
+            own.mkdir()
+            (self.profiles / "exported").mkdir(exist_ok=True)
+            (own / "exported").symlink_to(self.profiles / "exported")
+        return own
 
     async def ended(self, name: str) -> int:
         return int(await self._running.pop(name).wait())
@@ -99,7 +113,12 @@ class Joiners(Bed):
 
 @pytest.fixture
 async def bed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Joiners]:
-    made = Joiners(tmp_path, tmp_path_factory.mktemp("profiles"))
+    """Its weights are a file that only the server has."""
+    module = zoo.build("alexnet", (3, 96, 96), False).module
+    weights.randomise(module, 0)
+    safetensors.torch.save_file(module.state_dict(), tmp_path / "trained.safetensors")
+    config = CONFIG.replace('model = "alexnet"', 'model = "alexnet"\nweights = "trained.safetensors"')
+    made = Joiners(tmp_path, tmp_path_factory.mktemp("profiles"), config)
     try:
         await made.start_server()
         yield made
@@ -132,6 +151,8 @@ async def test_boards_join_are_copied_rotated_and_revoked_while_frames_flow(bed:
         return bool(view["phase"] == "running" and view["frames"]["answered"] >= 5)
 
     await until(frames, "frames", 200.0)
+    came = (bed.folder / "edge-2.log").read_text()
+    assert "MB of " in came and "trained.safetensors came from edge-1" in came
     edge = (await bed.view())["route"]["edge"]
     other = "edge-2" if edge == "edge-1" else "edge-1"
 

@@ -88,11 +88,10 @@ def test_what_is_not_known_stays_with_torch() -> None:
         assert relative_error(call(image), model.whole(image)) <= CLOSE
 
 
-@pytest.mark.parametrize("grid", [(2, 1), (1, 1, 2)])
-def test_tiles_are_close_and_say_so(grid: tuple[int, ...], loaded: Loaded, tmp_path: Path) -> None:
-    model = with_onnx(loaded("resnet18"))
+def tiles_of(model: LoadedModel, *grid: int) -> list[Step]:
+    """Of one of its blocks."""
     block = blocks_of(model.graph)[1]
-    steps = [
+    return [
         Step(
             block.vertices,
             (Value(block.sources[0].vertex, 0, t.takes[0]),),
@@ -101,7 +100,12 @@ def test_tiles_are_close_and_say_so(grid: tuple[int, ...], loaded: Loaded, tmp_p
         )
         for t in even(model.graph, block, *grid).tiles
     ]
-    tiles = prepare_tiles(model, steps, tmp_path, fingerprint(1, ONNX))
+
+
+@pytest.mark.parametrize("grid", [(2, 1), (1, 1, 2)])
+def test_tiles_are_close_and_say_so(grid: tuple[int, ...], loaded: Loaded, tmp_path: Path) -> None:
+    model = with_onnx(loaded("resnet18"))
+    tiles = prepare_tiles(model, tiles_of(model, *grid), tmp_path, fingerprint(1, ONNX))
     assert all(not tile.identical and 0 < tile.max_rel_err <= CLOSE for tile in tiles)
     assert all(tile.fallbacks == 0 and sessions_in(tile.call) >= 1 for tile in tiles)
 
