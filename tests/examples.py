@@ -97,6 +97,7 @@ def events() -> list[tuple[str, object]]:
         ("decision", example(DecisionView, "decision", 2)),
         ("scene", example(SceneView, "scene", 2)),
         ("conditions", [example(ConditionView, "condition", 2)]),
+        ("unstored", "unstored-2"),
         ("frame", example(FrameView, "frame", 2)),
         ("note", example(NoteView, "note", 2)),
         ("second", example(SecondView, "second", 2)),
@@ -122,6 +123,7 @@ def after() -> StateView:
             "notes": msgspec.to_builtins([*state.notes, one["note"]]),
             "scene": msgspec.to_builtins(one["scene"]),
             "conditions": msgspec.to_builtins(one["conditions"]),
+            "unstored": one["unstored"],
         },
         StateView,
     )

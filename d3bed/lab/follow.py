@@ -23,7 +23,7 @@ _KEYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "epoch": ("epochs", ("pipeline", "epoch")),
     "decision": ("decisions", ("cause_id",)),
 }
-_WHOLE = {"conditions"}
+_WHOLE = {"conditions", "unstored"}
 _LISTS = {"frame": ("frames", 100), "note": ("notes", 200)}
 
 

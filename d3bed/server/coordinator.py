@@ -204,6 +204,7 @@ class Coordinator:
             case PlanFailed(pipeline, request, problem):
                 self.pipelines[pipeline].plan_failed(request, problem)
             case StoreFailed(problem):
+                self._store_is(problem)
                 self.world.note(f"nothing can be stored ({problem}); frames go on", "warn")
             case StoreRecovered(lost, remade):
                 self._store_recovered(lost, remade)
@@ -491,8 +492,13 @@ class Coordinator:
     def _pipelines_of(self, record: AgentRecord) -> list[Pipeline]:
         return self._of_agent.get(record.register.agent, [])
 
+    def _store_is(self, unstored: str | None) -> None:
+        self.world.unstored = unstored
+        self.world.publish("unstored", unstored)
+
     def _store_recovered(self, lost: int, remade: bool) -> None:
         """What the store must have and may not is recorded again."""
+        self._store_is(None)
         for traffic in self._traffic.values():
             traffic.record_again(everything=remade)
         where = " in a new database: what was in the old one is gone" if remade else ""
@@ -558,6 +564,7 @@ class Coordinator:
             networks=tuple(OfferView(n, net.description) for n, net in self.settings.networks.items()),
             scenarios=tuple(OfferView(s.name, s.description, s.refused) for s in self.settings.scenes),
             scene=self.world.scene,
+            unstored=self.world.unstored,
             guarded=self.guarded,
         )
 

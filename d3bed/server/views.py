@@ -368,9 +368,10 @@ class DecisionView(msgspec.Struct, frozen=True):
     `epoch` and `plan` are what frames run under after it (no plan: what it needs is lost, and the device
     answers alone); `kept_s` is what staying was predicted to take,
     under the conditions `seen`, and `predicted_s` what the choice was. Of a move, `measured_s` is the median
-    of its first `frames`, and `error` is measured over predicted, less 1; null until they are answered, the
-    error also where frames wait for each other, as the prediction is of one alone. `moves` says what changed
-    tier, where the model stayed the same.
+    of its first `frames`, `before_s` what the last frame under the plan before took (null: there was none, or
+    it was of another model), and `error` is measured over predicted, less 1; null until they are answered,
+    the error also where frames wait for each other, as the prediction is of one alone. `moves` says what
+    changed tier, where the model stayed the same.
     """
 
     pipeline: PipelineId
@@ -391,6 +392,7 @@ class DecisionView(msgspec.Struct, frozen=True):
     level: Literal["info", "warn", "error"] = "info"
     text: str = ""
     moves: tuple[MoveView, ...] = ()
+    before_s: float | None = None
 
 
 class DecisionDetails(msgspec.Struct, frozen=True):
@@ -401,7 +403,8 @@ class DecisionDetails(msgspec.Struct, frozen=True):
 
 
 class StateView(msgspec.Struct, frozen=True):
-    """All that the page shows: the snapshot of the feed. `guarded`: changes need a token."""
+    """All that the page shows: the snapshot of the feed. `guarded`: changes need a token; `unstored`: why
+    nothing can be stored at present."""
 
     agents: tuple[AgentView, ...]
     links: tuple[LinkView, ...]
@@ -417,6 +420,7 @@ class StateView(msgspec.Struct, frozen=True):
     networks: tuple[OfferView, ...] = ()
     scenarios: tuple[OfferView, ...] = ()
     scene: SceneView | None = None
+    unstored: str | None = None
     guarded: bool = False
 
 

@@ -254,6 +254,8 @@ class World:
         self.ways = Ways(self)
         #: The scenario that is being played.
         self.scene: SceneView | None = None
+        #: Why nothing can be stored at present.
+        self.unstored: str | None = None
         self._out: list[Command] = []
         self.boot = boot
         self._causes = 0

@@ -207,7 +207,8 @@ async def test_feed_gives_a_snapshot_then_events_and_resumes(lab: Lab) -> None:
         assert snapshot["type"] == "snapshot"
         assert set(snapshot["state"]) == {
             "agents", "links", "pipelines", "epochs", "frames", "notes", "decisions", "strategies",
-            "models", "conditions", "orders", "networks", "scenarios", "scene", "guarded",
+            "models", "conditions", "orders", "networks", "scenarios", "scene", "unstored",
+            "guarded",
         }  # fmt: skip
         assert "optimal" in snapshot["state"]["strategies"] and "alexnet" in snapshot["state"]["models"]
         await lab.join(*ALL)

@@ -89,6 +89,27 @@ def test_the_sentence_ends_with_what_was_measured_and_is_said_once(on_edge: Stag
     assert latest(on_edge) == made
 
 
+def test_the_gain_of_a_move_is_measured_from_the_last_frame_before_it(on_edge: Stage) -> None:
+    answer(on_edge, 1, 0.064, 0.064)
+    slow(on_edge, EDGE_1, 0.120)
+    answer(on_edge, 1, 0.122)  # it was under way when the plan changed
+    answer(on_edge, 2, *[0.066] * 8)
+    made = latest(on_edge)
+    assert made.before_s == pytest.approx(0.122) and made.measured_s == pytest.approx(0.066)
+    assert made.text.endswith("predicted 122 → 65 ms a frame, measured 122 → 66 ms, 1.8 times as fast")
+    on_edge.submit(ChangeStrategy(DEMO, "device"))
+    answer(on_edge, 3, *[0.3] * 8)
+    assert latest(on_edge).text.endswith("measured 66 → 300 ms")
+
+
+def test_without_a_frame_before_a_move_no_gain_is_told(on_edge: Stage) -> None:
+    answer(on_edge, 1, 5.0, attempts=2)
+    on_edge.submit(ChangeStrategy(DEMO, "device"))
+    answer(on_edge, 2, *[0.3] * 8)
+    made = latest(on_edge)
+    assert made.before_s is None and made.text.endswith("ms a frame, measured 300 ms")
+
+
 def test_all_that_belongs_to_a_move_shares_its_cause(on_edge: Stage) -> None:
     slow(on_edge, EDGE_1, 0.120)
     made = latest(on_edge)

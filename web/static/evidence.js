@@ -2,7 +2,7 @@
 
 import "./apart.js";
 import { html } from "./dom.js";
-import { duration, plural, text } from "./format.js";
+import { deviation, duration, plural, text } from "./format.js";
 
 export const evidence = (decision) => {
   const parts = [];
@@ -37,8 +37,12 @@ export const evidence = (decision) => {
       ),
     );
   }
-  if (decision.measured_s !== null)
-    parts.push(html("p", {}, `Measured: ${duration(decision.measured_s)}, the median of its first ${plural(decision.frames, "frame")}.`));
+  if (decision.measured_s !== null) {
+    const before = decision.before_s ? ` The last one under the plan before took ${duration(decision.before_s)}.` : "";
+    const first = `the median of its first ${plural(decision.frames, "frame")}`;
+    const off = decision.error === null ? "" : `, ${deviation(decision.error)} off the prediction`;
+    parts.push(html("p", {}, `Measured: ${duration(decision.measured_s)}, ${first}${off}.${before}`));
+  }
   parts.push(html("p", { class: "muted cause" }, `cause ${decision.cause_id}`));
   return parts;
 };

@@ -105,6 +105,7 @@ const header = (pipeline) => {
     hidden: !pipeline?.emulated && !emulation.length,
     title: emulation.join("; ") || null,
   });
+  set(byId("unstored"), { hidden: !state.unstored, title: state.unstored });
   document.title = pipeline ? `${text(pipeline.model)} · ${pipeline.phase} · d3bed` : "d3bed";
 };
 

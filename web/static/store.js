@@ -18,7 +18,7 @@ const UPSERTS = {
   decision: ["decisions", ["cause_id"]],
   order: ["orders", ["id"]],
 };
-const WHOLES = ["conditions", "scene"];
+const WHOLES = ["conditions", "scene", "unstored"];
 const APPENDS = { frame: "frames", note: "notes", second: "seconds" };
 
 export const EMPTY = Object.freeze({
@@ -38,6 +38,7 @@ export const EMPTY = Object.freeze({
   networks: [],
   scenarios: [],
   scene: null,
+  unstored: null,
   guarded: false,
   seconds: [],
 });
