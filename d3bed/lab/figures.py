@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from dataclasses import dataclass
 
@@ -152,7 +153,8 @@ def _pace(link: LinkReport) -> str:
 class Entry:
     """One line of the story: a decision, with what else could have been done, or something that happened.
 
-    `about`: `decision`, `change` (of an agent, a link, the server) or `note` (of the pipeline).
+    `about`: `decision`, `kept` (one to leave the plan), `change` (of an agent, a link, the server) or `note`
+    (of the pipeline). `inside`: those of the same kind in a row that one line stands for.
     """
 
     at_s: float
@@ -160,6 +162,7 @@ class Entry:
     level: str
     text: str
     alternatives: tuple[tuple[str, float], ...] = ()
+    inside: tuple[Entry, ...] = ()
 
 
 def story(history: RunHistory) -> list[Entry]:
@@ -178,11 +181,24 @@ def story(history: RunHistory) -> list[Entry]:
     found += [
         Entry(
             decision.at_s - start_s,
-            "decision",
+            "kept" if decision.choice == "keep" else "decision",
             decision.level,
             decision.text,
             tuple((each.plan, each.predicted_s) for each in decision.alternatives),
         )
         for decision in history.decisions
     ]
-    return sorted(found, key=lambda entry: entry.at_s)
+    return _folded(sorted(found, key=lambda entry: entry.at_s))
+
+
+def _folded(entries: list[Entry]) -> list[Entry]:
+    """Several looks in a row that came to nothing are one line."""
+    found = []
+    for about, group in itertools.groupby(entries, lambda entry: entry.about):
+        alike = tuple(group)
+        if about == "kept" and len(alike) > 1:
+            text = f"{len(alike)} times the plan was looked at and kept"
+            found.append(Entry(alike[0].at_s, about, alike[0].level, text, inside=alike))
+        else:
+            found += alike
+    return found

@@ -43,10 +43,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class Hindsight:
-    """`problem` says why nothing could be judged; "" where something was."""
+    """`problem` says why nothing could be judged; "" where something was. While frames overlapped plans were
+    not made for one frame's latency, and are not judged: `skips` says that there was such a time."""
 
     judged: tuple[Judged, ...]
     problem: str = ""
+    skips: bool = False
 
     @property
     def best_s(self) -> float | None:
@@ -71,7 +73,7 @@ def hindsight(history: RunHistory, truth: Sequence[Circumstances] | None = None)
         history = msgspec.structs.replace(history, circumstances=tuple(truth))
     if not history.circumstances:
         return Hindsight((), "what plans were made from was not recorded, or is no longer kept")
-    if not all(each.alone for each in history.circumstances):
+    if not any(each.alone for each in history.circumstances):
         return Hindsight((), "frames overlapped, so that plans were not made for one frame's latency")
     ends_s = run.ended_s if run.ended_s is not None else max(history.frames.started_s, default=run.started_s)
     moments = _moments(history, ends_s, exactly=truth is not None)
@@ -79,7 +81,7 @@ def hindsight(history: RunHistory, truth: Sequence[Circumstances] | None = None)
     untils_s = [*(at_s for at_s, _, _ in moments), ends_s][1:]
     for (at_s, seen, epoch), until_s in zip(moments, untils_s, strict=True):
         ground = history.grounds.get(seen.ground)
-        if ground is None or until_s <= at_s:
+        if ground is None or until_s <= at_s or not seen.alone:
             continue
         try:
             best_s = planned(ground, seen).timeline.latency_s
@@ -90,7 +92,8 @@ def hindsight(history: RunHistory, truth: Sequence[Circumstances] | None = None)
         # The exact plan is exact before tiles: where tiles of the plan in force happen to be better, it is.
         best_s = min(best_s, kept_s or best_s)
         found.append(Judged(at_s - run.started_s, until_s - run.started_s, best_s, kept_s))
-    return Hindsight(tuple(found), "" if found else "what was recorded does not allow a plan")
+    problem = "" if found else "what was recorded does not allow a plan"
+    return Hindsight(tuple(found), problem, not all(each.alone for each in history.circumstances))
 
 
 def static_s(

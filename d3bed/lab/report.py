@@ -33,7 +33,7 @@ from d3bed.lab.figures import (
     story,
     switches,
 )
-from d3bed.lab.hindsight import Hindsight, hindsight
+from d3bed.lab.hindsight import Hindsight, Judged, hindsight
 from d3bed.lab.plots import Plot, bars, clock
 from d3bed.server.history import SPANS, FrameSpans, Read, RunHistory, frame_spans, run_history
 from d3bed.server.store import read_rows
@@ -43,6 +43,8 @@ __all__ = ["as_csv", "as_html", "as_json", "fetch", "fetch_spans", "put", "store
 #: Runs of up to so many frames are drawn dot by dot, longer ones as a band.
 _DOTS = 1500
 _BINS, _COLUMNS = 400, 160
+#: Columns are drawn up to so many times the usual height.
+_USUAL = 4.0
 
 
 async def fetch(server: str, run: str | None, token: str | None = None) -> RunHistory:
@@ -241,9 +243,10 @@ def _latency(history: RunHistory) -> str:
 
 def _stacks(history: RunHistory) -> str:
     bins = binned(history, _COLUMNS)
-    plot = _plot(
-        history, "Compute per tier and the rest, over time", max(map(_height_s, bins), default=1.0), 260
-    )
+    heights_s = sorted(map(_height_s, bins)) or [1.0]
+    # Columns of a bad moment must not flatten what all others are made of: they are cut at the upper edge.
+    top_s = min(heights_s[-1], _USUAL * (_quantile(heights_s, 0.5) or 0.0))
+    plot = _plot(history, "Compute per tier and the rest, over time", top_s, 260)
     for b in bins:
         shares = [*((tier.value, 1e3 * b.compute_s[tier]) for tier in TIERS), ("rest", 1e3 * b.rest_s)]
         shares.append(("waited", 1e3 * b.waited_s))
@@ -259,10 +262,17 @@ def _regret(history: RunHistory, judged: Hindsight) -> str:
     top_s = max([usual_s, *(min(j.kept_s or 0.0, 6 * j.best_s) for j in judged.judged)])
     plot = _plot(history, "Latency, and what the exact plan would have taken", top_s, 240)
     plot.line([((b.start_s + b.end_s) / 2, 1e3 * b.median_s) for b in bins], "median")
-    best = [(at_s, 1e3 * j.best_s) for j in judged.judged for at_s in (j.start_s, j.end_s)]
-    kept = [(at_s, 1e3 * (j.kept_s or j.best_s)) for j in judged.judged for at_s in (j.start_s, j.end_s)]
-    plot.line(best, "best", "the exact plan in hindsight")
-    plot.line(kept, "predicted", "the plan in force")
+    parts: list[list[Judged]] = []
+    for each in judged.judged:  # where nothing is judged in between, nothing is drawn
+        if parts and parts[-1][-1].end_s == each.start_s:
+            parts[-1].append(each)
+        else:
+            parts.append([each])
+    for part in parts:
+        best = [(at_s, 1e3 * j.best_s) for j in part for at_s in (j.start_s, j.end_s)]
+        kept = [(at_s, 1e3 * (j.kept_s or j.best_s)) for j in part for at_s in (j.start_s, j.end_s)]
+        plot.line(best, "best", "the exact plan in hindsight")
+        plot.line(kept, "predicted", "the plan in force")
     return _marked(plot, history)
 
 

@@ -52,7 +52,7 @@ class Witness:
         self._pipeline = pipeline
         self._known: object = None
         self._ground = ""
-        self._last: Basis | None = None
+        self._last: tuple[Basis, bool] | None = None
 
     def forget(self) -> None:
         """The store lost what was recorded."""
@@ -69,12 +69,13 @@ class Witness:
             self._known, self._last = known, None
             self._record_ground(members)
         basis = pipe.world.conditions(members, pipe.settings.id)
-        if self._last is None or _differ(self._last, basis):
-            self._last = basis
+        alone = pipe.stream.in_flight == 1 and pipe.stream.rate_per_s is None
+        if self._last is None or self._last[1] is not alone or _differ(self._last[0], basis):
+            self._last = basis, alone
             found = Circumstances(
                 at_s=pipe.world.now,
                 ground=self._ground,
-                alone=pipe.stream.in_flight == 1 and pipe.stream.rate_per_s is None,
+                alone=alone,
                 factors=dict(basis.factors),
                 rates=tuple((*ends, rate.bytes_per_s, rate.latency_s) for ends, rate in basis.rates.items()),
             )

@@ -48,8 +48,8 @@ Read = Callable[..., list[dict[str, Any]]]
 SPANS = "SELECT * FROM spans WHERE run = ? ORDER BY id"
 #: Frames of one run that are looked at: the newest.
 MOST_FRAMES = 200_000
-#: Events so long before a run's start belong to its story: the plan that it started with.
-_BEFORE_S, _AFTER_S = 60.0, 2.0
+#: So long after a run's end something may still be said of it.
+_AFTER_S = 2.0
 
 #: Rows of `frames` of one run, newest first.
 FRAMES = "SELECT * FROM frames WHERE run = ? ORDER BY id DESC LIMIT ?"
@@ -204,7 +204,7 @@ def run_history(read: Read, run: str, live: tuple[RunView, RunReport] | None = N
         report=report,
         server=_server(read, view.started_s),
         epochs=_epochs(read, view, numbers, frames),
-        decisions=_decisions(read, view),
+        decisions=_decisions(read, view, numbers),
         events=_events(read, view),
         frames=frames,
         **_circumstances(read, view),
@@ -241,21 +241,31 @@ def _epochs(read: Read, run: RunView, numbers: list[Epoch], frames: FrameSeries)
     )
 
 
-def _around(run: RunView) -> tuple[float, float]:
-    return run.started_s - _BEFORE_S, 1e12 if run.ended_s is None else run.ended_s + _AFTER_S
+def _within(read: Read, run: RunView) -> tuple[float, float]:
+    """From its start to its end; what is told of it just after that, too, unless another one has begun."""
+    if run.ended_s is None:
+        return run.started_s, 1e12
+    sql = "SELECT min(started_s) AS next_s FROM runs WHERE pipeline = ? AND started_s > ?"
+    next_s = read(sql, run.pipeline, run.started_s)[0]["next_s"]
+    return run.started_s, max(run.ended_s, min(run.ended_s + _AFTER_S, next_s or 1e12))
 
 
-def _decisions(read: Read, run: RunView) -> tuple[DecisionView, ...]:
+def _decisions(read: Read, run: RunView, numbers: list[Epoch]) -> tuple[DecisionView, ...]:
+    """Those that were made while it went on, and before them the one that made its first plan."""
+    sql = (
+        "SELECT view FROM decisions WHERE pipeline = ?1 AND at_s < ?2 AND choice = 'move' AND cause_id ="
+        " (SELECT cause_id FROM epochs WHERE pipeline = ?1 AND epoch = ?3) ORDER BY at_s DESC LIMIT 1"
+    )
+    rows = read(sql, run.pipeline, run.started_s, numbers[0]) if numbers else []
     sql = "SELECT view FROM decisions WHERE pipeline = ? AND at_s BETWEEN ? AND ? ORDER BY at_s"
-    rows = read(sql, run.pipeline, *_around(run))
+    rows += read(sql, run.pipeline, *_within(read, run))
     return tuple(msgspec.json.decode(row["view"], type=DecisionView) for row in rows)
 
 
 def _circumstances(read: Read, run: RunView) -> dict[str, Any]:
     decode = msgspec.json.decode
-    _, until_s = _around(run)
     sql = "SELECT data, ground FROM circumstances WHERE pipeline = ? AND at_s BETWEEN ? AND ? ORDER BY id"
-    rows = read(sql, run.pipeline, run.started_s, until_s)
+    rows = read(sql, run.pipeline, *_within(read, run))
     names = sorted({str(row["ground"]) for row in rows})
     grounds = read(f"SELECT id, data FROM grounds WHERE id IN ({', '.join('?' * len(names))})", *names)
     return {
@@ -267,7 +277,7 @@ def _circumstances(read: Read, run: RunView) -> dict[str, Any]:
 def _events(read: Read, run: RunView) -> tuple[EventHistory, ...]:
     sql = "SELECT * FROM events WHERE at_s BETWEEN ? AND ? ORDER BY id"
     found = []
-    for row in read(sql, *_around(run)):
+    for row in read(sql, *_within(read, run)):
         data = msgspec.json.decode(row["data"])
         text, pipeline = data.get("text"), data.get("pipeline")
         if row["kind"] == "condition":

@@ -132,6 +132,13 @@ def test_what_cannot_be_judged_says_why(make: Make) -> None:
     assert "does not allow" in hindsight(lost).problem
 
 
+def test_only_the_time_in_which_frames_overlapped_is_left_out(make: Make) -> None:
+    held = [seen(0.0, FAST), seen(4.0 + LAG_S, FAST, alone=False), seen(7.0 + LAG_S, FAST)]
+    found = hindsight(make(held, epoch(1, -1.0, AWAY)))
+    assert [(j.start_s, j.end_s) for j in found.judged] == [(0, 4), (7, 10)] and found.skips
+    assert not hindsight(make(held[:1], epoch(1, -1.0, AWAY))).skips
+
+
 def test_many_circumstances_are_thinned_out(make: Make) -> None:
     many = [seen(n / 100, FAST if n % 2 else SLOW) for n in range(900)]
     assert 50 <= len(hindsight(make(many, epoch(1, -1.0, AWAY))).judged) <= 200

@@ -178,6 +178,30 @@ def test_story_is_in_order_and_tells_decisions_from_changes(history: RunHistory)
     ]
 
 
+def test_looks_in_a_row_that_came_to_nothing_are_one_line_that_opens(history: RunHistory) -> None:
+    (move,) = history.decisions
+    kept = [
+        msgspec.structs.replace(move, choice="keep", at_s=1006.0 + n, text=f"kept {n}") for n in (1, 2, 4)
+    ]
+    told = msgspec.structs.replace(history, decisions=(move, *kept))
+    assert [(e.about, e.text) for e in story(told)][2:] == [
+        ("decision", "edge-1 lost → epoch 2"),
+        ("kept", "2 times the plan was looked at and kept"),
+        ("note", "run demo-1-1 ended"),
+        ("kept", "kept 4"),
+    ]
+    page = as_html(told)
+    assert "<time>7 s</time> kept 1" in page and ">kept 4</summary>" in page
+
+
+def test_a_bad_moment_does_not_flatten_the_stacks(history: RunHistory) -> None:
+    columns = msgspec.to_builtins(history.frames)
+    bad = columns | {"latency_s": [0.1] * 98 + [9.0, 9.0]}
+    page = as_html(msgspec.structs.replace(history, frames=msgspec.convert(bad, type(history.frames))))
+    stacks = page[page.index("Compute per tier and the rest") :]
+    assert ">400</text>" in stacks and ">2000</text>" not in stacks[: stacks.index("</svg>")]
+
+
 def test_long_run_is_drawn_as_a_band_and_stays_small(history: RunHistory) -> None:
     columns = msgspec.to_builtins(history.frames)
     many = {key: value if key == "run" else value * 200 for key, value in columns.items()}

@@ -14,7 +14,7 @@ from d3bed.core.measurements import SpanKind
 from d3bed.core.messages import LinkMeasured
 from d3bed.server.about import about
 from d3bed.server.circumstances import Circumstances
-from d3bed.server.events import ChangeStrategy, StoreFailed, StoreRecovered
+from d3bed.server.events import ChangeRate, ChangeStrategy, Noted, StartRun, StoreFailed, StoreRecovered
 from d3bed.server.history import frame_series, frame_spans, run_history
 from d3bed.server.store import Store
 
@@ -95,11 +95,14 @@ def test_trouble_with_the_store_is_a_warning_and_recovery_records_what_it_must_h
     stage.tick(2.0)
     stage.records.clear()
     stage.submit(StoreFailed("d3bed.sqlite3: database or disk is full"))
+    assert stage.coordinator.snapshot().unstored == "d3bed.sqlite3: database or disk is full"
     assert "disk is full" in stage.notes("warn")[-1] and "frames go on" in stage.notes("warn")[-1]
     assert rows(stage, "runs") == []
     stage.submit(StoreRecovered(lost=3, remade=True))
     stage.tick(2.0)
     assert "3 rows are lost" in stage.notes("warn")[-1]
+    assert stage.coordinator.snapshot().unstored is None
+    assert [e.data for e in stage.published if e.kind == "unstored"][-1] is None
     assert [row["epoch"] for row in rows(stage, "epochs")] == [1]
     (run,) = stage.coordinator.runs()
     assert {row["id"] for row in rows(stage, "runs")} == {run.id}
@@ -149,6 +152,41 @@ def test_history_tells_each_epoch_with_its_route_and_what_was_measured(stage: St
     assert history.server == about()
 
 
+def test_history_of_a_run_has_nothing_of_the_one_before_but_how_its_first_plan_came_about(
+    stage: Stage, tmp_path: Path
+) -> None:
+    stage.now = time.time()
+    stage.join_all()
+    stage.answer(Epoch(1), 1)
+    stage.tick(1.0)
+    stage.submit(ChangeStrategy(DEMO, "edge"))
+    stage.submit(ChangeStrategy(DEMO, "edge"))  # kept: it is in force
+    stage.end_source(1, 1)
+    stage.tick(0.5)
+    stage.submit(Noted("said in between"))
+    stage.tick(0.5)
+    stage.submit(StartRun(DEMO, None, None))
+    stage.tick(1.0)
+    stage.submit(Noted("said in the second"))
+    stage.submit(ChangeStrategy(DEMO, "device"))
+    stage.tick(1.0)
+    store = keep(stage, tmp_path)
+    try:
+        runs = dict.fromkeys(str(row["id"]) for row in rows(stage, "runs"))
+        first, second = (run_history(store.read, run) for run in runs)
+    finally:
+        store.close()
+    assert first is not None and second is not None
+    assert [each.choice for each in first.decisions] == ["move", "move", "keep"]
+    assert [event.text for event in first.events][-2:] == [
+        f"run {first.run.id} ended: 1 of 1 frames answered",
+        "said in between",
+    ]
+    assert [each.epoch for each in second.decisions] == [2, 3]
+    assert all(event.at_s >= second.run.started_s for event in second.events)
+    assert [event.text for event in second.events if event.pipeline is None] == ["said in the second"]
+
+
 def test_history_does_without_what_the_store_lost(stage: Stage, tmp_path: Path) -> None:
     stage.now = time.time()
     stage.join_all()
@@ -180,6 +218,10 @@ def test_what_plans_were_made_from_is_recorded_when_it_changes(stage: Stage) -> 
         1e7, pytest.approx(1.3e7),
     ]  # fmt: skip
     assert all(one.alone and set(one.factors) == set(stage.scripts) for one in kept)
+    stage.submit(ChangeRate(DEMO, 5.0))
+    stage.tick(1.0)
+    *_, last = msgspec.convert([row["data"] for row in rows(stage, "circumstances")], list[Circumstances])
+    assert not last.alone
     stage.submit(StoreRecovered(lost=0, remade=True))
     stage.tick(1.0)
     assert len(rows(stage, "grounds")) == 2
