@@ -6,11 +6,9 @@ with the reason instead of being left out in silence.
 
 from __future__ import annotations
 
-import msgspec
-
 from d3bed.config import Config, networks, read_network
 from d3bed.core.errors import ConfigError
-from d3bed.lab.scenario import Event, read_scenario, shipped_scenarios
+from d3bed.lab.scenario import in_words, read_scenario, shipped_scenarios
 from d3bed.server.settings import Network, Scene, SceneEvent
 
 __all__ = ["offered_networks", "offered_scenes"]
@@ -33,22 +31,9 @@ def offered_scenes(config: Config) -> tuple[Scene, ...]:
         if scenario.restarts:
             refused = f"it has agents started: d3bed scenario play {scenario.name}"
         events = tuple(
-            SceneEvent(event.at_s, path, body, _words(event))
+            SceneEvent(event.at_s, path, body, in_words([event]))
             for event in scenario.events
             for path, body in event.orders([pipeline.id for pipeline in config.pipelines])
         )
         found.append(Scene(scenario.name, scenario.description, scenario.duration_s, events, refused))
     return tuple(found)
-
-
-def _words(event: Event) -> str:
-    """As in `link pi-1 edge-1 mbit_per_s 8`: what its line in the file says."""
-    row = {key: value for key, value in msgspec.to_builtins(event).items() if value is not None}
-    named = ("from", "to", "agent", "strategy", "model", "pipeline")
-    first = [str(row[key]) for key in ("action", *named) if key in row]
-    rest = [
-        f"{key} {value:g}"
-        for key, value in row.items()
-        if isinstance(value, float | int) and key not in ("at_s", "both")
-    ]
-    return " ".join([*first, *rest])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -23,11 +24,12 @@ from d3bed.config import Config
 from d3bed.core.errors import ConfigError, D3Error
 from d3bed.lab import client
 from d3bed.lab.follow import State, follow_messages
-from d3bed.lab.scenario import Event, Scenario, Start
+from d3bed.lab.scenario import BY, Event, Load, Scenario, Start, in_words, is_told
 from d3bed.lab.testbed import Testbed, open_testbed, start_agent
+from d3bed.server.decisions import LEAST_TOLD
 from d3bed.server.statistics import Recent
 
-__all__ = ["FORMAT", "Played", "PlayFailed", "Stage", "compare", "play"]
+__all__ = ["FORMAT", "Played", "PlayFailed", "Stage", "Told", "compare", "play"]
 
 FORMAT = "d3bed.played/1"
 _POLL_S = 0.05
@@ -37,6 +39,8 @@ _PATIENCE_S = 180.0
 _STORED_S = 5.0
 
 Say = Callable[[str], None]
+
+_BY = {"by": BY}
 
 
 class PlayFailed(D3Error):
@@ -69,6 +73,14 @@ class Played(msgspec.Struct, frozen=True):
     runs: tuple[str, ...]
 
 
+@dataclass
+class Told:
+    """How far a scenario is, on the server's clock: since when, and which steps were taken when, in words."""
+
+    begun_s: float | None = None
+    steps: list[tuple[float, str]] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Stage:
     """Where a scenario is played: a server and its pipelines, and the testbed if it is the player's own."""
@@ -77,6 +89,7 @@ class Stage:
     token: str | None = None
     bed: Testbed | None = None
     config: Config | None = None
+    told: Told = field(default_factory=Told)
 
     async def get(self, path: str) -> Any:
         return await client.get(self.base, f"/api/{path}", self.token)
@@ -118,7 +131,7 @@ async def play(scenario: Scenario, stage: Stage, say: Say, strategy: str | None 
         raise PlayFailed("a run of frames is under way there: end it first (d3bed pause)")
     if strategy is not None:
         for name in before:
-            await stage.post(f"pipelines/{name}/strategy", {"strategy": strategy})
+            await stage.post(f"pipelines/{name}/strategy", {"strategy": strategy} | _BY)
     await _until(lambda: _are_ready(stage, strategy), "a plan in force")
     watch = _Watch(say)
     following = asyncio.create_task(watch.follow(stage.base))
@@ -138,7 +151,7 @@ async def _tidy_up(stage: Stage, before: dict[str, dict[str, Any]]) -> None:
     for name, after in (await stage.views()).items():
         for key, path in (("rate_per_s", "rate"), ("strategy", "strategy")):
             if after[key] != before[name][key]:
-                await stage.post(f"pipelines/{name}/{path}", {key: before[name][key]})
+                await stage.post(f"pipelines/{name}/{path}", {key: before[name][key]} | _BY)
 
 
 async def _play(scenario: Scenario, stage: Stage, watch: _Watch, say: Say) -> list[Played]:
@@ -146,18 +159,20 @@ async def _play(scenario: Scenario, stage: Stage, watch: _Watch, say: Say) -> li
     strategies = {name: str(view["strategy"]) for name, view in (await stage.views()).items()}
     first = [name for name in strategies if scenario.begins_with_frames(name)]
     for name in first:
-        await stage.post(f"pipelines/{name}/start", {})
+        await stage.post(f"pipelines/{name}/start", _BY)
     await _until(lambda: _have_answered(stage, first), "the first frame")
     watch.begin()
     begun_s, begun_server_s = time.monotonic(), watch.server_s
-    for event in scenario.events:
-        await asyncio.sleep(begun_s + event.at_s - time.monotonic())
-        await _perform(event, stage, watch, say, list(strategies))
+    stage.told.begun_s = begun_server_s
+    emulated = [a["agent"] for a in await stage.get("agents") if a["speed"] < 1]
+    for at_s, events in itertools.groupby(scenario.events, lambda event: event.at_s):
+        await asyncio.sleep(begun_s + at_s - time.monotonic())
+        await _perform(list(events), stage, watch, emulated, list(strategies))
     await asyncio.sleep(begun_s + scenario.duration_s - time.monotonic())
     seconds = time.monotonic() - begun_s
     switches = {name: watch.switches(name) for name in strategies}
     for name in strategies:
-        await stage.post(f"pipelines/{name}/stop", {})
+        await stage.post(f"pipelines/{name}/stop", _BY)
     await _until(lambda: _are_over(stage), "the end of the run")
     clouds = {a["agent"] for a in await stage.get("agents") if a["tier"] == "cloud"}
     return [
@@ -168,18 +183,26 @@ async def _play(scenario: Scenario, stage: Stage, watch: _Watch, say: Say) -> li
     ]
 
 
-async def _perform(event: Event, stage: Stage, watch: _Watch, say: Say, pipelines: Sequence[str]) -> None:
-    if isinstance(event, Start):
-        assert stage.bed is not None and stage.config is not None
-        await _until(lambda: _is_gone(stage, event.agent), f"{event.agent} to be gone")
-        say(f"{watch.elapsed_s:6.1f} s  {event.agent} is started again")
-        await start_agent(stage.config, event.agent, stage.base, stage.bed.children)
-        return
-    for agent in event.agents:
-        await _until(lambda a=agent: _is_there(stage, a), f"{agent} to be back")  # type: ignore[misc]
-    for path, body in event.orders(pipelines):
-        by = {} if path.startswith("pipelines/") else {"by": "the scenario"}
-        await stage.post(path, body | by)
+async def _perform(
+    events: Sequence[Event], stage: Stage, watch: _Watch, emulated: Collection[str], pipelines: Sequence[str]
+) -> None:
+    """What happens at once, one after the other. Agents have time to be gone, or back, before."""
+    words = in_words(events)
+    if any(isinstance(e, Load) and e.processes and e.agent in emulated for e in events):
+        words += ", emulated: its speed drops"
+    for number, event in enumerate(events):
+        if isinstance(event, Start):
+            await _until(lambda a=event.agent: _is_gone(stage, a), f"{event.agent} to be gone")  # type: ignore[misc]
+        for agent in event.agents:
+            await _until(lambda a=agent: _is_there(stage, a), f"{agent} to be back")  # type: ignore[misc]
+        if number == 0:
+            watch.step(words)
+            stage.told.steps.append((watch.server_s, words))
+        if isinstance(event, Start):
+            assert stage.bed is not None and stage.config is not None
+            await start_agent(stage.config, event.agent, stage.base, stage.bed.children)
+        for path, body in event.orders(pipelines):
+            await stage.post(path, body | _BY)
 
 
 async def _judged(
@@ -273,16 +296,20 @@ class _Watch:
         if kind not in ("note", "decision") or data.get("choice") == "keep":
             return
         text = str(data["text"])
+        if kind == "note" and data["level"] == "info" and is_told(text):
+            return
         if kind == "decision":
             cause, measured_s = data["cause_id"], data["measured_s"]
             if cause in self._said and self._said[cause] == measured_s:
                 return
             if cause in self._said and measured_s is not None:
-                predicted = f"{data['predicted_s'] * 1e3:.0f} ms" if data["predicted_s"] else "nothing"
-                text = f"epoch {data['epoch']} takes {measured_s * 1e3:.0f} ms, {predicted} was predicted"
+                text = _outcome(data)
             self._said[cause] = measured_s
         of = f"{data['pipeline']}: " if self._several and data.get("pipeline") else ""
-        self.say(f"{self.elapsed_s:6.1f} s  {of}{text}")
+        self.say(f"{self.elapsed_s:6.1f} s    {of}{text}")
+
+    def step(self, words: str) -> None:
+        self.say(f"{self.elapsed_s:6.1f} s  ◇ {words}")
 
     def _saw(self, state: State) -> None:
         self._several = len(state.data.get("pipelines", ())) > 1
@@ -293,6 +320,17 @@ class _Watch:
             run, runs = pipeline.get("run"), self.runs[pipeline["id"]]
             if pipeline["counting"] and run not in runs:
                 runs.append(run)
+
+
+def _outcome(decision: dict[str, Any]) -> str:
+    """What a move came to, once it is measured."""
+    before_s, measured_s, predicted_s = (decision[f"{n}_s"] for n in ("before", "measured", "predicted"))
+    took = f"{measured_s * 1e3:.0f} ms a frame"
+    if before_s is not None:
+        took += f" instead of {before_s * 1e3:.0f}"
+        took += f", {before_s / measured_s:.1f} times as fast" if before_s > LEAST_TOLD * measured_s else ""
+    predicted = f"{predicted_s * 1e3:.0f} ms" if predicted_s else "nothing"
+    return f"epoch {decision['epoch']} takes {took}; {predicted} was predicted"
 
 
 # ── conditions to wait for ────────────────────────────────────────────────────────────────────────
@@ -355,11 +393,10 @@ async def _frames(stage: Stage, run: str, answered: int) -> dict[str, Any]:
 
 
 def _undoing(condition: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    by = {"by": "the scenario"}
     match condition["agents"]:
         case [source, target]:
-            return "links/reset", {"from": source, "to": target} | by
+            return "links/reset", {"from": source, "to": target} | _BY
         case [agent] if "load" in condition["values"]:
-            return f"agents/{agent}/load", {"processes": 0} | by
+            return f"agents/{agent}/load", {"processes": 0} | _BY
         case _:
-            return f"agents/{condition['agents'][0]}/speed", {"speed": None} | by
+            return f"agents/{condition['agents'][0]}/speed", {"speed": None} | _BY

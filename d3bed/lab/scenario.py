@@ -13,6 +13,7 @@
     to = "edge-1"
     mbit_per_s = 8
     for_s = 20
+    says = "the device walks away from its access point"     # a story's words for it; any event may have them
 
 `ACTIONS` has all actions; their keys are those of the JSON API. Every mistake is a `ConfigError` that names
 the file, the line where its event begins, the key and the remedy. What `read_scenario` cannot know (which
@@ -24,7 +25,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -35,16 +36,22 @@ from d3bed.core.errors import ConfigError, near
 
 __all__ = [
     "ACTIONS",
+    "BY",
     "FORMAT",
     "Event",
     "Order",
     "Scenario",
     "find_scenario",
+    "in_words",
+    "is_told",
     "read_scenario",
     "shipped_scenarios",
 ]
 
 FORMAT = "d3bed.scenario/1"
+#: Whom the server is told that changes of a player are from.
+BY = "the scenario"
+_TOLD = re.compile(rf"(, |undone |to crash |to stop )by {BY}(?!.* in place of .* by (?!{BY}$))")
 #: Where a change goes, under `/api/`, and what it says.
 Order = tuple[str, dict[str, Any]]
 
@@ -53,13 +60,25 @@ _Seconds = Annotated[float, msgspec.Meta(ge=0, le=7 * 24 * 3600)]
 _Lasting = Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)]
 
 
-class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="action",
-            tag=str.lower):  # fmt: skip
-    """Something that happens `at_s` seconds after the start. Its class, in lower case, is its action."""
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True,
+            tag_field="action", tag=str.lower):  # fmt: skip
+    """Something that happens `at_s` seconds after the start. Its class, in lower case, is its action; `says`
+    tells it as a story would."""
 
     at_s: _Seconds
+    says: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
     #: The keys that name agents.
     NAMES: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def subject(self) -> str:
+        """What it is about, as in `pi-1 ↔ edge-1`; "" where its `effect` says that."""
+        return ""
+
+    @property
+    def effect(self) -> str:
+        """What it does, as in `8 Mbit/s for 20 s`."""
+        raise NotImplementedError
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -72,7 +91,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     def _body(self, *left_out: str) -> dict[str, Any]:
         rows = msgspec.to_builtins(self)
-        return {key: value for key, value in rows.items() if key not in ("at_s", "action", *left_out)}
+        return {key: value for key, value in rows.items() if key not in ("at_s", "action", "says", *left_out)}
 
 
 class _OfLink(Event, frozen=True, rename={"source": "from", "target": "to"}):
@@ -80,6 +99,10 @@ class _OfLink(Event, frozen=True, rename={"source": "from", "target": "to"}):
     target: _Name
     both: bool = False
     NAMES = ("source", "target")
+
+    @property
+    def subject(self) -> str:
+        return f"{self.source} {'↔' if self.both else '→'} {self.target}"
 
     def _of_both(self, path: str) -> list[Order]:
         body = self._body("both")
@@ -93,12 +116,21 @@ class Link(_OfLink, frozen=True, rename={"source": "from", "target": "to"}):
     loss_percent: Annotated[float, msgspec.Meta(ge=0, le=50)] | None = None
     for_s: _Lasting | None = None
 
+    @property
+    def effect(self) -> str:
+        parts = ((self.mbit_per_s, "Mbit/s"), (self.latency_ms, "ms"), (self.loss_percent, "% loss"))
+        return ", ".join(f"{v:g} {unit}" for v, unit in parts if v is not None) + _for(self.for_s)
+
     def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return self._of_both("links")
 
 
 class Reset(_OfLink, frozen=True, rename={"source": "from", "target": "to"}):
     """The link is as configured again."""
+
+    @property
+    def effect(self) -> str:
+        return "as configured again"
 
     def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return self._of_both("links/reset")
@@ -108,12 +140,21 @@ class _OfAgent(Event, frozen=True):
     agent: _Name
     NAMES = ("agent",)
 
+    @property
+    def subject(self) -> str:
+        return self.agent
+
 
 class Load(_OfAgent, frozen=True):
     """So many busy `processes` on its board; 0: none."""
 
     processes: Annotated[int, msgspec.Meta(ge=0, le=64)]
     for_s: _Lasting | None = None
+
+    @property
+    def effect(self) -> str:
+        many = f"{self.processes} busy process" + ("" if self.processes == 1 else "es")
+        return many + _for(self.for_s) if self.processes else "no other work any more"
 
     def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return [(f"agents/{self.agent}/load", self._body("agent"))]
@@ -125,12 +166,22 @@ class Speed(_OfAgent, frozen=True):
     speed: Annotated[float, msgspec.Meta(ge=0.001, le=1)] | None = None
     for_s: _Lasting | None = None
 
+    @property
+    def effect(self) -> str:
+        return (
+            "its configured speed again" if self.speed is None else f"speed {self.speed:g}{_for(self.for_s)}"
+        )
+
     def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return [(f"agents/{self.agent}/speed", {"speed": self.speed} | self._body("agent"))]
 
 
 class Kill(_OfAgent, frozen=True):
     """Its process ends without a goodbye."""
+
+    @property
+    def effect(self) -> str:
+        return "it crashes"
 
     def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return [(f"agents/{self.agent}/kill", {})]
@@ -139,12 +190,20 @@ class Kill(_OfAgent, frozen=True):
 class Stop(_OfAgent, frozen=True):
     """Its process ends in an orderly way."""
 
+    @property
+    def effect(self) -> str:
+        return "it is stopped"
+
     def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return [(f"agents/{self.agent}/stop", {})]
 
 
 class Start(_OfAgent, frozen=True):
     """Its process, killed or stopped before, is started again: by who started the testbed."""
+
+    @property
+    def effect(self) -> str:
+        return "it is started again"
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -159,6 +218,10 @@ class _OfPipeline(Event, frozen=True):
 
     pipeline: _Name | None = None
 
+    @property
+    def subject(self) -> str:
+        return self.pipeline or ""
+
     def _of_each(self, what: str, body: dict[str, Any], pipelines: Sequence[str]) -> list[Order]:
         named = [self.pipeline] if self.pipeline is not None else pipelines
         return [(f"pipelines/{name}/{what}", body) for name in named]
@@ -167,6 +230,10 @@ class _OfPipeline(Event, frozen=True):
 class Strategy(_OfPipeline, frozen=True, kw_only=True):
     strategy: _Name
     tiling: _Name | None = None
+
+    @property
+    def effect(self) -> str:
+        return f"strategy {self.strategy}" + (f" with tiling {self.tiling}" if self.tiling else "")
 
     def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return self._of_each("strategy", self._body("pipeline"), pipelines)
@@ -177,6 +244,12 @@ class Rate(_OfPipeline, frozen=True):
 
     rate_per_s: Annotated[float, msgspec.Meta(ge=0, le=1000)] | None = None
 
+    @property
+    def effect(self) -> str:
+        if self.rate_per_s is None:
+            return "frames come one after the other"
+        return f"{self.rate_per_s:g} frames a second" if self.rate_per_s else "no frames come"
+
     def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return self._of_each("rate", {"rate_per_s": self.rate_per_s}, pipelines)
 
@@ -185,6 +258,10 @@ class Model(_OfPipeline, frozen=True, kw_only=True):
     model: _Name
     weights: _Name = "random:0"
 
+    @property
+    def effect(self) -> str:
+        return f"model {self.model}, weights {self.weights}"
+
     def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return self._of_each("model", self._body("pipeline"), pipelines)
 
@@ -192,12 +269,20 @@ class Model(_OfPipeline, frozen=True, kw_only=True):
 class Pause(_OfPipeline, frozen=True):
     """Its run of frames ends: no new ones come."""
 
+    @property
+    def effect(self) -> str:
+        return "its run of frames ends"
+
     def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return self._of_each("stop", {}, pipelines)
 
 
 class Resume(_OfPipeline, frozen=True):
     """A run of frames begins. A pipeline of which this is the first that is told has none before."""
+
+    @property
+    def effect(self) -> str:
+        return "a run of frames begins"
 
     def orders(self, pipelines: Sequence[str]) -> list[Order]:
         return self._of_each("start", {}, pipelines)
@@ -207,6 +292,29 @@ ACTIONS: dict[str, type[Event]] = {
     kind.__name__.lower(): kind
     for kind in (Link, Reset, Load, Speed, Kill, Stop, Start, Rate, Strategy, Model, Pause, Resume)
 }
+
+
+def in_words(events: Iterable[Event]) -> str:
+    """What happens at once, as in `pi-1 ↔ edge-1, pi-1 ↔ edge-2: 8 Mbit/s`; a story's words come before."""
+    says: dict[str, None] = {}
+    subjects: dict[str, list[str]] = {}
+    for event in events:
+        subjects.setdefault(event.effect, []).append(event.subject)
+        if event.says is not None:
+            says[event.says] = None
+    of = {effect: ", ".join(filter(None, names)) for effect, names in subjects.items()}
+    words = "; ".join(f"{names}: {effect}" if names else effect for effect, names in of.items())
+    return f"{'; '.join(says)} ({words})" if says else words
+
+
+def is_told(note: str) -> bool:
+    """Whether a note of the server is of a change that the player made (`BY`), so that its step has told it;
+    not where it takes the place of somebody else's."""
+    return _TOLD.search(note) is not None
+
+
+def _for(seconds: float | None) -> str:
+    return "" if seconds is None else f" for {seconds:g} s"
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -291,8 +399,9 @@ class Scenario(msgspec.Struct, frozen=True):
             lines.append(f"seed = {self.seed}")
         for event in self.events:
             row = msgspec.to_builtins(event)
-            first = {"at_s": row.pop("at_s"), "action": row.pop("action")}
-            lines += ["", "[[events]]", *(f"{key} = {_toml(value)}" for key, value in (first | row).items())]
+            first = ("at_s", "action", "says")
+            keys = [key for key in first if key in row] + [key for key in row if key not in first]
+            lines += ["", "[[events]]", *(f"{key} = {_toml(row[key])}" for key in keys)]
         return "\n".join(lines) + "\n"
 
 

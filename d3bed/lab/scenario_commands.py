@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 from rich.console import Console
 
@@ -145,6 +144,7 @@ async def _record(server: str, recorders: list[Any]) -> None:
     from d3bed.lab import client
     from d3bed.lab.follow import follow_messages
     from d3bed.lab.recorder import Recorder
+    from d3bed.lab.scenario import in_words
 
     await client.get(server, "/api/agents")  # says it well where nobody answers
     try:
@@ -157,9 +157,7 @@ async def _record(server: str, recorders: list[Any]) -> None:
                 recorders[0].saw(event)
             recorders[0].tick(message["now"])
             for event in recorders[0].events[told:]:
-                row = msgspec.to_builtins(event)
-                words = ", ".join(f"{key} {value}" for key, value in row.items() if key != "at_s")
-                errors.print(f"{event.at_s:7.2f} s  {words}", highlight=False)
+                errors.print(f"{event.at_s:7.2f} s  {in_words([event])}", highlight=False, markup=False)
     except ConnectionClosed:
         errors.print("the server is gone", style="dim")
 

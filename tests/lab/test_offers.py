@@ -22,7 +22,7 @@ def test_scenarios_are_offered_as_requests_in_order_or_with_a_reason() -> None:
     fades = scenes["wifi-fades"]
     assert not fades.refused
     assert (fades.events[0].path, fades.events[0].at_s) == ("links", 10)
-    assert fades.events[0].words == "link pi-1 edge-1 mbit_per_s 8"
+    assert fades.events[0].words == "pi-1 ↔ edge-1: 8 Mbit/s"
     assert [event.at_s for event in fades.events] == sorted(event.at_s for event in fades.events)
     assert "d3bed scenario play edge-dies" in scenes["edge-dies"].refused
     lonely = msgspec.structs.replace(config, agents=config.agents[:1])

@@ -61,6 +61,7 @@ both = true
 mbit_per_s = 20
 loss_percent = 1
 for_s = 1
+says = "the Wi-Fi fades"
 
 [[events]]
 at_s = 1
@@ -139,9 +140,10 @@ async def test_a_short_scenario_of_two_pipelines_is_played_and_no_frame_is_lost(
         assert row["frames"] > 0 and 0 < row["median_s"] <= row["p95_s"]
     assert answer["played"][0]["switches"] >= 1
     assert "main: strategy device chosen → epoch" in text
-    assert "pi-1→edge-1: 20 Mbit/s, 1 % loss, by the scenario for 1 s" in text
-    assert text.count("edge-1 is started again") == 2
-    assert text.count("edge-1: speed 0.5, by the scenario") == 2
+    assert "◇ the Wi-Fi fades (pi-1 ↔ edge-1: 20 Mbit/s, 1 % loss for 1 s)" in text
+    assert "◇ pi-1: 1 busy process for 1 s, emulated: its speed drops" in text
+    assert text.count("◇ edge-1: it is started again") == text.count("◇ edge-1: speed 0.5") == 2
+    assert "by the scenario" not in text  # a step is told once
 
 
 async def test_what_people_do_on_a_running_testbed_is_recorded_and_can_be_played_there(
@@ -158,7 +160,11 @@ async def test_what_people_do_on_a_running_testbed_is_recorded_and_can_be_played
             await client.post(bed.base, "/api/pipelines/main/rate", {"rate_per_s": 5})
             await bed.switch(strategy="device")
             told = [(await recorder.stderr.readline()).decode() for _ in range(3)]
-            for line, words in zip(told, ("processes 1", "rate_per_s 5", "strategy device"), strict=True):
+            for line, words in zip(
+                told,
+                ("edge-1: 1 busy process for 0.5 s", "main: 5 frames a second", "main: strategy device"),
+                strict=True,
+            ):
                 assert words in line
             async with asyncio.timeout(60):
                 while (await client.get(bed.base, "/api/conditions")) != []:  # noqa: ASYNC110

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from d3bed.core.errors import ConfigError
 from d3bed.lab.camera_day import CHANGES, camera_day
 from d3bed.lab.scenario import (
     ACTIONS,
+    Event,
     Kill,
     Link,
     Load,
@@ -21,6 +23,7 @@ from d3bed.lab.scenario import (
     Speed,
     Start,
     find_scenario,
+    in_words,
     read_scenario,
     shipped_scenarios,
 )
@@ -184,3 +187,46 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 def test_every_action_of_the_reference_is_known() -> None:
     assert set(ACTIONS) >= {"link", "reset", "load", "speed", "kill", "stop", "start", "strategy", "model"}
     assert set(ACTIONS) >= {"rate", "pause", "resume"}
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        (
+            [Link(at_s=1, source="a", target="b", both=True, mbit_per_s=8, for_s=20)],
+            "a ↔ b: 8 Mbit/s for 20 s",
+        ),
+        (
+            [
+                Link(at_s=1, source="a", target=target, mbit_per_s=0.5, latency_ms=10, loss_percent=2)
+                for target in "bc"
+            ],
+            "a → b, a → c: 0.5 Mbit/s, 10 ms, 2 % loss",
+        ),
+        ([Load(at_s=1, agent="a", processes=1), Kill(at_s=1, agent="b")], "a: 1 busy process; b: it crashes"),
+        ([Load(at_s=1, agent="a", processes=0)], "a: no other work any more"),
+        ([Rate(at_s=1, rate_per_s=12.5)], "12.5 frames a second"),
+        ([Rate(at_s=1, pipeline="door")], "door: frames come one after the other"),
+        ([Speed(at_s=1, agent="a", says="it cools down")], "it cools down (a: its configured speed again)"),
+    ],
+)
+def test_what_happens_at_once_is_said_in_words(events: list[Event], words: str) -> None:
+    assert in_words(events) == words
+    told = Scenario("x", "x.toml", "x", 10, tuple(events), ("",) * len(events))
+    told.check("abc", ["door"])
+    assert told.to_toml().count("says") == sum(event.says is not None for event in events)
+    assert all("says" not in body for event in events for _, body in event.orders(["door"]))
+
+
+def test_every_action_has_words() -> None:
+    values: dict[str, Any] = {
+        "source": "a",
+        "target": "b",
+        "agent": "a",
+        "processes": 1,
+        "strategy": "hpa",
+        "model": "vgg16",
+    }
+    for kind in ACTIONS.values():
+        known = {key: value for key, value in values.items() if key in kind.__struct_fields__}
+        assert in_words([kind(at_s=1, **known)]), kind
