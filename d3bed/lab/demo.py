@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from websockets.exceptions import ConnectionClosed
 
 from d3bed.config import Config
 from d3bed.core.errors import ConfigError, D3Error
 from d3bed.core.models import CLOSE, TORCH
-from d3bed.lab.follow import State, follow
-from d3bed.lab.player import Stage, play
+from d3bed.lab.follow import State, follow_messages
+from d3bed.lab.player import Stage, Told, play
 from d3bed.lab.processes import ChildDied, Children
 from d3bed.lab.scenario import Scenario
 from d3bed.lab.screen import exactness, milliseconds, page
@@ -68,10 +68,20 @@ class _Progress:
     state: State | None = None
     dashboard: str = ""
     tour: str | None = None
+    #: The tour, while it is under way.
+    touring: Scenario | None = None
+    told: Told = field(default_factory=Told)
+    #: The server's clock less this process's.
+    ahead_s: float = 0.0
 
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self.started_s
+
+    @property
+    def now_s(self) -> float:
+        """On the server's clock."""
+        return self.ahead_s + time.monotonic()
 
 
 async def run_demo(options: DemoOptions, console: Console) -> int:
@@ -135,12 +145,12 @@ async def _drive(options: DemoOptions, console: Console, children: Children, wor
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         await asyncio.to_thread(webbrowser.open, base)
     with Live(page(None, base, 0), console=console, refresh_per_second=4, screen=False) as live:
-        ticking = asyncio.create_task(_tick(live, progress))
+        ticking = asyncio.create_task(_tick(live, progress, console))
         touring = asyncio.create_task(_tour(options, base, children, progress))
+        written = False
         try:
-            written = False
-            async for state in _states(base):
-                progress.state = state
+            async for state, message in _states(base):
+                progress.state, progress.ahead_s = state, message["now"] - time.monotonic()
                 if options.report and not written and _ended(state.pipeline):
                     _write_report(options.report, await _report(base, state.pipeline))
                     written = True
@@ -158,8 +168,8 @@ async def _tour(options: DemoOptions, base: str, children: Children, progress: _
         return
     pipeline = str(options.config.pipelines[0].id)
     bed = Testbed(base, pipeline, children)
-    stage = Stage(base, bed=bed, config=options.config)
-    progress.tour = f"{options.tour.description} ({options.tour.duration_s:g} s)"
+    stage = Stage(base, bed=bed, config=options.config, told=progress.told)
+    progress.tour, progress.touring = "begins with the first answer", options.tour
     try:
         await bed.ready()
         await play(options.tour, stage, lambda _: None)
@@ -169,19 +179,37 @@ async def _tour(options: DemoOptions, base: str, children: Children, progress: _
     except Exception as error:
         logger.exception("the tour failed")
         progress.tour = f"ended by a mistake of d3bed's own, {error!r}: please report it"
+    progress.touring = None
     with contextlib.suppress(D3Error):  # a run may be under way, or the server gone: that is said elsewhere
         await stage.post(f"pipelines/{pipeline}/start", {})
 
 
-async def _tick(live: Live, progress: _Progress) -> None:
+async def _tick(live: Live, progress: _Progress, console: Console) -> None:
     while True:
-        live.update(page(progress.state, progress.dashboard, progress.elapsed_s, progress.tour))
+        size = (console.width, console.height - 1) if console.is_terminal else None
+        live.update(_page(progress, size))
         await asyncio.sleep(0.25)
+
+
+def _page(progress: _Progress, size: tuple[int, int] | None) -> RenderableType:
+    begun_s, tour, said = progress.told.begun_s, progress.touring, progress.tour
+    if tour is not None and begun_s is not None:
+        at_s = min(tour.duration_s, progress.now_s - begun_s)
+        said = f"{at_s:.0f} of {tour.duration_s:g} s: {tour.description}"
+    return page(
+        progress.state,
+        progress.dashboard,
+        progress.elapsed_s,
+        said,
+        steps=progress.told.steps,
+        zero_s=progress.now_s - progress.elapsed_s if begun_s is None else begun_s,
+        size=size,
+    )
 
 
 async def _headless(options: DemoOptions, console: Console, base: str, progress: _Progress) -> int:
     said, first = "", False
-    async for state in _states(base):
+    async for state, _ in _states(base):
         pipeline = state.pipeline
         text = f"{pipeline.get('phase') or 'starting'}: {pipeline.get('phase_text') or ''}"
         if text != said:
@@ -228,10 +256,10 @@ def _judge(report: dict[str, Any], frames: int | None, console: Console) -> int:
     return OK if all_answered and all_exact else FAILED
 
 
-async def _states(base: str) -> AsyncIterator[State]:
+async def _states(base: str) -> AsyncIterator[tuple[State, dict[str, Any]]]:
     with contextlib.suppress(ConnectionClosed, OSError):
-        async for state in follow(base):
-            yield state
+        async for state, message in follow_messages(base):
+            yield state, message
 
 
 async def _report(base: str, pipeline: dict[str, Any]) -> dict[str, Any]:
