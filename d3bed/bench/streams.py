@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +29,9 @@ __all__ = ["run"]
 
 #: A stream reaches this share of what its slowest stage could do alone; a mix this of what is promised.
 TARGET_STAGE, TARGET_MIX = 0.9, 0.85
+
+#: The demo's testbed with faster boards, so that there is more to keep up with.
+_SPEEDS = {"pi-1": 0.1, "edge-1": 0.4, "edge-2": 0.3, "cloud-1": 1.0}
 
 #: More than any plan sustains, frames a second.
 _OVERRUN_PER_S = 500.0
@@ -67,6 +71,8 @@ async def _session(
     config = override(
         read_config(data_dir("configs") / "demo.toml"), model=models[0], network=network, port=0
     )
+    agents = tuple(msgspec.structs.replace(agent, speed=_SPEEDS[agent.name]) for agent in config.agents)
+    config = msgspec.structs.replace(config, agents=agents)
     overrides = ["--model", models[0], "--network", network, "--port", "0", "--fixed"]
     async with open_testbed(config, overrides) as bed:
         for model in models:

@@ -79,7 +79,7 @@ async def test_frames_started_from_the_page_flow_and_every_agent_is_seen_to_work
         await expect(card).to_have_attribute("data-health", "working")
         await expect(card.locator(".ages")).to_have_text(re.compile(r"heard (now|\ds ago|\d s ago) · worked"))
         await expect(card.locator(".board")).to_have_text(re.compile(r"\d+ cores? · \d"))
-    await expect(page.locator(".agent[data-agent=pi-1]")).to_contain_text("0.1× emulated")
+    await expect(page.locator(".agent[data-agent=pi-1]")).to_contain_text("0.05× emulated")
     await expect(page.locator("#exact")).to_have_attribute("data-level", "exact")
     await picture(page, "running")
 
