@@ -25,7 +25,7 @@ from d3bed.core.measurements import LinkRate
 from d3bed.core.plan import Plan, TiledBlock
 from d3bed.plan.adjust import Adjustment, adjust
 from d3bed.plan.direct import direct_values
-from d3bed.plan.problem import Problem, link_bytes
+from d3bed.plan.problem import Problem, link_bytes, most_per_s
 from d3bed.plan.solve import Solution, solve
 from d3bed.plan.timeline import Timeline, timeline
 from d3bed.plan.vsm import PIECE_S, TileCosts, tileable_parts
@@ -430,6 +430,9 @@ def _plan(
     in_force = current if current is not None and current.agents == route else None
     adjustment, variants = None, []
     try:
+        if problem.rate_per_s is not None and problem.rate_per_s > (most := most_per_s(problem)):
+            # Strategies would find that out as well; to prove it takes some of them seconds.
+            raise PlanInfeasible("stream", f"no plan sustains {problem.rate_per_s:g} frames/s, but {most:g}")
         if wanted.strategy == "hpa" and in_force is not None:
             solution, adjustment = _adjusted(problem, in_force)
         else:

@@ -35,6 +35,7 @@ __all__ = [
     "cost_s",
     "link_bytes",
     "loads_s",
+    "most_per_s",
     "result_way",
     "round_down",
     "tensor_ways",
@@ -354,6 +355,22 @@ def loads_s(problem: Problem, tiers: Sequence[Tier]) -> dict[str, float]:
     for link, producers in crossings(problem, tiers).items():
         found[link] = sum(problem.output_bytes[v] for v in producers) / problem.links[link].bytes_per_s
     return found
+
+
+def most_per_s(problem: Problem) -> float:
+    """No plan, and no mix of plans, sustains more frames per second; a bound that is quick, and not sharp.
+
+    At any prices of the tiers' time that add up to 1, the busiest tier works at least what a frame costs, and
+    that is at least what its vertices cost on their cheapest tiers. Prices here: the less, the more a tier
+    would work if it did all.
+    """
+    totals_s = [sum(times) for times in problem.times_s.values()]
+    if min(totals_s) <= 0:
+        return math.inf
+    prices = [1 / total_s for total_s in totals_s]
+    rows = [[price * t for t in times] for price, times in zip(prices, problem.times_s.values(), strict=True)]
+    least = sum(min(costs) for costs in zip(*rows, strict=True))
+    return sum(prices) / least if least > 0 else math.inf
 
 
 def check_limits(problem: Problem, tiers: Sequence[Tier]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from d3bed.bench.compare import report
-from d3bed.bench.compare.grid import Asked, Results, Row, Way
+from d3bed.bench.compare.grid import Asked, Results, Row, ways
 from d3bed.bench.compare.run import Request, machine, measure
 from d3bed.bench.compare.setting import read_setting
 from d3bed.config import data_dir
@@ -23,27 +23,27 @@ def test_what_is_missing_is_measured_and_what_is_there_is_kept(tmp_path: Path) -
     setting = read_setting(data_dir("configs") / "compare.toml", 2)
     asked = Asked(
         models=("alexnet",),
-        networks=("5g",),
-        strategies=("edge", "dads", "optimal"),
+        networks=("wifi", "5g"),
+        strategies=("edge", "dads", "hpa", "optimal"),
         edges=2,
         frames=3,
         streams=True,
         testbed="compare.toml",
     )
-    there = Row(
-        model="alexnet",
-        network="5g",
-        way=Way("edge"),
-        single=single(0.2, 0.0, "edge"),
-        stream=stream(5.0),
-        commit="before",
-    )
+    # The way to the edge is the same over Wi-Fi and over 5G.
+    crossed = {"device-edge": 154528.0}
+    one = msgspec.structs.replace(single(0.2, 0.0, "made"), link_bytes=crossed)
+    many = msgspec.structs.replace(stream(5.0), link_bytes=crossed)
+    there = [
+        Row(model="alexnet", network="wifi", way=way, single=one, stream=many, commit="before")
+        for way in ways(asked.strategies)
+    ]
     begun = Results(
         how="measured",
         asked=asked,
         machine=machine(),
         emulated=setting.emulated(asked.networks),
-        rows=(there,),
+        rows=tuple(there),
         complete=False,
     )
     report.write(tmp_path, begun)
@@ -52,15 +52,17 @@ def test_what_is_missing_is_measured_and_what_is_there_is_kept(tmp_path: Path) -
         found = measure(request, Console(file=said, width=200), lambda text: None)
 
     assert found.complete and found == report.read(tmp_path)
-    rows = {row.way.name: row for row in found.rows}
-    assert list(rows) == ["edge", "dads", "dads*", "optimal"]
-    assert rows["edge"] == there
+    assert list(found.rows[: len(there)]) == there
+    rows = {row.way.name: row for row in found.rows[len(there) :]}
+    assert list(rows) == ["edge", "dads", "dads*", "hpa", "optimal"]
+    assert rows["edge"].single == msgspec.structs.replace(one, same_as="edge over wifi")
+    assert rows["edge"].stream == msgspec.structs.replace(many, same_as="edge over wifi")
     assert rows["dads"].commit != "before" and rows["dads"].at
     ours, theirs = rows["dads"].single, rows["dads*"].single
     assert ours is not None and theirs is not None
-    for one in (ours, theirs):
-        assert one.median_s and one.low_s and one.high_s and one.low_s <= one.median_s <= one.high_s
-        assert one.frames == 3 and one.identical is True
+    for each in (ours, theirs):
+        assert each.median_s and each.low_s and each.high_s and each.low_s <= each.median_s <= each.high_s
+        assert each.frames == 3 and each.identical is True
     # The float32 tensor is four times the photo; what else crosses is the result.
     photo = 3 * 224 * 224
     assert ours.link_bytes["device-edge"] == pytest.approx(photo + 4000)
@@ -74,6 +76,7 @@ def test_what_is_missing_is_measured_and_what_is_there_is_kept(tmp_path: Path) -
     fast, slow = rows["optimal"].stream, rows["dads"].stream
     assert fast is not None and slow is not None and fast.per_s and slow.per_s
     assert fast.plans >= slow.plans == 1 and fast.frames > 0 and slow.identical is True
+    assert rows["hpa"].stream == msgspec.structs.replace(fast, same_as="optimal")
     page = (tmp_path / "report.html").read_text()
     assert "Not complete" not in page and "every answer checked" in page
     shown = (tmp_path / "said.txt").read_text()

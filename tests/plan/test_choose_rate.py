@@ -12,7 +12,7 @@ import pytest
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
 from d3bed.core.ids import TIERS, AgentId
 from d3bed.core.measurements import LinkRate
-from d3bed.plan import Choice, Problem, Solution, choose
+from d3bed.plan import STRATEGIES, Choice, Objective, Problem, Solution, choose, solve
 
 DEVICE, EDGE, CLOUD = TIERS
 PI, BOX, VM = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm")
@@ -65,6 +65,26 @@ def test_above_what_one_plan_sustains_frames_take_several_plans() -> None:
 def test_strategies_without_mixes_drop_frames_rather_than_plan_nothing(strategy: str) -> None:
     choice = at_rate(100.0, strategy)
     assert not choice.mix and choice.plan.tiers
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_above_what_any_mix_could_sustain_nothing_is_planned_twice_and_the_plan_is_the_same(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float | None] = []
+
+    def noted(problem: Problem, name: str, objective: Objective = "latency") -> Solution:
+        rates.append(problem.rate_per_s)
+        return solve(problem, name, objective)
+
+    module = importlib.import_module("d3bed.plan.choose")
+    monkeypatch.setattr(module, "solve", noted)
+    quick = at_rate(100.0, strategy)
+    assert rates == [None]
+    monkeypatch.setattr(module, "most_per_s", lambda problem: math.inf)
+    slow = at_rate(100.0, strategy)
+    assert len(rates) == 3, "planned for the rate in vain, then without"
+    assert (quick.plan, quick.mix, quick.latency_s) == (slow.plan, slow.mix, slow.latency_s)
 
 
 def test_a_plan_that_cannot_keep_up_is_left_whatever_the_latency() -> None:

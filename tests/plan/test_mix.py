@@ -15,6 +15,7 @@ from d3bed.core.ids import TIERS, Tier
 from d3bed.core.measurements import LinkRate
 from d3bed.plan import Problem, check_limits, loads_s
 from d3bed.plan.mix import best_mix, highest_rate
+from d3bed.plan.problem import most_per_s
 
 MakeProblem = Callable[..., Problem]
 Judge = Callable[[Problem], Any]
@@ -53,6 +54,7 @@ def test_rate_and_mix_equal_all_plans_of_random_graphs(
         assert mix.rate_per_s == pytest.approx(1 / mixed_s, rel=2e-5), number
         assert mix.rate_per_s <= mix.bound_per_s * (1 + 1e-9)
         assert mix.bound_per_s == pytest.approx(1 / mixed_s, rel=2e-5)
+        assert mix.rate_per_s <= most_per_s(problem) * (1 + 1e-9)
         assert mix.single_per_s == pytest.approx(rate_per_s)
         gains.append(mix.gain)
     assert min(gains) > 1 - 2e-5

@@ -15,7 +15,7 @@ import msgspec
 
 from d3bed.bench.compare.grid import RIVALS, TIERS_ALONE, Results, Row
 
-__all__ = ["Ratio", "Target", "Verdict", "headline", "ratios", "targets", "verdicts"]
+__all__ = ["Ratio", "Target", "Verdict", "headline", "over_the_better", "ratios", "targets", "verdicts"]
 
 BETTER, BETTER_PUBLISHED = "better rival", "better rival, as published"
 
@@ -94,6 +94,11 @@ def ratios(results: Results) -> list[Ratio]:
             if amounts:
                 found.append(_bytes_ratio(name, other, amounts))
     return found
+
+
+def over_the_better(results: Results, ours: str) -> list[tuple[Cell, float]]:
+    """Cell by cell: how many times as fast as the better rival with our input."""
+    return list(_pairs(results, _latency, ours, RIVALS))
 
 
 def _latency(row: Row) -> float | None:

@@ -83,8 +83,9 @@ def as_csv(results: Results) -> str:
             "frames",
         ]
         + ["device_s", "edge_s", "cloud_s", "backbone_bytes", "tiles", "same_as", "identical"]
-        + ["predicted_per_s", "per_s", "stream_frames", "stream_plans", "stream_median_s", "stream_same_as"]
-        + ["stream_identical", "commit", "at", "load"]
+        + ["predicted_per_s", "per_s", "stream_s", "stream_frames", "stream_dropped", "stream_plans"]
+        + ["stream_median_s", "stream_low_s", "stream_high_s", "stream_same_as", "stream_identical"]
+        + ["commit", "at", "load"]
     )
     for row in results.rows:
         single, stream = row.single, row.stream
@@ -97,10 +98,11 @@ def as_csv(results: Results) -> str:
             else [""] * 12
         )
         line += (
-            [stream.predicted_per_s, stream.per_s, stream.frames, stream.plans, stream.median_s]
+            [stream.predicted_per_s, stream.per_s, stream.seconds, stream.frames, stream.dropped]
+            + [stream.plans, stream.median_s, stream.low_s, stream.high_s]
             + [stream.same_as, stream.identical]
             if stream
-            else [""] * 7
+            else [""] * 11
         )
         table.writerow([*("" if value is None else value for value in line), row.commit, row.at, row.load])
     return text.getvalue()
@@ -209,7 +211,12 @@ def _single_cell(row: Row) -> str:
 def _stream_cell(row: Row) -> str:
     if row.stream is None:
         return ""
-    return f"{row.stream.sustained_per_s:.2f}" + (f" ({row.stream.frames})" if row.stream.per_s else "")
+    stream = row.stream
+    if stream.low_s is None or stream.high_s is None:
+        return f"{stream.sustained_per_s:.2f}"
+    return (
+        f"{stream.sustained_per_s:.2f} ({1e3 * stream.low_s:.0f}–{1e3 * stream.high_s:.0f}, {stream.frames})"
+    )
 
 
 def footnotes(results: Results) -> list[str]:
@@ -223,10 +230,12 @@ def footnotes(results: Results) -> list[str]:
     )
     if results.how == "measured":
         found.append(
-            "In brackets: quartiles of the latency, frames; of a stream, frames. Ways with the same plan in a"
-            " cell share one measurement (`same_as` in results.json)."
+            "In brackets: quartiles of the latency in ms, and the number of frames. Ways with the same plan"
+            " in a cell share one measurement (`same_as` in results.json); so do links that are alike where a"
+            " plan needs them, and streams of HPA and `optimal` where nothing keeps up: one mix."
         )
-        bits = [each.identical for row in results.rows for each in (row.single, row.stream) if each]
+        each = [each for row in results.rows for each in (row.single, row.stream) if each]
+        bits = [one.identical for one in each if not one.same_as]
         found.append(
             f"{sum(bit is True for bit in bits)} of {len(bits)} measurements had every answer checked and"
             " bit-identical to the undivided network."
@@ -272,6 +281,8 @@ def as_html(results: Results) -> str:
         names=list(dict.fromkeys(row.way.name for row in results.rows)),
         single_cell=_single_cell,
         stream_cell=_stream_cell,
+        single_same_as=lambda row: row.single.same_as if row.single else "",
+        stream_same_as=lambda row: row.stream.same_as if row.stream else "",
         plots={name: markupsafe.Markup(plot) for name, plot in _drawn(results).items()},
     )
 

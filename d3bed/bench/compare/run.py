@@ -119,6 +119,7 @@ async def _measure(request: Request, results: Results, guess: Guess, console: Co
     """`results.json` grows with every cell."""
     asked, commit = request.asked, about().commit
     wanted, done = ways(asked.strategies), dict(results.table)
+    shapes = {network: request.setting.shapes(network) for network in asked.networks}
     began_s, before_s = time.monotonic(), results.taken_s
 
     def stamped(row: Row) -> Row:
@@ -126,10 +127,10 @@ async def _measure(request: Request, results: Results, guess: Guess, console: Co
         return msgspec.structs.replace(row, commit=commit, at=stamp(), load=load)
 
     def left_s() -> float:
-        return remaining(asked, wanted, guess, done)
+        return remaining(asked, wanted, shapes, guess, done)
 
     with Progress(console, len(guess), left_s(), len(done)) as progress:
-        cells = measured(request.setting, asked, wanted, guess, done, stamped)
+        cells = measured(request.setting, asked, wanted, shapes, guess, done, stamped)
         async with contextlib.aclosing(cells):
             async for rows in cells:
                 done |= {(row.model, row.network, row.way.name): row for row in rows}

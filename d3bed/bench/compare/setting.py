@@ -6,6 +6,7 @@ with the edge agents that take part; where agents are on other machines they are
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -58,10 +59,17 @@ class Setting:
 
     def emulated(self, networks: Sequence[str]) -> tuple[str, ...]:
         """What does not happen as on real boards and links, a sentence each."""
-        slow = {a: s for a, s in self.speeds.items() if s != 1}
+        slow = [(agent, speed) for agent, speed in self.speeds.items() if speed != 1]
         found = []
         if slow:
-            each = ", ".join(f"{agent} {speed:g}" for agent, speed in slow.items())
+            alike = [
+                (speed, [agent for agent, _ in group])
+                for speed, group in itertools.groupby(slow, key=lambda each: each[1])
+            ]
+            each = ", ".join(
+                f"{agents[0]}{f' to {agents[-1]}' if len(agents) > 1 else ''} {speed:g}"
+                for speed, agents in alike
+            )
             found.append(
                 "Boards: agents really compute, and are then held to the time of a board 1/speed times"
                 f" slower than a core of this machine ({each})."

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from d3bed.bench.compare import report
+from d3bed.bench.compare.readme import BEGIN, END, put_into
 from d3bed.bench.compare.show import summary
 from d3bed.core.errors import ConfigError
 from tests.bench.compare.made import results
@@ -59,6 +60,26 @@ def test_the_summary_names_what_was_not_reached(capsys: pytest.CaptureFixture[st
     shown = capsys.readouterr().out
     assert "✗ one frame, optimal+vsm, over the better rival with our input, 4 edges: best case: 2.00" in shown
     assert "not faster than the better rival in 1 of 2 cells" in shown
+
+
+def test_a_readme_gets_table_and_plots_between_its_marks(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    (tmp_path / "docs").mkdir()
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    put_into(readme, results(), results(edges=8))
+    text = readme.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"\n{END}\nafter\n") and "old" not in text
+    assert "| alexnet | 2.00 | 1.00 |" in text and "On 8 edge boxes (`d3bed compare`" in text
+    assert "2.00 at best, 1.41 on geometric average, 1.00 at least" in text
+    # 1.5 MB of DADS, and 1.1 of ours: 600 + 900 bytes over 200 + 900.
+    assert "1.36 times fewer than DADS" in text and "without tiles 2.00 at best" in text
+    for shown in re.findall(r"!\[.*\]\((.*)\)", text):
+        assert ElementTree.parse(tmp_path / shown).getroot().tag.endswith("svg")
+    put_into(readme, results(measured=False))
+    assert "On 8 edge boxes" not in readme.read_text() and "**predicted**" in readme.read_text()
+    readme.write_text("no marks")
+    with pytest.raises(ConfigError, match="no place"):
+        put_into(readme, results())
 
 
 def test_foreign_results_are_refused(tmp_path: Path) -> None:
