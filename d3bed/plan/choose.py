@@ -446,7 +446,7 @@ def _plan(
         if mixing:
             from d3bed.plan.mix import best_mix  # here, so that importing the planner stays cheap
 
-            mix = best_mix(problem)
+            mix = best_mix(problem, single=False)
             shares = sorted(zip(mix.shares, mix.plans, strict=True), reverse=True)
             variants = [(share, *planned(tiers)) for share, tiers in shares]
     plan, seen = variants[0][1:] if variants else planned(solution.tiers)

@@ -70,16 +70,20 @@ def highest_rate(problem: Problem) -> tuple[tuple[Tier, ...], float]:
     return tiers, _rate(max(stream.load_s(tiers)))
 
 
-def best_mix(problem: Problem) -> Mix:
-    """The mix that sustains the most frames per second. Raises `PlanInfeasible` if memory leaves no plan."""
+def best_mix(problem: Problem, *, single: bool = True) -> Mix:
+    """The mix that sustains the most frames per second. Raises `PlanInfeasible` if memory leaves no plan.
+
+    The best single plan may take seconds to find; without `single`, and where memory is no matter, it is the
+    best of those met on the way.
+    """
     stream = _Stream(problem)
     period_s, shares = stream.mix()
-    single = stream.best_single()
-    single_s = float(max(stream.load_s(single)))
+    alone = stream.best_single() if single or problem.memory_bytes else stream.best_known()
+    single_s = float(max(stream.load_s(alone)))
     used = [number for number, share in enumerate(shares) if share > _SHARE]
     plans = tuple(stream.plans[number] for number in used)
     if single_s <= period_s * (1 + _WORTH) or not _fit_together(problem, plans):
-        plans, mixed, period_s = (single,), np.ones(1), single_s
+        plans, mixed, period_s = (alone,), np.ones(1), single_s
     else:
         mixed = shares[used] / shares[used].sum()
         period_s = float(max(mixed @ np.array([stream.load_s(plan) for plan in plans])))
@@ -182,14 +186,21 @@ class _Stream:
         found_s = float(capacity_s[network.cut_by(cut.rank)].sum())
         return cut.tiers, min(found_s, known_s) - cut.slack_s
 
+    def best_known(self) -> tuple[Tier, ...]:
+        """The plan whose busiest stage is least busy of those that are columns, or cut one order twice."""
+        best = min(range(len(self.plans)), key=lambda number: float(max(self.loads[number])))
+        if max(self.loads[best]) - self.bound_s > _WORTH * max(self.loads[best]):
+            near = self._two_cuts()
+            if near is not None and self._add(near) and max(self.loads[-1]) < max(self.loads[best]):
+                best = len(self.plans) - 1
+        return self.plans[best]
+
     def best_single(self) -> tuple[Tier, ...]:
         """The plan whose busiest stage is least busy; after `mix`, of which it needs the prices."""
-        period_s, best = min((float(max(load)), number) for number, load in enumerate(self.loads))
+        best = self.plans.index(self.best_known())
+        period_s = float(max(self.loads[best]))
         if period_s - self.bound_s <= _WORTH * period_s:
             return self.plans[best]
-        near = self._two_cuts()
-        if near is not None and self._add(near) and max(self.loads[-1]) < period_s:
-            period_s, best = float(max(self.loads[-1])), len(self.plans) - 1
         found = self._look_through(period_s)
         if found is None:
             found = least_longest(self.problem, period_s)

@@ -56,6 +56,9 @@ def test_rate_and_mix_equal_all_plans_of_random_graphs(
         assert mix.bound_per_s == pytest.approx(1 / mixed_s, rel=2e-5)
         assert mix.rate_per_s <= most_per_s(problem) * (1 + 1e-9)
         assert mix.single_per_s == pytest.approx(rate_per_s)
+        quick = best_mix(problem, single=False)
+        assert quick.rate_per_s == pytest.approx(mix.rate_per_s, rel=2e-5)
+        assert quick.single_per_s <= mix.single_per_s * (1 + 1e-9)
         gains.append(mix.gain)
     assert min(gains) > 1 - 2e-5
     assert sum(gain > 1.05 for gain in gains) > 48, "mixes often pay"
