@@ -17,6 +17,8 @@ Cell = tuple[str, str]
 
 #: Nothing is drawn higher than so many times as good: single tiers would flatten all others.
 _MOST = 20.0
+#: And no bar of regret is longer: a slow device would flatten all others.
+_WORST = 2.0
 
 
 def speed_ups(results: Results) -> str:
@@ -139,7 +141,8 @@ def regret(results: Results) -> str:
         if over:
             mean = math.exp(sum(map(math.log, over)) / len(over))
             kind = name if name in TIERS_ALONE else "good" if name == headline(results) else "rest"
-            rows.append((name, mean - 1, f"{mean - 1:+.0%}, at worst {max(over) - 1:+.0%}", kind))
+            words = f"{mean - 1:+.0%}, at worst {max(over) - 1:+.0%}"
+            rows.append((name, min(mean - 1, _WORST), words, kind))
     return bars("Latency over the best of the cell, less one", rows)
 
 

@@ -53,7 +53,7 @@ def test_more_edges_than_the_file_has_are_refused() -> None:
 
 def test_what_is_emulated_is_said(tmp_path: Path) -> None:
     said = " ".join(read_setting(FILE, 4).emulated(["wifi", AS_THEY_ARE]))
-    assert "pi-1 0.0333" in said and "(wifi)" in said and "one machine" in said
+    assert "(pi-1 0.025, edge-1" in said and "(wifi)" in said and "one machine" in said
     board = tmp_path / "boards.toml"
     board.write_text(
         '[[agents]]\nname = "pi-1"\ntier = "device"\nhost = "192.168.1.7"\n'
