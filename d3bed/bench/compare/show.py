@@ -60,7 +60,7 @@ class Progress:
     def cell(self, rows: Sequence[Row], done: int, left_s: float) -> None:
         """These were measured."""
         for row in rows:
-            self._console.print(_measured(row), highlight=False)
+            self._console.print(_measured(row), highlight=False, soft_wrap=True)
         words = self._words(left_s)
         self._bar.update(self._task, completed=done, description=words)
         if not self._console.is_terminal:
