@@ -25,8 +25,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -389,15 +390,19 @@ class Scenario(msgspec.Struct, frozen=True):
                             raise ConfigError(self.where, place, problem, remedy)
                         flows[name] = resumed
 
-    def to_toml(self) -> str:
-        """The file; `read_scenario` inverts it."""
+    def to_toml(self, comments: Mapping[float, str] = MappingProxyType({})) -> str:
+        """The file; `read_scenario` inverts it, but for `comments`: each stands before the first event from
+        its time on."""
         lines = [f'format = "{FORMAT}"', f"description = {_toml(self.description)}"]
         lines.append(f"duration_s = {_toml(self.duration_s)}")
         if self.config is not None:
             lines.append(f"config = {_toml(self.config)}")
         if self.seed is not None:
             lines.append(f"seed = {self.seed}")
+        left = sorted(comments.items())
         for event in self.events:
+            while left and left[0][0] <= event.at_s:
+                lines += ["", f"# {left.pop(0)[1]}"]
             row = msgspec.to_builtins(event)
             first = ("at_s", "action", "says")
             keys = [key for key in first if key in row] + [key for key in row if key not in first]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from d3bed.config import read_config
 from d3bed.core.errors import ConfigError
-from d3bed.lab.camera_day import CHANGES, camera_day
+from d3bed.lab.camera_day import CHANGES, DURATION_S, camera_day, camera_day_toml
 from d3bed.lab.scenario import (
     ACTIONS,
     Event,
@@ -157,7 +158,7 @@ def test_an_event_is_of_one_pipeline_or_of_all_and_one_that_is_resumed_first_has
 def test_a_written_scenario_reads_as_it_was(tmp_path: Path) -> None:
     day = camera_day()
     path = tmp_path / "camera-day.toml"
-    path.write_text(day.to_toml())
+    path.write_text(camera_day_toml())
     read = read_scenario(path)
     assert (read.events, read.duration_s, read.seed) == (day.events, day.duration_s, day.seed)
 
@@ -174,9 +175,24 @@ def test_the_shipped_scenarios_fit_the_testbeds_that_they_name() -> None:
 
 def test_the_day_of_a_camera_is_what_its_seed_makes() -> None:
     path = find_scenario("camera-day")
-    assert path.read_text() == camera_day().to_toml()
-    assert len({event.at_s for event in camera_day().events}) == CHANGES == 40
+    assert path.read_text() == camera_day_toml()
     assert camera_day(1).events != camera_day(2).events
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_day_has_forty_changes_that_are_some(seed: int) -> None:
+    day = camera_day(seed)
+    times_s = sorted({event.at_s for event in day.events})
+    assert len(times_s) == CHANGES == 40
+    gaps_s = [b - a for a, b in itertools.pairwise([0.0, *times_s, DURATION_S])]
+    assert min(gaps_s[1:-1]) > 1.95 and min(gaps_s) > 0.95
+    now: dict[object, float] = {}
+    for event in day.events:
+        assert isinstance(event, Link | Load)
+        what = (event.source, event.target) if isinstance(event, Link) else event.agent
+        value = event.mbit_per_s if isinstance(event, Link) else event.processes
+        assert value is not None and now.get(what) != value
+        now[what] = value
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
