@@ -21,8 +21,10 @@ import contextlib
 import ctypes
 import os
 import queue
+import statistics
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -44,6 +46,13 @@ _COLD_S = 0.0007
 #: And once in a frame a job may take so much longer, for what else the machine does. (AlexNet's tiles: one in
 #: eight of 2 ms took 3.5 ms; charged at a speed of 0.1, it kept three other agents waiting for 16 ms.)
 _HICCUP_S = 0.0015
+
+#: What a job usually takes is the median of so many of its last runs, the least of fewer than `_FEW`. (A
+#: virtual machine took twice as long for 0.7 s: a plan followed, 140 s into an otherwise quiet stream.)
+_LAST, _FEW = 15, 5
+
+#: The jobs of so many steps are told apart.
+_STEPS = 256
 
 #: Maps of up to so many bytes are taken from memory that the process keeps (glibc's most), and so much of it
 #: is kept that is not in use. Else pages are returned and come anew, zeroed, on every frame: 14,500 of them
@@ -76,7 +85,18 @@ class Hold:
     def __init__(self, speed: float) -> None:
         self.speed = speed
         self._busy_until_s = 0.0
+        self._worked_s: dict[object, deque[float]] = {}
         self._sums: dict[object, tuple[int, float, float, float]] = {}
+
+    def usual_s(self, step: object, worked_s: float) -> float:
+        """The work that a run of this step usually is; it was `worked_s` now."""
+        runs = self._worked_s.get(step)
+        if runs is None:
+            if len(self._worked_s) >= _STEPS:
+                del self._worked_s[next(iter(self._worked_s))]
+            runs = self._worked_s[step] = deque(maxlen=_LAST)
+        runs.append(worked_s)
+        return min(runs) if len(runs) < _FEW else statistics.median(runs)
 
     def until(self, frame: object, ready_s: float, end_s: float, worked_s: float, nominal_s: float) -> float:
         """When the job may be called done: inputs there at `ready_s`, really done at `end_s` after
@@ -208,9 +228,16 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def run_held(
-    job: Callable[[], tuple[torch.Tensor, ...]], hold: Hold, frame: object, ready_s: float, nominal_s: float
+    job: Callable[[], tuple[torch.Tensor, ...]],
+    hold: Hold,
+    frame: object,
+    ready_s: float,
+    nominal_s: float,
+    step: object = None,
+    least_s: float = 0.0,
 ) -> Timed:
-    """Run a job on the compute thread and hold its result to the emulated board's deadline."""
+    """Run a job on the compute thread and hold its result to the emulated board's deadline. Of one that is a
+    `step` of every frame, what it usually takes counts, and no less than `least_s`."""
     start_s = time.monotonic()
     clock = time.thread_time if torch.get_num_threads() == 1 else time.monotonic
 
@@ -223,6 +250,8 @@ def run_held(
         outputs, again_s = ran()
         worked_s = min(worked_s, again_s)
     raw_end_s = time.monotonic()
+    if step is not None:
+        worked_s = max(least_s, hold.usual_s(step, worked_s))
     until_s = hold.until(frame, ready_s, raw_end_s, worked_s, nominal_s)
     # Wait coarsely, then spin the rest, so that a hold ends within microseconds of its deadline.
     if until_s - raw_end_s > _SPIN_S:

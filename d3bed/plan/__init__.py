@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d3bed.plan.adapt import YOUNG_S, Basis, Change, Patience, Verdict, changes, judge
+from d3bed.plan.adapt import YOUNG_S, Basis, Change, Patience, Verdict, changes, judge, what_matters
 from d3bed.plan.adjust import Adjustment, Standing, adjust
 from d3bed.plan.choose import Choice, Pin, Variant, choose, pinned
 from d3bed.plan.estimate import (
@@ -12,6 +12,7 @@ from d3bed.plan.estimate import (
     LinkEstimator,
     ProfileCorrection,
     Segment,
+    Tendency,
 )
 from d3bed.plan.optimal import Proven, proven
 from d3bed.plan.predictor import Predictor, Sample, Work, samples_of, works
@@ -43,6 +44,7 @@ __all__ = [
     "StageSpan",
     "Standing",
     "Strategy",
+    "Tendency",
     "Timeline",
     "Variant",
     "Verdict",
@@ -62,5 +64,6 @@ __all__ = [
     "proven",
     "solve",
     "timeline",
+    "what_matters",
     "works",
 ]

@@ -13,7 +13,7 @@ its thresholds are we do not know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -33,6 +33,7 @@ __all__ = [
     "Verdict",
     "changes",
     "judge",
+    "what_matters",
 ]
 
 #: A plan is reconsidered when an agent takes this many times as long as it was planned for, or as little;
@@ -50,6 +51,9 @@ YOUNG_S, YOUNG = 5.0, 2.0
 #: to keep the plan needs a part of that.
 COOL_S, COOL_MOST_S, LATELY_S = 1.0, 60.0, 30.0
 KEPT_PART = 0.3
+#: Of what has changed at the same moment, so many are told as the cause: those that change a frame's time by
+#: at least this share of what the first of them does.
+MOST_TOLD, MATTERS = 3, 0.1
 #: For so long, a decision to keep the plan is no news for the same agents and links.
 QUIET_S = 60.0
 
@@ -108,6 +112,29 @@ def changes(basis: Basis, now: Basis) -> list[Change]:
         text = f"{name} is there again, with {_digits(rate * 8e-6)} Mbit/s"
         found.append(Change(name, "bytes_per_s", 0.0, rate, None, text))
     return sorted(found, key=lambda change: -_ratio(change.before, change.after))
+
+
+def what_matters(
+    found: Sequence[Change], kept_busy_s: Mapping[str, float], new_busy_s: Mapping[str, float] | None = None
+) -> list[Change]:
+    """What changes a frame's time most, most first: under the plan in force, which kept each agent and link
+    busy for so long before, or under a new one, which will do so now. Where nothing does, all of it."""
+
+    def effect_s(change: Change) -> float:
+        before, after = change.before, change.after
+        kept_s = kept_busy_s.get(change.subject, 0.0)
+        new_s = new_busy_s.get(change.subject, 0.0) if new_busy_s is not None else 0.0
+        if change.quantity == "latency_s":
+            return abs(after - before) if kept_s or new_s else 0.0
+        if change.quantity == "bytes_per_s":  # a frame's time is the inverse of it
+            before, after = after, before
+        of_kept_s = kept_s * abs(_over(after, before) - 1) if kept_s else 0.0
+        return max(of_kept_s, new_s * abs(_over(before, after) - 1) if new_s else 0.0)
+
+    effects_s = [effect_s(change) for change in found]
+    least_s = MATTERS * max(effects_s, default=0.0)
+    told = [(s, change) for s, change in zip(effects_s, found, strict=True) if s >= least_s]
+    return [change for _, change in sorted(told, key=lambda each: -each[0])][:MOST_TOLD]
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -169,6 +196,10 @@ class Patience:
 def _ratio(before: float, after: float) -> float:
     low, high = sorted((before, after))
     return high / low if low > 0 else float("inf")
+
+
+def _over(one: float, other: float) -> float:
+    return one / other if other > 0 else float("inf")
 
 
 def _left(before: float, after: float, band: float, spread: float | None) -> bool:

@@ -53,6 +53,8 @@ class Detector:
         self._ordered: list[float] = []  # the same
         self._up = self._down = 0.0
         self._excursion: deque[float] = deque(maxlen=LONG)
+        #: Whether the last jump went up.
+        self.rose = False
 
     @property
     def scatter(self) -> float:
@@ -92,6 +94,7 @@ class Detector:
         if max(self._up, self._down) < THRESHOLD * wide:
             return 0
         since = len(self._excursion)
+        self.rose = self._up > self._down
         self._level = deque(self._excursion, maxlen=SHORT)
         self._up = self._down = 0.0
         self._excursion.clear()

@@ -12,7 +12,9 @@ weighted by their profiled time, so it is what the agent as a whole is slower by
 a segment that matters has jumped, what the others showed before counts no more. An agent that frames have
 left is asked for a sample now and then. Where one segment
 differs clearly from the agent, its vertices take its own factor: in-situ profiles are some per cent off,
-unevenly. Segments that no longer run are left out as soon as others are known.
+unevenly. Segments that no longer run are left out as soon as others are known. What a tile should take was
+measured once, beside frames, on a machine that may have been busy: one that takes clearly less from its first
+frames on says nothing of whole layers by that, only by what becomes of it.
 
 Suspicion. One sample far off its level is no jump yet, but the first of one, if there is one: it is worth
 looking at what else may have changed with it.
@@ -24,7 +26,8 @@ than `LARGE_BYTES` count only where larger ones do not tell or cross no more.
 
 A link that carries nothing is looked at now and then, or nobody would see it recover. A look is a single
 short sample, which a busy end makes slow, and a receiver that was held up fast: one that tells something else
-than what was known is doubted, and the median of both and of a second look counts.
+than what was known is doubted, and the median of both and of a second look counts; not where links that may
+share its way (a radio, a backbone) have just gone the same way.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ __all__ = [
     "LinkEstimator",
     "ProfileCorrection",
     "Segment",
+    "Tendency",
 ]
 
 #: Samples that a median looks back on.
@@ -79,6 +83,8 @@ LOOK_SHARE, LOOK_ROUND_TRIPS, LOOK_BYTES = 0.025, 4, 16 * 1024
 LATELY_S, LOOK_SOON_S, LOOK_SOON_SHARE = 60.0, 0.5, 0.10
 #: A link as fast as this hardly matters to a plan, and looks at it take boards' time.
 FAST_BYTES_PER_S = 5e7
+#: A tile that takes less than this share of what it should was timed on a busy machine.
+TIMED_BUSY = 0.8
 #: A sample of an idle agent that is off by less confirms what was known: it is one layer, once.
 NEAR = 1.25
 #: How far one layer may stray from the network that it stands for.
@@ -121,6 +127,11 @@ class _Window:
         """Whether the last sample may be the first ones of a jump."""
         return self._detector.is_suspicious
 
+    @property
+    def rose(self) -> bool:
+        """Whether the last jump went up."""
+        return self._detector.rose
+
     def forget_before(self, since_s: float) -> None:
         """Something else jumped then."""
         self._cut, self._middle = True, None
@@ -160,10 +171,14 @@ class _Window:
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """Vertices that run back to back on an agent; `graph` is the digest of the graph they belong to."""
+    """Vertices that run back to back on an agent; `graph` is the digest of the graph they belong to.
+
+    `tile`: where a tile of them lies; "" for all of them.
+    """
 
     graph: str
     vertices: tuple[int, ...]
+    tile: str = ""
 
 
 class Factor(msgspec.Struct, frozen=True):
@@ -180,6 +195,8 @@ class ProfileCorrection:
     def __init__(self) -> None:
         self._ratios: dict[Segment, _Window] = {}
         self._profiled_s: dict[Segment, float] = {}
+        #: Of tiles: what share of the time that they should take they took at first, if that was too little.
+        self._first: dict[Segment, float] = {}
         #: What samples told since segments ran: the graph, and how much longer than profiled it takes.
         self._sampled: tuple[str, float] | None = None
         self._doubtful: float | None = None
@@ -200,8 +217,13 @@ class ProfileCorrection:
         ratios = self._ratios.get(segment)
         if ratios is None:
             ratios = self._ratios[segment] = _Window(FORGET_S)
+        new_tile = bool(segment.tile) and segment not in self._first
+        before = self.factor(now) if new_tile else None  # by other segments
         jumped = ratios.add(measured_s / profiled_s, now)
         self._profiled_s[segment] = profiled_s
+        if new_tile and ratios.tells(LEAST_FRAMES):
+            share = ratios.median / (min(1.0, before.value) if before is not None else 1.0)
+            self._first[segment] = share if share < TIMED_BUSY else 1.0
         if jumped:
             self._changed_s = now
             self._forget_others(segment)
@@ -211,9 +233,14 @@ class ProfileCorrection:
             self._sampled = None
             since_s = min(self._ratios[other].first_s for other in counted)
             for old in [s for s, ratios in self._ratios.items() if ratios.last_s < since_s]:
-                del self._ratios[old], self._profiled_s[old]
-                self._moved()
+                self._drop(old)
         return jumped
+
+    def _drop(self, segment: Segment) -> None:
+        """It tells nothing any more."""
+        del self._ratios[segment], self._profiled_s[segment]
+        self._first.pop(segment, None)
+        self._moved()
 
     def _moved(self) -> None:
         """The ratios are others."""
@@ -228,7 +255,7 @@ class ProfileCorrection:
         for other in [s for s in self._ratios if s != jumped]:
             self._ratios[other].forget_before(since_s)
             if not self._ratios[other]:
-                del self._ratios[other], self._profiled_s[other]
+                self._drop(other)
 
     @property
     def is_suspicious(self) -> bool:
@@ -253,9 +280,8 @@ class ProfileCorrection:
         if doubted is None:
             self._doubtful = ratio
         elif not _is_near(counts := statistics.median((believed, doubted, ratio)), believed):
-            self._ratios.clear()
-            self._profiled_s.clear()
-            self._moved()
+            for segment in list(self._ratios):
+                self._drop(segment)
             self._sampled, self._changed_s = (graph, counts), now
 
     @property
@@ -276,7 +302,7 @@ class ProfileCorrection:
         if self._sampled is not None and self._sampled[0] == graph:
             self._sampled = None
         for segment in [s for s in self._ratios if s.graph == graph]:
-            del self._ratios[segment], self._profiled_s[segment]
+            self._drop(segment)
         self._moved()
 
     def factor(self, now: float) -> Factor | None:
@@ -294,7 +320,7 @@ class ProfileCorrection:
                 return sum(w * n for w, n in zip(weights, numbers, strict=True)) / sum(weights)
 
             self._weighted = (
-                weighted(self._ratios[segment].median for segment in counted),
+                weighted(self._told(segment) for segment in counted),
                 weighted(self._ratios[segment].spread for segment in counted),
             )
         value, spread = self._weighted
@@ -315,12 +341,16 @@ class ProfileCorrection:
         scale = overall.value if seen else max(1.0, overall.value)
         found = [time_s * scale for time_s in times_s]
         for segment in counted:
-            ratios = self._ratios[segment]
-            off = abs(ratios.median / overall.value - 1)
-            if segment.graph == graph and off > max(DIFFERS, DIFFERS_SPREADS * ratios.spread):
+            told = self._told(segment)
+            off = abs(told / overall.value - 1)
+            if segment.graph == graph and off > max(DIFFERS, DIFFERS_SPREADS * self._ratios[segment].spread):
                 for vertex in segment.vertices:
-                    found[vertex] = times_s[vertex] * ratios.median
+                    found[vertex] = times_s[vertex] * told
         return tuple(found)
+
+    def _told(self, segment: Segment) -> float:
+        """What a segment says of the profile."""
+        return self._ratios[segment].median / self._first.get(segment, 1.0)
 
     def _counted(self) -> list[Segment]:
         """Segments with enough samples that still run: seen since the window of the latest one began."""
@@ -338,6 +368,10 @@ class ProfileCorrection:
 
 
 # ── links ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+#: A rate rose, fell, or did neither.
+Tendency = Literal[-1, 0, 1]
 
 
 class LinkEstimate(msgspec.Struct, frozen=True):
@@ -398,18 +432,21 @@ class LinkEstimator:
         self._refuted = False
         self._used_s: float | None = None
         self._changed_s = float("-inf")
+        #: How its rate changed last.
+        self.tendency: Tendency = 0
 
-    def probed(self, rate: LinkRate, now: float, *, quick: bool = False) -> None:
-        """The idle link was measured, or given a `quick` look: older transfers count no more."""
+    def probed(self, rate: LinkRate, now: float, *, quick: bool = False, others: Tendency = 0) -> None:
+        """The idle link was measured, or given a `quick` look: older transfers count no more. `others`: how
+        links that may share its way have just changed; a look that tells the same is not doubted."""
         known = self.estimate(now) if quick else None
         doubted, self._doubtful = self._doubtful, None
         if known is not None and not _is_same(rate, known.rate):
-            if doubted is None:
+            if doubted is None and (others == 0 or _tendency(known.rate, rate) != others):
                 self._doubtful, rate = rate, known.rate
             else:
-                rate = _median(known.rate, doubted, rate)
+                rate = rate if doubted is None else _median(known.rate, doubted, rate)
                 if not _is_same(rate, known.rate):
-                    self._changed_s = now
+                    self._changed_s, self.tendency = now, _tendency(known.rate, rate)
         self._probe = (now, rate)
         self._large, self._small, self._last = _Transfers(), _Transfers(), None
         self._refuted = False
@@ -427,8 +464,12 @@ class LinkEstimator:
         self._last = self._large if nbytes >= LARGE_BYTES else self._small
         jumped = self._last.add(nbytes, taken_s, now)
         if jumped:
-            self._changed_s = now
+            self._changed_s, self.tendency = now, 1 if self._last.bytes_per_s.rose else -1
         return jumped
+
+    def has_changed(self, now: float) -> bool:
+        """Whether it was with what was heard just now that it changed."""
+        return self._changed_s == now
 
     def estimate(self, now: float) -> LinkEstimate | None:
         """None if nothing is known."""
@@ -488,6 +529,12 @@ class LinkEstimator:
     def is_idle(self, now: float) -> bool:
         """Whether no frame has crossed it lately."""
         return self._used_s is None or now - self._used_s >= IDLE_S
+
+
+def _tendency(before: LinkRate, after: LinkRate) -> Tendency:
+    if _is_same(LinkRate(before.bytes_per_s, 0.0), LinkRate(after.bytes_per_s, 0.0)):
+        return 0
+    return 1 if after.bytes_per_s > before.bytes_per_s else -1
 
 
 def _is_near(one: float, other: float) -> bool:

@@ -148,14 +148,15 @@ class Api:
     async def links(self) -> tuple[LinkView, ...]:
         return self._coordinator.links()
 
-    async def pipelines(self) -> list[PipelineView]:
-        return [self._coordinator.view(name) for name in self._coordinator.pipelines]
+    async def pipelines(self) -> Sequence[PipelineView]:
+        views = (self._coordinator.view(name) for name in self._coordinator.pipelines)
+        return self._coordinator.drawings.spliced(views)
 
     async def pipeline(self, id: str) -> PipelineView:
         return self._coordinator.view(self._known(id))
 
     async def state(self) -> StateView:
-        return self._coordinator.snapshot()
+        return self._coordinator.drawings.spliced_state(self._coordinator.snapshot())
 
     async def plans(self) -> list[PlanRow]:
         rows = await self._read(f"SELECT * FROM plans ORDER BY id DESC LIMIT {_LISTED}")

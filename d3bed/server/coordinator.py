@@ -50,6 +50,7 @@ from d3bed.core.messages import (
 )
 from d3bed.server.boards import Boards
 from d3bed.server.conditions import Conditions
+from d3bed.server.drawings import Drawings
 from d3bed.server.events import (
     AgentJoined,
     AgentLost,
@@ -103,7 +104,7 @@ __all__ = ["HEARTBEAT_S", "SILENCE_S", "Coordinator", "batch_s"]
 HEARTBEAT_S = 0.5
 SILENCE_S = 2.0
 #: What agents tell of frames waits for so long to be told together; longer where they are many.
-BATCH_S, BATCH_MOST_S, BATCH_AN_AGENT_S = 0.1, 0.3, 0.0006
+BATCH_S, BATCH_MOST_S, BATCH_AN_AGENT_S = 0.1, 0.5, 0.001
 #: Exporting or profiling keeps an agent's interpreter busy: then it may be silent for longer.
 BUSY_SILENCE_S = 30.0
 #: Of a heartbeat that changes nothing else the page hears no more often than this.
@@ -112,6 +113,8 @@ SHOWN_S = 0.9
 #: conditions, but no more than one pipeline in `WATCH_S` (where something jumps its plan is at once), and its
 #: frames are shown, but no more than one pipeline's in `RIPE_S`. Where that is seldom statistics are, too.
 STATISTICS_S, SAVE_S, WATCH_S, RIPE_S = 0.5, 1.0, 0.005, 0.0015
+#: A second that is over is told of within so much, where pipelines are many; else at once.
+SECOND_S = 0.5
 FRAMES_KEPT = 100
 
 #: What agents say all the time; first what of that is about no pipeline.
@@ -151,7 +154,8 @@ class Coordinator:
         self.conditions = Conditions(self.world, self.pipelines)
         self.strategies = strategies
         self.frames: deque[FrameView] = deque(maxlen=FRAMES_KEPT)
-        self._traffic = {p.settings.id: Traffic(p) for p in self.pipelines.values()}
+        self.drawings = Drawings()
+        self._traffic = {p.settings.id: Traffic(p, self.drawings) for p in self.pipelines.values()}
         self._boards = Boards(self.world)
         self._readings = Readings(self.world, self._pipelines_of)
         #: Whether changes need a token.
@@ -172,6 +176,7 @@ class Coordinator:
         self._watched = Turns(pipes, WATCH_S * len(pipes))
         self._looked_at: list[Pipeline] = []
         self._ripening = Turns(traffic, RIPE_S * len(traffic))
+        self._second_turns = Turns(traffic, min(SECOND_S, RIPE_S * len(traffic)))
         self._counted = Turns(pipes, max(STATISTICS_S, WATCH_S * len(pipes)))
         self._saved = Turns(traffic, SAVE_S)
 
@@ -392,7 +397,7 @@ class Coordinator:
             for frame in traffic.take_ripe():
                 self.frames.append(frame)
                 self.world.publish("frame", frame)
-        for traffic in self._traffic.values():
+        for traffic in self._second_turns.take(now):
             traffic.count_seconds()
         counted = self._counted.take(now)
         self._publish_changes(counted, with_numbers=True)

@@ -16,7 +16,7 @@ from d3bed.core.messages import ModelSpec
 from d3bed.core.plan import Plan
 from d3bed.core.program import Program, Rescue, Step, programs_for
 from d3bed.core.tiles import Tile
-from d3bed.plan import Basis, Change, Choice
+from d3bed.plan import Basis, Change, Choice, what_matters
 from d3bed.server.events import Subject
 from d3bed.server.statistics import Recent
 from d3bed.server.views import EpochReport, EpochView
@@ -55,6 +55,11 @@ class Wish(msgspec.Struct, frozen=True):
     def subjects(self) -> tuple[str, ...]:
         """The agents and links that changed."""
         return tuple(sorted(change.subject for change in self.seen))
+
+    def because(self, *busy_s: Mapping[str, float]) -> Wish:
+        """With what matters of the changes seen to the plan in force, and to a new one, as the cause."""
+        told = what_matters(self.seen, *busy_s)
+        return msgspec.structs.replace(self, cause="; ".join(c.text for c in told)) if told else self
 
 
 @dataclass(eq=False)

@@ -32,6 +32,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -52,17 +53,19 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 class Feed:
-    """`snapshot` makes the state as it is now; `clock` is the server's."""
+    """`snapshot` makes the state as it is now, and `spliced` of it what encodes alike, faster; `clock` is the
+    server's."""
 
     def __init__(
         self,
         snapshot: Callable[[], object],
         clock: Callable[[], float],
+        spliced: Callable[[Any], object] = lambda state: state,
         *,
         ring_bytes: int = RING_BYTES,
         queued_batches: int = QUEUED_BATCHES,
     ) -> None:
-        self._snapshot = snapshot
+        self._snapshot, self._spliced = snapshot, spliced
         self._clock = clock
         self._first = self._seq = int(clock() * 1000)
         self._ring: deque[tuple[int, bytes]] = deque()
@@ -112,8 +115,7 @@ class Feed:
 
     def snapshot(self, of: Callable[[object], object] | None = None) -> str:
         """The snapshot message; it contains all that was published so far, or what `of` makes of that."""
-        whole = self._snapshot()
-        state = _encoder.encode(whole if of is None else of(whole)).decode()
+        state = _encoder.encode((of or self._spliced)(self._snapshot())).decode()
         return f'{{"type":"snapshot","seq":{self._seq},"now":{self._clock()!r},"state":{state}}}'
 
     def _batch(self, events: list[bytes]) -> str:

@@ -2,7 +2,7 @@
 
 Pure. A frame is ripe when its answer is here and every tier's compute spans are complete (as many
 as its program has steps), or `PATIENCE_S` after its answer, or when memory runs out: the oldest of
-`TRACKED` frames is let go. It is settled `PATIENCE_S` after its answer, when nothing more is to come: not
+`TRACKED` frames is let go. It is settled `SETTLED_S` after its answer, when nothing more is to come: not
 everything that is told of a frame is needed to show it; then it is forgotten. Every answered frame is given
 out once as ripe and once as settled. The compute time of all is counted, once per frame and tier: when
 complete, else when it is ripe.
@@ -17,9 +17,10 @@ from d3bed.core.measurements import FrameReport, Span, SpanKind
 from d3bed.server.seconds import parts
 from d3bed.server.views import FrameView, SpanView
 
-__all__ = ["PATIENCE_S", "SHOWN_PER_S", "TRACKED", "Allowance", "FrameTracker"]
+__all__ = ["PATIENCE_S", "SETTLED_S", "SHOWN_PER_S", "TRACKED", "Allowance", "FrameTracker"]
 
-PATIENCE_S = 0.5
+#: A frame is shown after so long, complete or not; many agents tell of it half a second after each other.
+PATIENCE_S, SETTLED_S = 0.5, 0.75
 SHOWN_PER_S = 20.0
 TRACKED = 128
 _BURST = 10.0
@@ -151,7 +152,7 @@ class FrameTracker:
 
     def take_settled(self, now: float) -> list[FrameView]:
         """Frames of which nothing more is to come, in order of their answers. Call it after `take_ripe`."""
-        calm = {key: t for key, t in self._moving.items() if now - t.answered_at_s >= PATIENCE_S}
+        calm = {key: t for key, t in self._moving.items() if now - t.answered_at_s >= SETTLED_S}
         found = [self._view(*key, t) for key, t in {**self._let_go, **calm}.items() if not t.settled]
         for key, tracked in calm.items():
             tracked.settled = True

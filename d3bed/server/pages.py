@@ -29,6 +29,7 @@ from d3bed.core.errors import ConfigError
 from d3bed.server.api import Api
 from d3bed.server.feed import Feed
 from d3bed.server.history import RunHistory
+from d3bed.server.routing import codings
 from d3bed.server.views import GraphView, StateView, VertexView
 
 __all__ = ["AsPage", "StaticFiles", "page", "photos", "report", "web_files"]
@@ -111,7 +112,7 @@ class StaticFiles:
         if any(tag.value in (file.etag, "*") for tag in request.if_none_match or ()):
             answer = web.Response(status=304, headers=headers)
         else:
-            taken = _codings(request.headers.get("Accept-Encoding", ""))
+            taken = codings(request.headers.get("Accept-Encoding", ""))
             coding = next(coding for coding in file.coded if coding in taken)
             if coding:
                 headers["Content-Encoding"] = coding
@@ -151,16 +152,6 @@ class StaticFiles:
             return None
         content = (self._shrunk / f"{name}.map").read_bytes()
         return _File(file.stamp, {"": content}, "application/json", file.etag, has_map=False)
-
-
-def _codings(accepted: str) -> set[str]:
-    """The content codings of an `Accept-Encoding`; none ("") always is."""
-    found = {""}
-    for each in accepted.split(","):
-        coding, _, weight = each.partition(";")
-        if weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000"):
-            found.add(coding.strip().lower())
-    return found
 
 
 def page(feed: Feed, files: StaticFiles, templates: Path) -> Handler:

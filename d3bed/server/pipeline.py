@@ -189,6 +189,7 @@ class Pipeline:
     def give_up(self, problem: str, *, level: Literal["warn", "error"] = "error") -> None:
         """The wish cannot be granted; an active epoch goes on."""
         self._call_off(problem)
+        self._newcomers.cannot_be_missed()
         wish, self.wish = self.wish, None
         self._problem = None if self.active is not None and not self.active.broken else problem
         if wish is None:
@@ -208,8 +209,9 @@ class Pipeline:
     def advance(self) -> None:
         """Order whatever is missing for the wish. May be called at any time."""
         target = self.target if self._newcomers else None
-        if target is not None and (agent := self._newcomers.ready(target.model, self.members)) is not None:
-            self._plan_with(agent)
+        if target is not None:
+            if (agent := self._newcomers.ready(target.model, self.members, self._line.agents)) is not None:
+                self._plan_with(agent)
         if self.wish is None or self._request is not None or self._line.preparing is not None:
             return
         members = self.members
@@ -281,6 +283,8 @@ class Pipeline:
         connections = {agent: self.world.agents[agent].connection for agent in choice.participants}
         self._record_plan(wish, choice)
         active = self.active
+        if active is not None:
+            self.wish = wish = wish.because(active.choice.busy_s, choice.busy_s)
         new = wish.forced or (active is not None and active.broken)
         if active is not None and not new and active.is_same(wish.model, choice, connections):
             active.wish = msgspec.structs.replace(active.wish, strategy=wish.strategy, tiling=wish.tiling)
@@ -501,23 +505,27 @@ class Pipeline:
         for agent in self.guessed:
             self.world.order_profile(agent, self.active.wish.model)
         for agent, model in list(self._distrust.stale.items()):
-            record = self.world.agents[agent]
-            if model not in record.loaded or self.world.order_profile(agent, model, fresh=True):
+            there = model in self.world.agents[agent].loaded
+            if not there or self.world.order_profile(agent, model, fresh=True):
                 del self._distrust.stale[agent]
 
     def measured(self, decision: DecisionView) -> None:
         """A move has its result. Where predictions fail again and again, the agent that is furthest from what
-        it was planned with profiles anew, once no frames flow."""
+        it was planned with (else the busiest) profiles anew: at once where frames can do without it."""
         active = self.active
         if active is None or decision.error is None or not self._distrust.failed(decision.error):
             return
-        now, then = self.world.conditions(active.agents, self.settings.id).factors, active.basis.factors
-        off = {agent: now[agent] / then.get(agent, 1.0) for agent in active.agents}
-        agent = max(off, key=lambda each: max(off[each], 1 / off[each]))
+        now = self.world.conditions(active.agents, self.settings.id).factors
+        off = {agent: now[agent] / active.basis.factors.get(agent, 1.0) for agent in active.agents}
+        busy_s = {agent: active.choice.busy_s.get(agent, 0.0) for agent in off}
+        agent = max(off, key=lambda each: (busy_s[each] * round(abs(off[each] - 1), 1), busy_s[each]))
         text = f"{IN_A_ROW} predictions in a row failed, the last by {decision.error:+.0%}; {agent} takes"
         text += f" {off[agent]:.2f} times what it was planned with"
         if self._distrust.renew(agent, active.wish.model, self.world.now):
-            text += " and profiles anew when no frames flow"
+            if self._newcomers.renew(agent):
+                del self._distrust.stale[agent]
+                self.want(f"{agent} profiles anew, as predictions failed")
+            text += " and profiles anew" + ("" if agent in self._newcomers else " when no frames flow")
         self.world.note(text, "warn", pipeline=self.settings.id, cause_id=decision.cause_id)
 
     def profiled(self, agent: AgentId, model: ModelSpec, off: float) -> None:
@@ -525,9 +533,8 @@ class Pipeline:
         self.world.note(
             f"{agent} has measured {model.name}: its time was predicted {off:+.1%} off",
             pipeline=self.settings.id,
-            cause_id=self.active.wish.cause_id if self.active else None,
+            cause_id=active.wish.cause_id if (active := self.active) else None,
         )
-        active = self.active
         if active is None or self.wish is not None or active.wish.model != model:
             return
         if not self.guessed:
@@ -541,12 +548,8 @@ class Pipeline:
 
     def watch(self) -> None:
         """While frames flow: look again at links that carry none, and at the plan once conditions changed."""
-        if (
-            not self.settings.adapt
-            or self.wish is not None
-            or self.active is None
-            or not self.stream.is_running
-        ):
+        busy = self.wish is not None or not self.stream.is_running
+        if busy or self.active is None or not self.settings.adapt:
             return
         if (opened := self._ground.opened(self.active)) is not None:
             self.want(opened, forced=True)
@@ -554,11 +557,9 @@ class Pipeline:
         members = self.members
         found = changes(self.active.basis, self.world.conditions(members, self.settings.id))
         if found and self._patience.ready(self.world.now):
-            cause = "; ".join(change.text for change in found[:3])
             since_s, now = self._ground.changed_since_s, self.world.now
             self.wish = msgspec.structs.replace(
                 self.active.wish,
-                cause=cause,
                 cause_id=self.world.new_cause(),
                 forced=False,
                 reconsider=True,
@@ -567,7 +568,7 @@ class Pipeline:
                 begun_s=now,
                 until_s=now + LOOK_S,
                 verify=self._ground.to_verify(members),
-            )
+            ).because(self.active.choice.busy_s)
             return
         self._ground.measure_out_of_sight(self.active.wish.model, members)
 

@@ -59,7 +59,9 @@ class Readings:
         world, agent, peer = self._world, record.register.agent, message.peer
         world.asked.done(agent, ("link", peer), ("look", peer))
         link = world.link(agent, peer)
-        link.probed(message, world.now)
+        link.probed(message, world.now, world.tendency(agent, peer))
+        if link.estimator.has_changed(world.now):
+            world.link_changed(agent, peer)
         world.publish("link", link.view(agent, peer, world.now))
         if message.quick:
             self._looked(record, again=link.estimator.is_doubtful)

@@ -74,9 +74,9 @@ class Runner:
         self.coordinator = coordinator
         self.store = store
         self.clock = clock
-        self.feed = Feed(coordinator.snapshot, clock)
+        self.feed = Feed(coordinator.snapshot, clock, coordinator.drawings.spliced_state)
         self.beaten_s = clock()  # when the coordinator was last told that time passes
-        self._tape = Tape(coordinator.snapshot)
+        self._tape = Tape(lambda: coordinator.drawings.spliced_state(coordinator.snapshot()))
         self._connections: dict[int, AgentConnection] = {}
         self._numbers = itertools.count(1)
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")

@@ -36,6 +36,12 @@ class Succession:
         self.epochs: dict[Epoch, PlannedEpoch] = {}
         self.switches = 0
 
+    @property
+    def agents(self) -> set[AgentId]:
+        """All that frames need."""
+        under_way = (self.active, self.preparing, *self.draining.values())
+        return {agent for epoch in under_way if epoch is not None for agent in epoch.agents}
+
     def propose(self, epoch: PlannedEpoch) -> None:
         """A new epoch, which its agents are to prepare."""
         self.epochs |= {each.number: each for each in epoch.group}

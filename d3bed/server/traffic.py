@@ -18,6 +18,7 @@ from d3bed.core.models import CLOSE, TORCH
 from d3bed.plan import Segment
 from d3bed.plan.vsm import TileCosts
 from d3bed.server.circumstances import Witness
+from d3bed.server.drawings import Drawings
 from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.events import Record
 from d3bed.server.frames import Allowance, FrameTracker
@@ -32,14 +33,12 @@ from d3bed.server.views import (
     ExactView,
     FramesView,
     FrameView,
-    GraphView,
     LatencyView,
     MixedView,
     PipelineView,
     PredictionView,
     RunReport,
     TileReport,
-    graph_view,
 )
 from d3bed.server.world import AgentRecord
 
@@ -65,8 +64,8 @@ class _Due(NamedTuple):
 class Traffic:
     """Counts for one pipeline, and shows it; `totals` are over all its runs."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: Pipeline, drawings: Drawings) -> None:
+        self._pipeline, self._drawings = pipeline, drawings
         self._world = pipeline.world
         self._frames = FrameTracker(
             pipeline.settings.id, pipeline.settings.tiers, self._steps_of, self._count_compute
@@ -75,7 +74,6 @@ class Traffic:
         self.seconds = Seconds(pipeline.settings.id, pipeline.settings.tiers)
         self.totals = Totals()
         self.witness = Witness(pipeline)
-        self._drawn: tuple[str, GraphView] | None = None
         self._tiled: tuple[Epoch, tuple[TileReport, ...]] | None = None
         self._dues: dict[tuple[object, ...], _Due] = {}
         self._shown_epochs: dict[Epoch, EpochView] = {}
@@ -148,7 +146,7 @@ class Traffic:
             profiled_s = epoch.tile_time_s(agent, step.tile) or costs.tile_s(agent, step.tile)
         if len(self._dues) >= _DUES:
             self._dues.clear()
-        segment = Segment(epoch.graph.digest, step.vertices)
+        segment = Segment(epoch.graph.digest, step.vertices, str(step.tile.makes) if step.tile else "")
         found = self._dues[key] = _Due(segment, profiled_s, profile_s, fixed_s)
         return found
 
@@ -159,7 +157,9 @@ class Traffic:
             link = self._world.link(*ends)
             link.traffic.add(transfer)
             self.seconds.add_transfer(agent, transfer)
-            jumped |= link.estimator.transferred(transfer.bytes, transfer.taken_s, self._world.now)
+            if link.estimator.transferred(transfer.bytes, transfer.taken_s, self._world.now):
+                jumped = True
+                self._world.link_changed(*ends)
             self._dirty_links.add(ends)
             if run is not None:
                 run.numbers.add_transfer(agent, transfer)
@@ -312,7 +312,7 @@ class Traffic:
             plan=epoch.plan.tiers if epoch else None,
             plan_text=epoch.text if epoch else None,
             route=epoch.route if epoch else {},
-            graph=self._draw(graph) if graph else None,
+            graph=self._drawings.of(graph) if graph else None,
             profile_s=self._profiles(epoch) if epoch else {},
             guessed=pipe.guessed,
             predicted=PredictionView(epoch.choice.latency_s, epoch.choice.compute_s) if epoch else None,
@@ -342,11 +342,6 @@ class Traffic:
         record = self._world.agents.get(pipe.settings.device)
         loaded = record.loaded.get(pipe.wish.model) if record and pipe.wish else None
         return loaded.graph if loaded else None
-
-    def _draw(self, graph: Graph) -> GraphView:
-        if self._drawn is None or self._drawn[0] != graph.digest:
-            self._drawn = (graph.digest, graph_view(graph))
-        return self._drawn[1]
 
     def _tiles(self, epoch: PlannedEpoch) -> tuple[TileReport, ...]:
         """As planned and checked; made once an epoch."""

@@ -29,7 +29,15 @@ from d3bed.core.messages import (
     SampleSpeed,
     ToAgent,
 )
-from d3bed.plan import Basis, LinkEstimator, Predictor, ProfileCorrection, samples_of, slowdowns
+from d3bed.plan import (
+    Basis,
+    LinkEstimator,
+    Predictor,
+    ProfileCorrection,
+    Tendency,
+    samples_of,
+    slowdowns,
+)
 from d3bed.server.asked import Asked, Order
 from d3bed.server.events import Command, Publish, Record, SendTo
 from d3bed.server.orders import Orders
@@ -50,6 +58,8 @@ SAMPLE_S = 0.3
 RETRY_LINK_S = 5.0
 #: Epochs that a server which crashed may have given out and not stored.
 MOST_UNKNOWN_EPOCHS = 1000
+#: Links that share an end are taken to change together within so long.
+TENDENCY_S = 2.0
 #: Looks wait for so long for a profile that waits for them.
 PROFILE_WAITS_S = 1.0
 #: A prediction is used if operators that were never profiled take at most this share of it.
@@ -207,11 +217,11 @@ class LinkRecord:
             return self.problem is not None
         return not self.estimator.is_suspicious and now - known.age_s >= since_s
 
-    def probed(self, measured: LinkMeasured, now: float) -> None:
+    def probed(self, measured: LinkMeasured, now: float, others: Tendency = 0) -> None:
         self.measured, self.problem = measured, None
         self.traffic.target_bytes_per_s = measured.target_bytes_per_s
         rate = LinkRate(measured.bytes_per_s, measured.latency_s)
-        self.estimator.probed(rate, now, quick=measured.quick)
+        self.estimator.probed(rate, now, quick=measured.quick, others=others)
 
     def failed(self, problem: str, now: float) -> None:
         self.measured, self.problem, self.estimator = None, problem, LinkEstimator()
@@ -247,6 +257,8 @@ class World:
         self.now = 0.0
         self.agents: dict[AgentId, AgentRecord] = {}
         self.links: dict[tuple[AgentId, AgentId], LinkRecord] = {}
+        #: When a link that begins ("out") or ends ("in") there changed last, and how.
+        self._tendencies: dict[tuple[AgentId, str], tuple[float, Tendency]] = {}
         #: By agent and link (as `pi-1→edge-1`): the share of time that each pipeline keeps it busy.
         self._users: dict[str, dict[PipelineId, float]] = {}
         self.notes: list[NoteView] = []
@@ -327,6 +339,17 @@ class World:
         if found is None:
             found = self.links[source, target] = LinkRecord()
         return found
+
+    def link_changed(self, source: AgentId, target: AgentId) -> None:
+        """Its rate has just jumped: those of others that begin or end there may have, too."""
+        change = self.now, self.links[source, target].estimator.tendency
+        self._tendencies[source, "out"] = self._tendencies[target, "in"] = change
+
+    def tendency(self, source: AgentId, target: AgentId) -> Tendency:
+        """How rates of links that begin or end where this one does have changed lately."""
+        changes = (self._tendencies.get((source, "out")), self._tendencies.get((target, "in")))
+        lately = [change for change in changes if change is not None and self.now - change[0] < TENDENCY_S]
+        return max(lately)[1] if lately else 0
 
     def lose(self, agent: AgentId) -> None:
         """Forget all that a new process of this name would not have, and the links at its ends."""

@@ -121,6 +121,30 @@ def test_one_job_that_the_machine_interrupts_is_held_to_nominal() -> None:
     assert now_s == pytest.approx(0.06)
 
 
+def test_what_the_machine_does_for_a_moment_is_not_the_boards_but_what_stays_is() -> None:
+    hold = Hold(0.1)
+    quiet = [hold.usual_s("step", 0.010) for _ in range(20)]
+    assert quiet == [0.010] * 20
+    assert [hold.usual_s("step", 0.020) for _ in range(7)] == [0.010] * 7
+    assert [hold.usual_s("step", 0.020) for _ in range(8)][-1] == 0.020
+    assert [hold.usual_s("other", s) for s in (0.050, 0.012, 0.013)] == [0.050, 0.012, 0.012], "cold at first"
+
+
+def test_only_so_many_steps_are_remembered() -> None:
+    hold = Hold(0.1)
+    for number in range(10_000):
+        hold.usual_s(number, 0.010)
+    assert [hold.usual_s(0, 0.030) for _ in range(4)] == [0.030] * 4, "what it took before is forgotten"
+
+
+def test_a_step_is_held_to_no_less_than_is_said() -> None:
+    began_s = time.monotonic()
+    run_held(lambda: (torch.ones(1),), Hold(0.5), "f", began_s, nominal_s=0.02, step="tile", least_s=0.02)
+    assert time.monotonic() - began_s >= 0.04 - 1e-6
+    hold = Hold(0.5)
+    assert hold.until("g", 0.0, 0.001, 0.001, nominal_s=0.02) == pytest.approx(0.002), "else raw time counts"
+
+
 async def test_the_compute_thread_refuses_more_than_its_limit() -> None:
     compute, begun, gate = ComputeThread("test", limit=2), threading.Event(), threading.Event()
     found: list[object] = []

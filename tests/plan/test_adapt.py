@@ -17,6 +17,7 @@ from d3bed.plan.adapt import (
     Patience,
     changes,
     judge,
+    what_matters,
 )
 
 PI, EDGE = AgentId("pi-1"), AgentId("edge-1")
@@ -45,6 +46,26 @@ def test_a_fallen_link_and_a_loaded_agent_are_said_in_words_worst_first() -> Non
         "edge-1 became 2.1× slower",
     ]
     assert [(change.quantity, change.spread) for change in found] == [("bytes_per_s", None), ("factor", 0.1)]
+
+
+def test_the_cause_is_what_matters_to_the_plans_not_what_changed_most() -> None:
+    cloud = AgentId("cloud-1")
+    basis = Basis({cloud: 2.1}, {(PI, EDGE): LinkRate(1e7, 0.002), (EDGE, cloud): LinkRate(1e6, 0.002)})
+    now = Basis({cloud: 0.5}, {(PI, EDGE): LinkRate(5e6, 0.002), (EDGE, cloud): LinkRate(2e6, 0.002)})
+    found = changes(basis, now)
+    assert [c.subject for c in found] == ["cloud-1", "pi-1→edge-1", "edge-1→cloud-1"]
+    assert [c.subject for c in what_matters(found, {"pi-1→edge-1": 0.015, "edge-1": 0.08})] == ["pi-1→edge-1"]
+    moved = what_matters(found, {"pi-1→edge-1": 0.015}, {"edge-1→cloud-1": 0.3, "cloud-1": 0.002})
+    assert [c.subject for c in moved] == ["edge-1→cloud-1"], "which a plan that moves there is made for"
+    assert what_matters(found, {}) == found, "where nothing matters, all of it"
+    again = changes(Basis({}, {}), Basis({}, {(PI, EDGE): LinkRate(1e7, 0.002)}))
+    assert what_matters(again, {"edge-1": 0.1}, {"pi-1→edge-1": 0.01}) == again
+
+
+def test_a_latency_that_matters_is_told() -> None:
+    basis = Basis({EDGE: 1.0}, {(PI, EDGE): LinkRate(1e7, 0.002)})
+    found = changes(basis, Basis({EDGE: 1.3}, {(PI, EDGE): LinkRate(1e7, 0.202)}))
+    assert [c.quantity for c in what_matters(found, {"pi-1→edge-1": 0.015, "edge-1": 0.05})] == ["latency_s"]
 
 
 def test_fast_links_are_told_without_exponents() -> None:

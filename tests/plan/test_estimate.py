@@ -192,6 +192,44 @@ def test_load_that_comes_with_a_new_plan_is_seen_at_once() -> None:
     assert agent.value == pytest.approx(1.0), "back under the old plan, its old samples are gone"
 
 
+TILE = Segment("alexnet", (1, 2, 3), "0:27,0:55")
+
+
+def test_a_tile_that_was_timed_on_a_busy_machine_does_not_make_its_agent_fast() -> None:
+    agent = Agent(TILE)
+    agent.run(*[0.62] * 5)
+    assert agent.value == pytest.approx(1.0)
+    assert agent.correction.corrected("alexnet", TIMES_S, agent.now) == pytest.approx(TIMES_S)
+
+
+def test_what_becomes_of_such_a_tile_is_seen() -> None:
+    agent = Agent(TILE)
+    agent.run(*[0.62] * 5, *[1.24] * 3)
+    assert agent.value == pytest.approx(2.0)
+    agent.run(*[0.31] * 4)
+    assert agent.value == pytest.approx(0.5)
+
+
+def test_a_tile_confirms_that_its_agent_is_faster_than_profiled() -> None:
+    agent = Agent(HEAD)
+    agent.run(*[0.5] * 5)
+    agent.run(*[0.5] * 5, segments=(TILE,))
+    assert agent.value == pytest.approx(0.5)
+
+
+def test_a_tile_shows_load_from_its_first_frames_on() -> None:
+    agent = Agent(TILE)
+    agent.run(*[2.0] * 3)
+    assert agent.value == pytest.approx(2.0)
+
+
+def test_two_tiles_of_the_same_vertices_are_told_apart() -> None:
+    agent = Agent(TILE)
+    agent.run(*[0.62] * 5)
+    agent.run(*[1.5] * 5, segments=(Segment("alexnet", (1, 2, 3), "0:30,0:55"),))
+    assert agent.value == pytest.approx(1.5)
+
+
 def test_old_load_is_forgotten() -> None:
     agent = Agent(HEAD)
     agent.run(*[2.0] * 5)
@@ -428,6 +466,29 @@ def test_a_quick_look_that_was_a_mistake_is_forgotten() -> None:
         link.probed(PROBED, at_s + 0.1, quick=True)
         seen = link.estimate(at_s + 0.1)
         assert seen is not None and seen.rate == PROBED and not link.is_doubtful
+
+
+@pytest.mark.parametrize("rate", [LinkRate(5e5, 0.004), LinkRate(8e7, 0.004)])
+def test_a_look_that_tells_what_a_neighbouring_link_has_just_shown_is_believed_at_once(
+    rate: LinkRate,
+) -> None:
+    way = 1 if rate.bytes_per_s > PROBED.bytes_per_s else -1
+    link, other = LinkEstimator(), LinkEstimator()
+    for each, others in ((link, way), (other, -way)):
+        each.probed(PROBED, 100.0)
+        each.probed(rate, 102.0, quick=True, others=1 if others > 0 else -1)
+    found, doubted = link.estimate(102.0), other.estimate(102.0)
+    assert found is not None and found.rate == rate and link.has_changed(102.0) and link.tendency == way
+    assert doubted is not None and doubted.rate == PROBED and other.is_doubtful
+
+
+def test_which_way_transfers_jumped_is_known() -> None:
+    link = LinkEstimator()
+    link.probed(PROBED, 100.0)
+    for number in range(20):
+        rate = 1e7 if number < 7 else 2e6 if number < 13 else 8e6
+        link.transferred(200_000, 200_000 / rate, 101.0 + number)
+        assert link.tendency == (0 if number < 9 else -1 if number < 15 else 1), number
 
 
 def test_a_slow_link_is_looked_at_more_seldom() -> None:

@@ -105,6 +105,7 @@ class Script:
         self.kind, self.size = kind, size
         self.decoder, self.engine = "", "torch"
         self.speed = 1.0
+        self.host = "laptop"
         self.slower = 1.0
         self.links: dict[AgentId, float] = {}  # bytes/s, where they are not 1e7
         self.walls: set[AgentId] = set()  # who cannot be dialled from here
@@ -115,7 +116,9 @@ class Script:
 
     @property
     def register(self) -> Register:
-        return Register(self.agent, self.tier, 4711, "laptop", "127.0.0.1:4000", self.speed, "torch", "0.1.0")
+        return Register(
+            self.agent, self.tier, 4711, self.host, "127.0.0.1:4000", self.speed, "torch", "0.1.0"
+        )
 
     def count(self, kind: type) -> int:
         return sum(isinstance(message, kind) for message in self.heard)
@@ -204,6 +207,7 @@ class Stage:
         self.walls: dict[AgentId, set[AgentId]] = {}
         self.deaf: dict[AgentId, set[AgentId]] = {}
         self.rates: dict[AgentId, dict[AgentId, float]] = {}
+        self.hosts: dict[AgentId, str] = {}
         self._joined = 0
         self._events: deque[Event] = deque()
 
@@ -246,6 +250,7 @@ class Stage:
             script.decoder, script.engine = self.decoders.get(agent, ""), self.engines.get(agent, "torch")
             script.walls, script.deaf = self.walls.get(agent, set()), self.deaf.get(agent, set())
             script.links = self.rates.get(agent, {})
+            script.host = self.hosts.get(agent, script.host)
             if silent is not None:
                 script.silent.add(silent)
             self._joined += 1
@@ -259,6 +264,10 @@ class Stage:
 
     def lose(self, agent: AgentId) -> None:
         self.submit(AgentLost(self.connections[agent], "its connection closed"))
+
+    def count_fresh(self, agent: AgentId) -> int:
+        """How often it was to profile a network that it had profiled."""
+        return sum(isinstance(m, ProfileModel) and m.fresh for m in self.scripts[agent].heard)
 
     def say(self, agent: AgentId, *messages: FromAgent) -> None:
         self.submit(*[AgentSaid(self.connections[agent], message) for message in messages])

@@ -211,6 +211,47 @@ def test_three_predictions_in_a_row_that_fail_have_an_agent_profiled_anew_once_n
     assert sum(order.fresh for order in fresh if isinstance(order, ProfileModel)) == 1
 
 
+def failing(stage: Stage) -> str:
+    """Three predictions fail, under strategies edge, device and edge again; returns what is said of it."""
+    for strategy in ("edge", "device", "edge"):
+        if strategy != "edge" or stage.active > 1:
+            stage.submit(ChangeStrategy(DEMO, strategy))
+        if stage.active > 2:
+            slow(stage, EDGE_1, 0.120)
+        answer(stage, stage.active, *[0.9] * 8)
+    (said,) = stage.notes("warn")
+    return said
+
+
+def test_an_agent_alone_on_its_machine_profiles_anew_while_frames_do_without_it(
+    make_stage: MakeStage,
+) -> None:
+    stage = make_stage(strategy="edge", frames=None)
+    stage.hosts = {agent: str(agent) for agent in (DEVICE, EDGE_1, EDGE_2)}
+    stage.join_all()
+    said = failing(stage)
+    assert "edge-1 takes" in said and said.endswith("and profiles anew")
+    left = stage.coordinator.pipelines[DEMO].active
+    assert left is not None and EDGE_1 not in left.agents and EDGE_2 in left.agents
+    stage.tick(1)
+    assert stage.count_fresh(EDGE_1) == 0, "frames under way need it still"
+    for number in range(1, stage.active):
+        stage.say(DEVICE, Drained(DEMO, Epoch(number)))
+    stage.tick(1)
+    assert stage.count_fresh(EDGE_1) == 1
+    assert EDGE_1 in stage.coordinator.pipelines[DEMO].members, "it is planned with again"
+
+
+def test_one_that_frames_cannot_do_without_goes_on(make_stage: MakeStage) -> None:
+    stage = make_stage(strategy="edge", frames=None, edges=(EDGE_1,), cloud=None)
+    stage.hosts = {agent: str(agent) for agent in (DEVICE, EDGE_1)}
+    stage.join_all()
+    assert failing(stage).endswith("and profiles anew")
+    stage.tick(5)
+    active = stage.coordinator.pipelines[DEMO].active
+    assert active is not None and EDGE_1 in active.agents and stage.count_fresh(EDGE_1) == 0
+
+
 def test_predictions_that_hold_in_between_start_the_count_anew(make_stage: MakeStage) -> None:
     stage = make_stage(strategy="device", frames=None)
     stage.join_all()

@@ -6,15 +6,20 @@ import asyncio
 import json
 from typing import Any
 
-from d3bed.server.feed import Feed, Subscription
+from d3bed.server.feed import QUEUED_BATCHES, RING_BYTES, Feed, Subscription
 
 
 class State:
     """A state that is a list, a clock that stands still, and the feed over them."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, ring_bytes: int = RING_BYTES, queued_batches: int = QUEUED_BATCHES) -> None:
         self.items: list[int] = []
-        self.feed = Feed(lambda: {"items": self.items}, lambda: 1000.0, **limits)
+        self.feed = Feed(
+            lambda: {"items": self.items},
+            lambda: 1000.0,
+            ring_bytes=ring_bytes,
+            queued_batches=queued_batches,
+        )
 
     def add(self, *items: int) -> None:
         for item in items:

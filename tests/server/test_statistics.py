@@ -139,7 +139,7 @@ def test_what_is_told_after_a_frame_is_complete_is_kept_with_it() -> None:
     assert len(tracker.take_ripe(100.1)[0].spans) == 1
     assert tracker.take_settled(100.1) == []
     tracker.add_spans(DEVICE, [span(1, 0.2, kind=SpanKind.TRANSFER)])
-    (frame,) = tracker.take_settled(100.5)
+    (frame,) = tracker.take_settled(100.8)
     assert len(frame.spans) == 2
     assert tracker.take_ripe(200.0) == tracker.take_settled(200.0) == []
 
