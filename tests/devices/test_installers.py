@@ -140,8 +140,11 @@ def test_scripts_are_posix_and_sound(path: Path) -> None:
     assert os.access(path, os.X_OK)
 
 
-@pytest.mark.parametrize("name", ["d3bed-agent", "d3bed-server"])
-def test_units_are_verified_and_shut_in(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [("d3bed-agent", None), ("d3bed-agent", "raspberry-pi/limits.conf"), ("d3bed-server", None)],
+)
+def test_units_are_verified_and_shut_in(tmp_path: Path, name: str, limits: str | None) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd is not installed")
     text = (DEVICES / "common" / f"{name}.service").read_text()
@@ -149,6 +152,9 @@ def test_units_are_verified_and_shut_in(tmp_path: Path, name: str) -> None:
         text = text.replace(f"@{key}@", value)
     unit = tmp_path / f"{name}.service"
     unit.write_text(text)
+    if limits is not None:
+        (tmp_path / f"{unit.name}.d").mkdir()
+        shutil.copy(DEVICES / limits, tmp_path / f"{unit.name}.d")
     found = subprocess.run(
         ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
     )
