@@ -22,7 +22,7 @@ from d3bed.model.export import arguments
 if TYPE_CHECKING:
     from d3bed.model.vertices import Body
 
-__all__ = ["RUN_PACKED", "groups_of", "kernels_of", "packable", "prepacked"]
+__all__ = ["RUN_PACKED", "groups_of", "kernels_of", "packable", "prepacked", "weight_of"]
 
 RUN_PACKED: Any = torch.ops.mkldnn_prepacked.conv2d_run.default
 
@@ -33,6 +33,11 @@ def _weights(
     given = arguments(head)
     bias = given["bias"]
     return constants[str(given["weight"].target)], constants[str(bias.target)] if bias is not None else None
+
+
+def weight_of(constants: Mapping[str, torch.Tensor], head: fx.Node) -> torch.Tensor:
+    """What is packed holds on to it, unseen; who holds it, too, has others that pack it share it."""
+    return _weights(constants, head)[0]
 
 
 def kernels_of(constants: Mapping[str, torch.Tensor], head: fx.Node, window: Window, spec: TensorSpec) -> str:

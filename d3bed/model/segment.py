@@ -20,7 +20,7 @@ from d3bed.core.program import Step
 from d3bed.model import cuda
 from d3bed.model.calls import as_function
 from d3bed.model.constants import beside
-from d3bed.model.packing import RUN_PACKED, prepacked
+from d3bed.model.packing import RUN_PACKED, prepacked, weight_of
 from d3bed.model.sessions import with_sessions
 from d3bed.model.tiles import Way, rectangles_graph, tile_graph
 
@@ -51,7 +51,7 @@ def compile_step(
     read = {str(node.target): constants[str(node.target)] for node in graph.find_nodes(op="get_attr")}
     if model.engine == CUDA and step.vertices:
         return cuda.on_device(graph, read)
-    return as_function(graph, read)
+    return as_function(graph, {**extra, **read})
 
 
 def _vertices_graph(model: LoadedModel, step: Step) -> tuple[fx.Graph, dict[str, object]]:
@@ -74,6 +74,7 @@ def _vertices_graph(model: LoadedModel, step: Step) -> tuple[fx.Graph, dict[str,
         if vertex in body.packable and window is not None and model.engine == TORCH:
             name = f"packed_{vertex}"
             size = tuple(head.all_input_nodes[0].meta["val"].shape)
+            extra[f"of_{name}"] = weight_of(body.constants, head)
             extra[name] = prepacked(body.constants, head, window, size, window.padding)
             made[head] = graph.call_function(
                 RUN_PACKED, (here(head.all_input_nodes[0]), graph.get_attr(name))

@@ -27,7 +27,7 @@ from d3bed.core.program import Step
 from d3bed.core.regions import ALL, WHOLE, Padding, Region, Span, divisors
 from d3bed.core.tiles import Patch, Tile, map_size
 from d3bed.model.export import arguments, operator_name
-from d3bed.model.packing import RUN_PACKED, groups_of, kernels_of, prepacked
+from d3bed.model.packing import RUN_PACKED, groups_of, kernels_of, prepacked, weight_of
 
 if TYPE_CHECKING:
     from d3bed.model.loading import LoadedModel
@@ -310,6 +310,7 @@ class _Builder:
         spec = self._model.graph.spec(source)
         canvas = self._call(_canvas, self._crop(source, patch.reads), spec.shape[1:], _box(patch.reads))
         if patch.vertex in self._model.body.packable:
+            self.extra[f"of_{patch.vertex}"] = weight_of(self._model.body.constants, head)
             packed = prepacked(self._model.body.constants, head, window, spec.shape, window.padding)
             whole = self._call(RUN_PACKED, canvas, self._extra(f"packed_{patch.vertex}", packed))
         else:
@@ -394,6 +395,7 @@ class _Builder:
         other = self._model.engine != TORCH
         backend = "" if other else kernels_of(constants, head, window, spec)
         if backend == "Mkldnn" and way is Way.PACKED:
+            self.extra[f"of_{patch.vertex}"] = weight_of(constants, head)
             packed = prepacked(constants, head, window, size, padding, patch.makes.channels)
             return self._call(RUN_PACKED, read, self._extra(f"packed_{patch.vertex}", packed))
         sink, stride, dilation = Value(patch.vertex), list(window.stride), list(window.dilation)
