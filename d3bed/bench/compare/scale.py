@@ -245,16 +245,16 @@ def _timed(size: int) -> Iterator[Timing]:
 
 
 def crossings(points: Sequence[Point]) -> list[Crossing]:
-    """Where the plans of one frame change as the backbone gets faster."""
+    """Where plans change along a sweep: what runs on which tier, and in how many plans; tiles alone do not
+    count."""
     found = []
     by_line: dict[tuple[str, str, str], list[Point]] = {}
     for point in points:
-        if point.sweep == "backbone":
-            by_line.setdefault((point.sweep, point.model, point.way), []).append(point)
+        by_line.setdefault((point.sweep, point.model, point.way), []).append(point)
     for (sweep, model, way), line in by_line.items():
         ordered = sorted(line, key=lambda point: point.x)
         for before, after in itertools.pairwise(ordered):
-            if before.plan != after.plan:
+            if _tiers(before.plan) != _tiers(after.plan):
                 found.append(
                     Crossing(
                         sweep=sweep,
@@ -267,3 +267,7 @@ def crossings(points: Sequence[Point]) -> list[Crossing]:
                     )
                 )
     return found
+
+
+def _tiers(plan: str) -> list[str]:
+    return [line for line in plan.splitlines() if not line.startswith("tiles")]

@@ -12,6 +12,7 @@ from d3bed.bench.compare.scale import (
     SIZES,
     SWEEPS,
     Piece,
+    Point,
     Scale,
     Timing,
     crossings,
@@ -71,6 +72,20 @@ def test_points_go_to_another_process_and_come_back_into_a_page(work: list[Piece
     assert msgspec.json.decode((tmp_path / "scale.json").read_bytes(), type=Scale) == scale
     page = (tmp_path / "scale.html").read_text()
     assert page.count('<svg class="plot"') == 5 and "<script" not in page
+
+
+def test_plans_change_where_tiers_do_and_not_where_tiles_do() -> None:
+    plans = [
+        "edge [1-9]",
+        "edge [1-9]\ntiles 0.0 [1-3]",
+        "edge [1-9]\ntiles 0.0 [1-5]",
+        "edge [1-8]\ncloud [9]",
+    ]
+    points = [
+        Point(sweep="rate", model="made", x=x, way="optimal+vsm", plan=plan)
+        for x, plan in enumerate(plans, 1)
+    ]
+    assert [(c.sweep, c.low, c.high) for c in crossings(points[::-1])] == [("rate", 3, 4)]
 
 
 def test_planning_is_timed_for_every_strategy() -> None:
