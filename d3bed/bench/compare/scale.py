@@ -207,7 +207,8 @@ def _point(piece: Piece, row: Row) -> Point:
         return msgspec.structs.replace(found, latency_s=single.latency_s, plan=single.plan, words=words)
     assert row.stream is not None
     devices = piece.x if piece.sweep == "devices" else 1.0
-    words = "one plan" if row.stream.plans == 1 else f"{row.stream.plans} plans in turn"
+    one = ", ".join(" ".join(line.split()) for line in _tiers(row.stream.plan))
+    words = one if row.stream.plans == 1 else f"{row.stream.plans} plans in turn"
     return msgspec.structs.replace(
         found,
         latency_s=row.stream.alone_s,
