@@ -43,7 +43,7 @@ USAGE
   --token TOKEN      a join token (on the server: d3bed agents invite); better in D3BED_TOKEN
   --name NAME        what this board is called; default: its host name
   --photos FOLDER    photos that a device looks at; default: some that are shipped
-  --torch-index URL  a package index that has PyTorch without CUDA, for PCs without an NVIDIA GPU
+  --torch-index URL  a package index that has PyTorch without CUDA, where there is no NVIDIA GPU
 USAGE
     fi
     cat <<USAGE
