@@ -85,8 +85,9 @@ class FileStore:
             self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / f"{file.sha256}.part").open("ab+") as part:
                 self._lock(part, file)
-                if place.is_file() and place.stat().st_size == file.size:
-                    os.utime(place)  # eviction takes what was used longest ago
+                if place.is_file() and (state := place.stat()).st_size == file.size:
+                    # Eviction takes what was used longest ago. It has not changed: others may have it mapped.
+                    os.utime(place, ns=(time.time_ns(), state.st_mtime_ns))
                 else:
                     self._make_room(file, used, part)
                     self._receive(file, part, progress, list(near))
@@ -130,7 +131,7 @@ class FileStore:
             raise self._no_room(file, f"the quota is {_mb(self._quota_bytes)}")
         here = part.seek(0, os.SEEK_END)
         others = [p for p in self._folder.iterdir() if p.is_file() and p.name != os.path.basename(part.name)]
-        kept = sorted(((p.stat().st_mtime, p, p.stat().st_size) for p in others), key=lambda each: each[0])
+        kept = sorted(((p.stat().st_atime, p, p.stat().st_size) for p in others), key=lambda each: each[0])
         total = sum(size for *_, size in kept)
 
         def fits() -> bool:
