@@ -193,9 +193,12 @@ class Executor:
 
     async def time(self, call: Callable[[], tuple[torch.Tensor, ...]], nominal_s: float) -> float:
         """Seconds that something takes here now, as slow as is emulated."""
-        name, ready_s = ("timed", time.monotonic()), time.monotonic()
+        name = ("timed", time.monotonic())
         try:
-            done = await self._compute.run(lambda: run_held(call, self._hold, name, ready_s, nominal_s))
+            # Ready when its turn comes: what it waited for is no part of what it takes.
+            done = await self._compute.run(
+                lambda: run_held(call, self._hold, name, time.monotonic(), nominal_s)
+            )
         finally:
             self._hold.forget(name)
         return done.end_s - done.start_s

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
+
 import pytest
 
 from d3bed.agent.compute import ComputeThread
@@ -40,4 +44,26 @@ async def test_where_every_layer_takes_too_long_there_is_no_sample() -> None:
         sampler = Sampler(Executor(compute, 1.0, Observer()))
         assert await sampler.sample(model, (0.0, *[1.0] * (len(model.graph.vertices) - 1))) is None
     finally:
+        compute.close()
+
+
+async def test_what_waits_for_its_turn_takes_no_less_by_that() -> None:
+    compute, free = ComputeThread("test"), threading.Event()
+
+    def burn() -> tuple[()]:
+        until_s = time.thread_time() + 0.01
+        while time.thread_time() < until_s:
+            pass
+        return ()
+
+    try:
+        executor = Executor(compute, 0.1, Observer())
+        before = asyncio.create_task(compute.run(lambda: free.wait(60)))
+        timed = asyncio.create_task(executor.time(burn, 0.01))
+        await asyncio.sleep(0.3)  # longer than what is timed takes
+        free.set()
+        assert await timed >= 0.099
+        await before
+    finally:
+        free.set()
         compute.close()
