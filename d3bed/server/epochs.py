@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -56,10 +56,11 @@ class Wish(msgspec.Struct, frozen=True):
         """The agents and links that changed."""
         return tuple(sorted(change.subject for change in self.seen))
 
-    def because(self, *busy_s: Mapping[str, float]) -> Wish:
-        """With what matters of the changes seen to the plan in force, and to a new one, as the cause."""
-        told = what_matters(self.seen, *busy_s)
-        return msgspec.structs.replace(self, cause="; ".join(c.text for c in told)) if told else self
+    def because(self, seen: Sequence[Change], *busy_s: Mapping[str, float]) -> Wish:
+        """With these changes; what of them matters to the plan in force, and to a new one, is the cause."""
+        told = what_matters(seen, *busy_s)
+        cause = "; ".join(change.text for change in told) or self.cause
+        return msgspec.structs.replace(self, seen=tuple(seen), cause=cause)
 
 
 @dataclass(eq=False)

@@ -126,26 +126,27 @@ class Groundwork:
         those in use among them that no frame has crossed since."""
         agents, since_s = self._world.agents, self.changed_since_s
         idle = [(agent,) for agent in members if agents[agent].correction.is_idle(self._world.now)]
-        return tuple(s for s in (*idle, *self._onward(members)) if self._is_unheard(s, since_s))
+        return tuple(s for s in (*idle, *self._verifiable(members)) if self._is_unheard(s, since_s))
 
     def stale(self, members: dict[AgentId, Tier], since_s: float) -> tuple[Subject, ...]:
         """Agents without work and links without frames, of which nobody has heard since then."""
         now, agents, links = self._world.now, self._world.agents, self._world.links
         idle = [
             ends
-            for ends in self._onward(members)
+            for ends in self._verifiable(members)
             if links[ends].estimator.is_idle(now) or links[ends].estimator.is_refuted
         ]
         found = [*((a,) for a in members if agents[a].correction.is_idle(now)), *idle]
         return tuple(subject for subject in found if self._is_unheard(subject, since_s))
 
-    def _onward(self, members: dict[AgentId, Tier]) -> list[tuple[AgentId, AgentId]]:
-        """Measured links toward the cloud or between edge boxes, but for those that hardly matter."""
-        links, now = self._world.links, self._world.now
+    def _verifiable(self, members: dict[AgentId, Tier]) -> list[tuple[AgentId, AgentId]]:
+        """Measured links toward the cloud or between edge boxes, and back where others of their medium just
+        changed; but for those that hardly matter."""
+        links, now, changed = self._world.links, self._world.now, self._world.links_changed
         return [
             ends
             for ends in itertools.permutations(members, 2)
-            if TIERS.index(members[ends[0]]) <= TIERS.index(members[ends[1]])
+            if (TIERS.index(members[ends[0]]) <= TIERS.index(members[ends[1]]) or changed(*ends)[1])
             and (link := links.get(ends)) is not None
             and link.measured is not None
             and (known := link.estimator.estimate(now)) is not None
@@ -177,10 +178,12 @@ class Groundwork:
         return ("measuring", f"{names} looked at before they are used") if waiting else None
 
     def _is_unheard(self, subject: Subject, since_s: float) -> bool:
+        """Of a link whose medium has just changed for another: since that did."""
         if len(subject) == 1:
             return not self._world.agents[subject[0]].correction.is_known_since(since_s)
-        link = self._world.links.get((subject[0], subject[1]))
-        return link is not None and not link.is_known_since(since_s, self._world.now)
+        ends = subject[0], subject[1]
+        link, (changed_s, _) = self._world.links.get(ends), self._world.links_changed(*ends)
+        return link is not None and not link.is_known_since(max(since_s, changed_s), self._world.now)
 
     def _is_out_of_sight(self, source: AgentId, target: AgentId) -> bool:
         link = self._world.links.get((source, target))

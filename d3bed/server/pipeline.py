@@ -284,7 +284,8 @@ class Pipeline:
         self._record_plan(wish, choice)
         active = self.active
         if active is not None:
-            self.wish = wish = wish.because(active.choice.busy_s, choice.busy_s)
+            found = changes(active.basis, self._basis) if wish.reconsider else []  # by now: more, or less
+            self.wish = wish = wish.because(found or wish.seen, active.choice.busy_s, choice.busy_s)
         new = wish.forced or (active is not None and active.broken)
         if active is not None and not new and active.is_same(wish.model, choice, connections):
             active.wish = msgspec.structs.replace(active.wish, strategy=wish.strategy, tiling=wish.tiling)
@@ -563,12 +564,11 @@ class Pipeline:
                 cause_id=self.world.new_cause(),
                 forced=False,
                 reconsider=True,
-                seen=tuple(found),
                 since_s=since_s,
                 begun_s=now,
                 until_s=now + LOOK_S,
                 verify=self._ground.to_verify(members),
-            ).because(self.active.choice.busy_s)
+            ).because(found, self.active.choice.busy_s)
             return
         self._ground.measure_out_of_sight(self.active.wish.model, members)
 

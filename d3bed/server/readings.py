@@ -59,7 +59,8 @@ class Readings:
         world, agent, peer = self._world, record.register.agent, message.peer
         world.asked.done(agent, ("link", peer), ("look", peer))
         link = world.link(agent, peer)
-        link.probed(message, world.now, world.tendency(agent, peer))
+        _, others = world.links_changed(agent, peer)
+        link.probed(message, world.now, others)
         if link.estimator.has_changed(world.now):
             world.link_changed(agent, peer)
         world.publish("link", link.view(agent, peer, world.now))

@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from d3bed.core.ids import AgentId, CauseId, Epoch, PipelineId
+from d3bed.core.ids import AgentId, CauseId, Epoch, PipelineId, Tier
 from d3bed.core.measurements import BoardSample, LinkRate
 from d3bed.core.messages import (
     LinkMeasured,
@@ -60,6 +60,7 @@ RETRY_LINK_S = 5.0
 MOST_UNKNOWN_EPOCHS = 1000
 #: Links that share an end are taken to change together within so long.
 TENDENCY_S = 2.0
+UNCHANGED: tuple[float, Tendency] = (float("-inf"), 0)
 #: Looks wait for so long for a profile that waits for them.
 PROFILE_WAITS_S = 1.0
 #: A prediction is used if operators that were never profiled take at most this share of it.
@@ -257,8 +258,8 @@ class World:
         self.now = 0.0
         self.agents: dict[AgentId, AgentRecord] = {}
         self.links: dict[tuple[AgentId, AgentId], LinkRecord] = {}
-        #: When a link that begins ("out") or ends ("in") there changed last, and how.
-        self._tendencies: dict[tuple[AgentId, str], tuple[float, Tendency]] = {}
+        #: When a link that has an end there, over that medium, changed last, and how.
+        self._link_changes: dict[tuple[AgentId, Tier], tuple[float, Tendency]] = {}
         #: By agent and link (as `pi-1→edge-1`): the share of time that each pipeline keeps it busy.
         self._users: dict[str, dict[PipelineId, float]] = {}
         self.notes: list[NoteView] = []
@@ -341,15 +342,24 @@ class World:
         return found
 
     def link_changed(self, source: AgentId, target: AgentId) -> None:
-        """Its rate has just jumped: those of others that begin or end there may have, too."""
+        """Its rate has just jumped: those of others that share an end and a medium with it may have, too."""
         change = self.now, self.links[source, target].estimator.tendency
-        self._tendencies[source, "out"] = self._tendencies[target, "in"] = change
+        medium = self._medium(source, target)
+        self._link_changes[source, medium] = self._link_changes[target, medium] = change
 
-    def tendency(self, source: AgentId, target: AgentId) -> Tendency:
-        """How rates of links that begin or end where this one does have changed lately."""
-        changes = (self._tendencies.get((source, "out")), self._tendencies.get((target, "in")))
-        lately = [change for change in changes if change is not None and self.now - change[0] < TENDENCY_S]
-        return max(lately)[1] if lately else 0
+    def links_changed(self, source: AgentId, target: AgentId) -> tuple[float, Tendency]:
+        """When rates of links that share an end and a medium with this one, or its own, changed lately, in
+        either direction, and how; if they did not, (-inf, 0)."""
+        medium = self._medium(source, target)
+        changes = (self._link_changes.get((end, medium), UNCHANGED) for end in (source, target))
+        latest = max(changes, key=lambda change: change[0])
+        return latest if self.now - latest[0] < TENDENCY_S else UNCHANGED
+
+    def _medium(self, *ends: AgentId) -> Tier:
+        """What its ends send by, after a tier: all links of a device cross its radio, those of edge boxes to
+        the cloud their way out."""
+        tiers = {self.agents[end].register.tier for end in ends}
+        return next(tier for tier in (Tier.DEVICE, Tier.CLOUD, Tier.EDGE) if tier in tiers)
 
     def lose(self, agent: AgentId) -> None:
         """Forget all that a new process of this name would not have, and the links at its ends."""

@@ -192,6 +192,31 @@ def test_links_that_are_back_together_cost_one_switch(make_stage: MakeStage) -> 
     assert stage.active == active + 1
 
 
+def test_what_links_to_a_device_show_is_believed_of_those_from_it(make_stage: MakeStage) -> None:
+    """They share its radio, and the first to be seen back may be one that only brings answers."""
+    stage = make_stage(strategy="optimal", frames=None, adapt=True, cloud=None, tiling="none")
+    stage.size = 224
+    stage.join_all()
+    for edge in (EDGE_1, EDGE_2):
+        stage.scripts[edge].links[DEVICE] = 5e4
+    two_links_fall(stage)
+    stage.tick(10)
+    active, plans, looks = stage.active, len(stage.plans), len(stage.heard(DEVICE, MeasureLinks))
+    assert stage.tiers[1:] == (Tier.DEVICE,) * 3
+    for agent in (DEVICE, EDGE_1, EDGE_2):
+        stage.scripts[agent].links = {}
+    for _ in range(2):
+        stage.say(EDGE_2, LinkMeasured(DEVICE, 1e7, 0.001, 0.002, quick=True))
+    assert len(stage.plans) == plans + 1
+    seen = stage.plans[plans].rates
+    assert seen[DEVICE, EDGE_1].bytes_per_s == seen[DEVICE, EDGE_2].bytes_per_s == pytest.approx(1e7)
+    asked = stage.heard(DEVICE, MeasureLinks)[looks:]
+    assert sorted(peer.agent for look in asked for peer in look.peers) == [EDGE_1, EDGE_2], "once each"
+    assert (stage.active, route(stage)[Tier.EDGE]) == (active + 1, EDGE_1)
+    stage.tick(5)
+    assert stage.active == active + 1
+
+
 def test_a_link_in_use_is_looked_at_before_a_plan_follows_its_neighbour(make_stage: MakeStage) -> None:
     """Frames cross it too seldom, and with too little, to tell that it is back as well."""
     pin = Pin("conv3", (Tier.EDGE,))
