@@ -167,7 +167,7 @@ class PlannedEpoch:
 
     def tiles_of(self, agent: AgentId, told: Iterable[TileReady]) -> tuple[TileReady, ...]:
         """Of what an agent tells of tiles, what is about its own of this epoch."""
-        steps = self._steps.get(agent, ())
+        steps = self.tiles_on(agent)
         own = {((s.vertices[0], s.vertices[-1]), s.tile.place) for s in steps if s.tile is not None}
         return tuple(each for each in told if (each.vertices, each.tile) in own)
 
@@ -180,6 +180,10 @@ class PlannedEpoch:
         """What an agent took for a tile when it prepared it, comparable to its profile."""
         place = (tile.patches[0].vertex, tile.patches[-1].vertex)
         return self._tile_times_s.get((agent, place, tile.place))
+
+    def tiles_on(self, agent: AgentId) -> list[Step]:
+        """The tiles that an agent computes of every frame."""
+        return [step for step in self._steps.get(agent, ()) if step.tile is not None]
 
     def tiled(self, place: tuple[int, int], taken_s: float) -> None:
         """A tiled part, by its first and last vertex, took so long for a frame."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from d3bed.core.graph import Graph
-from d3bed.core.ids import AgentId, Epoch, Tier
+from d3bed.core.ids import AgentId, Epoch, FrameId, Tier
 from d3bed.core.measurements import FrameReport, Span, SpanKind, Transfer
 from d3bed.core.models import CLOSE, TORCH
 from d3bed.plan import Segment
@@ -48,15 +48,18 @@ __all__ = ["DEVIATION_LIMIT", "Traffic"]
 DEVIATION_LIMIT = 0.02
 
 
-#: What spans are held against is worked out once, and kept for so many steps.
-_DUES = 256
+#: What spans are held against is worked out once, and kept for so many steps; tiles of so many frames may be
+#: on their way to being all told.
+_DUES, _PARTS = 256, 256
 
 
 class _Due(NamedTuple):
-    """The step of a compute span, and how long it takes by profile; good for this profile alone."""
+    """What a compute span is of: a step, or all tiles of its agent in a frame; and how long that takes by
+    profile, good for this profile alone. `steps`: how many it is of."""
 
     segment: Segment
     profiled_s: float
+    steps: int
     profile_s: tuple[float, ...]
     fixed_s: tuple[float, ...]
 
@@ -76,6 +79,7 @@ class Traffic:
         self.witness = Witness(pipeline)
         self._tiled: tuple[Epoch, tuple[TileReport, ...]] | None = None
         self._dues: dict[tuple[object, ...], _Due] = {}
+        self._parts: dict[tuple[AgentId, Epoch, FrameId], tuple[int, float]] = {}
         self._shown_epochs: dict[Epoch, EpochView] = {}
         self._dirty_links: set[tuple[AgentId, AgentId]] = set()
 
@@ -122,8 +126,8 @@ class Traffic:
             if span.kind is not SpanKind.COMPUTE or epoch is None or agent not in epoch.agents:
                 continue
             due = self._due(epoch, record, span)
-            if due is not None:
-                taken_s = span.end_s - span.start_s
+            taken_s = self._taken_s(agent, span, due.steps) if due is not None else None
+            if due is not None and taken_s is not None:
                 jumped |= record.correction.observe(due.segment, taken_s, due.profiled_s, self._world.now)
         if jumped:
             self._pipeline.watch()
@@ -139,16 +143,33 @@ class Traffic:
         known = self._dues.get(key)
         if known is not None and known.profile_s is profile_s and known.fixed_s is fixed_s:
             return known
-        if step.tile is None:
-            profiled_s = sum(profile_s[vertex] for vertex in step.vertices)
-        else:
-            costs = TileCosts(epoch.graph, {agent: profile_s}, {agent: fixed_s})
-            profiled_s = epoch.tile_time_s(agent, step.tile) or costs.tile_s(agent, step.tile)
+        steps = [step] if step.tile is None else epoch.tiles_on(agent)
+        costs = TileCosts(epoch.graph, {agent: profile_s}, {agent: fixed_s})
+        profiled_s = sum(
+            sum(profile_s[vertex] for vertex in each.vertices)
+            if each.tile is None
+            else epoch.tile_time_s(agent, each.tile) or costs.tile_s(agent, each.tile)
+            for each in steps
+        )
+        vertices = tuple(sorted({vertex for each in steps for vertex in each.vertices}))
+        tiles = " ".join(str(each.tile.makes) for each in steps if each.tile is not None)
         if len(self._dues) >= _DUES:
             self._dues.clear()
-        segment = Segment(epoch.graph.digest, step.vertices, str(step.tile.makes) if step.tile else "")
-        found = self._dues[key] = _Due(segment, profiled_s, profile_s, fixed_s)
+        segment = Segment(epoch.graph.digest, vertices, tiles)
+        found = self._dues[key] = _Due(segment, profiled_s, len(steps), profile_s, fixed_s)
         return found
+
+    def _taken_s(self, agent: AgentId, span: Span, steps: int) -> float | None:
+        """Of so many steps that count as one, once all of a frame are told: what one is late by, an emulated
+        board takes off the next."""
+        told, taken_s = self._parts.pop((agent, span.epoch, span.frame), (0, 0.0))
+        told, taken_s = told + 1, taken_s + span.end_s - span.start_s
+        if told >= steps:
+            return taken_s
+        if len(self._parts) >= _PARTS:
+            del self._parts[next(iter(self._parts))]
+        self._parts[agent, span.epoch, span.frame] = told, taken_s
+        return None
 
     def transferred(self, agent: AgentId, transfers: Iterable[Transfer]) -> None:
         run, jumped = self._pipeline.stream.run, False

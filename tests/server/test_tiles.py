@@ -215,6 +215,24 @@ def test_a_slow_helper_is_seen_in_its_tiles(stage: Stage) -> None:
     assert any("edge-2 became" in text for text in stage.notes("info"))
 
 
+def test_what_a_late_tile_takes_off_the_next_one_is_no_change(stage: Stage) -> None:
+    """So a slow board is emulated: what counts is the time of a frame's tiles together."""
+    stage.join(DEVICE, EDGE_1, EDGE_2, CLOUD, layers=6)
+    epoch = stage.coordinator.pipelines[DEMO].epochs[Epoch(1)]
+    first, second = epoch.tiles_on(EDGE_2)
+    found = []
+    for frame, late_s in enumerate((0.018, 0.012, 0.018, 0.018, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)):
+        for step, taken_s in ((first, 0.02 + late_s), (second, 0.02 - late_s)):
+            assert step.tile is not None
+            place, tile = (step.vertices[0], step.vertices[-1]), step.tile.place
+            span = Span(FrameId(frame), Epoch(1), SpanKind.COMPUTE, 0.0, taken_s, place, tile=tile)
+            stage.say(EDGE_2, SpansRecorded(DEMO, 0.0, (span,)))
+        found.append(stage.coordinator.world.agents[EDGE_2].correction.factor(stage.now))
+    before, after = found[3], found[-1]
+    assert before is not None and after is not None
+    assert after.value == pytest.approx(before.value) and after.spread == pytest.approx(0.0)
+
+
 def test_the_report_tells_of_every_block(stage: Stage) -> None:
     stage.join_all()
     planned = stage.coordinator.pipelines[DEMO].epochs[Epoch(1)]

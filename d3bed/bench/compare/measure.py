@@ -35,11 +35,11 @@ from d3bed.lab.testbed import SwitchFailed, Testbed, open_testbed
 __all__ = ["BUDGET_S", "Guess", "measured", "remaining"]
 
 #: Seconds of frames a run, by prediction; never fewer frames than that.
-BUDGET_S, _LEAST_FRAMES = 10.0, 2
+BUDGET_S, _LEAST_FRAMES = 6.0, 2
 #: Frames that are longer need no warm-up.
 _WARMED_S = 2.0
 #: Frames that a stream is to answer under one plan, and under a mix, whose plans take turns; its bounds.
-_ANSWERS, _ANSWERS_OF_MIX, _SHORTEST_S, _LONGEST_S = 10.0, 16.0, 4.0, 20.0
+_ANSWERS, _ANSWERS_OF_MIX, _SHORTEST_S, _LONGEST_S = 7.0, 10.0, 3.0, 12.0
 #: What a testbed, a model, a switch, tiles and a run take beside its frames: to tell the time that is left.
 _START_S, _LOAD_S, _SWITCH_S, _TILES_S, _RUN_S = 18.0, 5.0, 0.4, 4.0, 2.5
 
