@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from d3bed.plan.adapt import YOUNG_S, Basis, Change, Patience, Verdict, changes, judge, what_matters
 from d3bed.plan.adjust import Adjustment, Standing, adjust
-from d3bed.plan.choose import Choice, Pin, Variant, choose, pinned
+from d3bed.plan.choose import TILED_STRATEGIES, Choice, Pin, Variant, choose, pinned
 from d3bed.plan.estimate import (
     FAST_BYTES_PER_S,
     Factor,
@@ -24,6 +24,7 @@ from d3bed.plan.timeline import StageSpan, Timeline, timeline
 __all__ = [
     "FAST_BYTES_PER_S",
     "STRATEGIES",
+    "TILED_STRATEGIES",
     "Adjustment",
     "Basis",
     "Change",

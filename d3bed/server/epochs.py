@@ -16,7 +16,7 @@ from d3bed.core.messages import ModelSpec
 from d3bed.core.plan import Plan
 from d3bed.core.program import Program, Rescue, Step, programs_for
 from d3bed.core.tiles import Tile
-from d3bed.plan import Basis, Change, Choice, what_matters
+from d3bed.plan import TILED_STRATEGIES, Basis, Change, Choice, what_matters
 from d3bed.server.events import Subject
 from d3bed.server.statistics import Recent
 from d3bed.server.views import EpochReport, EpochView
@@ -55,6 +55,12 @@ class Wish(msgspec.Struct, frozen=True):
     def subjects(self) -> tuple[str, ...]:
         """The agents and links that changed."""
         return tuple(sorted(change.subject for change in self.seen))
+
+    def is_hasty(self, before: PlannedEpoch | None) -> bool:
+        """Whether the device answers alone until it is granted: a plan without tiles is ready in a moment,
+        tiles may have to be checked first, for seconds."""
+        tiled = self.tiling != "none" and self.strategy in TILED_STRATEGIES
+        return tiled and before is not None and before.broken
 
     def because(self, seen: Sequence[Change], *busy_s: Mapping[str, float]) -> Wish:
         """With these changes; what of them matters to the plan in force, and to a new one, is the cause."""

@@ -262,7 +262,7 @@ class Pipeline:
                 rates=self._basis.rates,
                 pins=(*self.settings.pins.get(wish.model.name, ()), *pins),
                 strategy=wish.strategy,
-                tiling=wish.tiling,
+                tiling="none" if wish.is_hasty(self.active) else wish.tiling,
                 untiled=frozenset(self._distrust.untiled.get(wish.model, ())),
                 rate_per_s=self.stream.rate_per_s or None,
                 current=current.choice if current else None,
@@ -310,7 +310,7 @@ class Pipeline:
         if wish.forced or active.broken or not wish.reconsider or choice.outrun or choice.kept_s is None:
             return None
         young = active.activated_at is not None and self.world.now < active.activated_at + YOUNG_S
-        return judge(choice.kept_s, choice.latency_s, young=young)
+        return judge(choice.kept_s, choice.latency_s, young=young and bool(wish.seen))
 
     def _proposed(self, wish: Wish, choice: Choice, connections: dict[AgentId, int]) -> PlannedEpoch:
         """The epoch of a plan; of a mix that of the first plan, which leads the others."""
@@ -398,6 +398,13 @@ class Pipeline:
             reasons.append(f"times on {', '.join(guessed)} are predicted from other networks")
         self.decisions.moved(epoch, old, "; ".join(reasons))
         self.stream.activated(epoch)
+        if epoch.wish.is_hasty(old) and list(self.members.values()).count(Tier.EDGE) > 1:
+            self._reconsider(epoch, "there is time for tiles now")
+
+    def _reconsider(self, active: PlannedEpoch, cause: str) -> None:
+        """It may be for another plan now."""
+        known = {"cause": cause, "cause_id": self.world.new_cause(), "forced": False, "reconsider": True}
+        self.wish = msgspec.structs.replace(active.wish, **known)
 
     def tiles_checked(self, agent: AgentId, number: Epoch, done: int, of: int) -> None:
         lead = self._line.preparing
@@ -491,13 +498,8 @@ class Pipeline:
         self._line.end_all()
         self.stream.lose_device()
         if base is not None:
-            self.wish = Wish(
-                f"{self.settings.device} is back",
-                self.world.new_cause(),
-                base.model,
-                base.strategy,
-                base.tiling,
-            )
+            cause, cause_id = f"{self.settings.device} is back", self.world.new_cause()
+            self.wish = Wish(cause, cause_id, base.model, base.strategy, base.tiling)
 
     def measure_guessed(self) -> None:
         """Once no frames flow, have agents measure what was predicted for the active plan."""
@@ -539,13 +541,7 @@ class Pipeline:
         if active is None or self.wish is not None or active.wish.model != model:
             return
         if not self.guessed:
-            self.wish = msgspec.structs.replace(
-                active.wish,
-                cause=f"{model.name} is measured now",
-                cause_id=self.world.new_cause(),
-                forced=False,
-                reconsider=True,
-            )
+            self._reconsider(active, f"{model.name} is measured now")
 
     def watch(self) -> None:
         """While frames flow: look again at links that carry none, and at the plan once conditions changed."""

@@ -126,16 +126,19 @@ def test_an_unknown_part_is_refused_before_anything_is_measured() -> None:
         run(None, Console(quiet=True), ["noize"])
 
 
-def test_plans_whose_tiles_are_checked_first_are_told_apart() -> None:
-    def epoch(number: int, tiles: str, activated_at: float | None) -> EpochHistory:
-        plan = "device [0]\nedge   [1]\ncloud  []" + (f"\n{tiles}" if tiles else "")
-        cause = CauseId(f"1-{number}")
+def test_plans_that_something_is_made_ready_for_first_are_told_apart() -> None:
+    def epoch(number: int, tiles: str, activated_at: float | None, edge: str = "edge-1") -> EpochHistory:
+        plan = "device [0]\nedge   [1-2]\ncloud  []" + (f"\n{tiles}" if tiles else "")
+        cause, route = CauseId(f"1-{number}"), {Tier.DEVICE: AgentId("pi-1"), Tier.EDGE: AgentId(edge)}
         return EpochHistory(
-            Epoch(number), "optimal", "one", "", cause, activated_at, 0, 0.1, plan, {}, 1, None
+            Epoch(number), "optimal", "one", "", cause, activated_at, 0, 0.1, plan, route, 1, None
         )
 
-    grid, other = "tiles [1-2] 1x2 edge-1 edge-2", "tiles [1-2] 2x1 edge-1 edge-2"
+    grid = "tiles  0.0 [1-2] rows 0,4,8 columns 0,8 on edge-1,edge-2"
+    other = "tiles  0.0 [1-2] rows 0,8 columns 0,4,8 on edge-1,edge-2"
     epochs = [
+        epoch(8, "", 106.0, "edge-3"),
+        epoch(7, "", 103.0, "edge-2"),
         epoch(6, other, 100.0),
         epoch(5, grid, None),
         epoch(4, grid, 60.0),
@@ -143,9 +146,12 @@ def test_plans_whose_tiles_are_checked_first_are_told_apart() -> None:
         epoch(2, grid, 40.5),
         epoch(1, "", 5.0),
     ]
-    decided = {f"1-{number}": at_s for number, at_s in ((1, 4.0), (2, 40.0), (3, 49.9), (4, 59.8), (6, 99.0))}
+    decided = {
+        f"1-{number}": at_s
+        for number, at_s in ((1, 4.0), (2, 40.0), (3, 49.9), (4, 59.8), (6, 99.0), (7, 102.9), (8, 105.6))
+    }
     resident, first = activations_s(epochs, decided, 10.0, 110.0)
-    assert resident == pytest.approx([0.1, 0.2])
-    assert first == pytest.approx([0.5, 1.0])
-    assert spread(resident) == {"median": pytest.approx(0.15), "max": pytest.approx(0.2), "count": 2}
+    assert resident == pytest.approx([0.1, 0.2, 0.1])
+    assert first == pytest.approx([0.5, 1.0, 0.4]), "tiles, and weights that edge-3 never had"
+    assert spread(resident) == {"median": pytest.approx(0.1), "max": pytest.approx(0.2), "count": 3}
     assert spread([]) is None

@@ -69,16 +69,17 @@ _Heard = TypeVar("_Heard")
 
 PIPELINE = PipelineId("demo")
 DEVICE, EDGE_1, EDGE_2, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("edge-2"), AgentId("vm-1")
-DEVICE_2 = AgentId("pi-2")  # of a second pipeline, where a test has one
+DEVICE_2, EDGE_3 = AgentId("pi-2"), AgentId("edge-3")  # where a test has them
 TIER_OF = {
     DEVICE: Tier.DEVICE,
     DEVICE_2: Tier.DEVICE,
     EDGE_1: Tier.EDGE,
     EDGE_2: Tier.EDGE,
+    EDGE_3: Tier.EDGE,
     CLOUD: Tier.CLOUD,
 }
 #: Seconds per vertex: the edge is 5 times as fast as the device, the cloud 20 times.
-TIME_S = {DEVICE: 0.1, DEVICE_2: 0.1, EDGE_1: 0.02, EDGE_2: 0.021, CLOUD: 0.005}
+TIME_S = {DEVICE: 0.1, DEVICE_2: 0.1, EDGE_1: 0.02, EDGE_2: 0.021, EDGE_3: 0.021, CLOUD: 0.005}
 
 
 def make_graph(model: str = "alexnet", layers: int = 3, kind: str = "conv2d", size: int = 8) -> Graph:

@@ -233,6 +233,22 @@ def test_what_a_late_tile_takes_off_the_next_one_is_no_change(stage: Stage) -> N
     assert after.value == pytest.approx(before.value) and after.spread == pytest.approx(0.0)
 
 
+def test_where_there_is_no_plan_tiles_wait_until_there_is_one(make_stage: MakeStage) -> None:
+    """They have to be checked first, and the device answers alone meanwhile."""
+    edges = EDGE_1, EDGE_2, EDGE_3 = AgentId("edge-1"), AgentId("edge-2"), AgentId("edge-3")
+    stage = make_stage(strategy="edge", frames=None, adapt=True, edges=edges)
+    stage.size = 32
+    stage.join_all()
+    assert helpers(stage) == {EDGE_2, EDGE_3}
+    plans = len(stage.plans)
+    stage.lose(EDGE_1)
+    assert [plan.tiling for plan in stage.plans[plans:]] == ["none", "vsm"]
+    assert stage.active == 3 and helpers(stage) == {EDGE_3}
+    assert "there is time for tiles now" in stage.notes("info")[-1]
+    stage.lose(EDGE_2)
+    assert stage.active == 4 and [plan.tiling for plan in stage.plans[plans + 2 :]] == ["none"]
+
+
 def test_the_report_tells_of_every_block(stage: Stage) -> None:
     stage.join_all()
     planned = stage.coordinator.pipelines[DEMO].epochs[Epoch(1)]
