@@ -144,6 +144,8 @@ async def _drive(options: DemoOptions, console: Console, children: Children, wor
         return await _headless(options, console, base, progress)
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         await asyncio.to_thread(webbrowser.open, base)
+    if not console.is_terminal:  # what is drawn below is printed once, at the end
+        console.print(f"dashboard: {base}", highlight=False, soft_wrap=True)
     with Live(page(None, base, 0), console=console, refresh_per_second=4, screen=False) as live:
         ticking = asyncio.create_task(_tick(live, progress, console))
         touring = asyncio.create_task(_tour(options, base, children, progress))
