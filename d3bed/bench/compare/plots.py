@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from d3bed.bench.compare.grid import RIVALS, TIERS_ALONE, Results, Row
-from d3bed.bench.compare.ratios import headline
+from d3bed.bench.compare.ratios import AT_BEST, headline
 from d3bed.core.ids import TIERS
 from d3bed.lab.charts import Axis, Chart
 from d3bed.lab.plots import bars
@@ -42,7 +42,7 @@ def _times_as_good(results: Results, what: str, value: Callable[[Row], float | N
         for kind, others in (
             *((tier, (tier,)) for tier in TIERS_ALONE),
             ("published", tuple(f"{rival}*" for rival in RIVALS)),
-            ("ours", RIVALS),
+            ("ours", AT_BEST),
         ):
             theirs = [(v, name) for name in others if (v := _value(results, cell, name, value))]
             if mine and theirs:
@@ -66,7 +66,7 @@ def stacks(results: Results) -> str:
     pairs = []
     for number, cell in enumerate(cells):
         mine = results.row(*cell, best)
-        rivals = [row for name in RIVALS if (row := results.row(*cell, name)) and row.single]
+        rivals = [row for name in AT_BEST if (row := results.row(*cell, name)) and row.single]
         rival = min(rivals, key=_latency_s, default=None)
         for row, shift in ((mine, -7.0), (rival, 7.0)):
             if row is not None and row.single is not None:
