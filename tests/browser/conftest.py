@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 import os
 import shutil
 import time
@@ -21,7 +22,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from d3bed.core.checks import LinkCheck
 from d3bed.core.graph import Edge, Graph, TensorSpec, Value, Vertex
@@ -66,6 +67,8 @@ from d3bed.server.store import read_rows
 #: What comes, comes; a busy machine is not what fails a test.
 PATIENCE_MS = 60_000
 expect.set_options(timeout=PATIENCE_MS)
+
+logger = logging.getLogger(__name__)
 
 PIPELINE = PipelineId("demo")
 DEVICE, EDGE, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm-1")
@@ -294,6 +297,13 @@ async def open_page(page: Page, testbed: Testbed) -> None:
     await expect(page.locator("#connection")).to_contain_text("live")
 
 
+async def press(button: Locator) -> None:
+    """By key: where the page shifts between a pointer's press and its release, on a busy machine, that is no
+    click, for no button."""
+    await expect(button).to_be_enabled()
+    await button.press("Enter")
+
+
 async def violations(page: Page) -> list[str]:
     """What axe-core finds fault with, each with the first element that it is about."""
     if not AXE.is_file():
@@ -370,6 +380,7 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
         "console",
         lambda said: failures.append(said.text) if "Content Security Policy" in said.text else None,
     )
+    page.on("requestfailed", lambda request: logger.warning("%s failed: %s", request.url, request.failure))
     page.on(
         "request",
         lambda request: None if "://127.0.0.1:" in request.url else failures.append(f"asked {request.url}"),

@@ -12,7 +12,7 @@ from playwright.async_api import Page, expect
 from d3bed.core.ids import AgentId, Tier
 from d3bed.core.joining import Machine
 from d3bed.server.credentials import Credentials
-from tests.browser.conftest import violations
+from tests.browser.conftest import press, violations
 
 if typing.TYPE_CHECKING:
     from tests.browser.conftest import MakeTestbed, Testbed
@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.sockets, pytest.mark.asyncio(loop
 async def test_page_tells_what_the_doctor_does(page: Page, testbed: Testbed) -> None:
     await testbed.join()
     await page.goto(testbed.address)
-    await page.locator("#care summary").press("Enter")
-    await page.get_by_role("button", name="Examine all").press("Enter")
+    await press(page.locator("#care summary"))
+    await press(page.get_by_role("button", name="Examine all"))
     await expect(page.locator("[data-care=examined]")).to_contain_text(re.compile(r"findings? in \d"))
     findings = page.locator("[data-care=findings] li")
     await expect(findings.filter(has_text="pi-1→edge-1").first).to_be_visible()
@@ -32,7 +32,7 @@ async def test_page_tells_what_the_doctor_does(page: Page, testbed: Testbed) -> 
     assert levels == sorted(levels, key=["error", "warn", "ok"].index)
     await testbed.leave(AgentId("edge-1"))
     await expect(page.locator("article[data-agent=edge-1]")).to_have_attribute("data-health", "off")
-    await page.get_by_role("button", name="Examine all").press("Enter")
+    await press(page.get_by_role("button", name="Examine all"))
     await expect(findings.first).to_contain_text("edge-1, connection")
     await expect(findings.first).to_have_class("error")
     assert await violations(page) == []
@@ -47,18 +47,18 @@ async def test_credential_is_revoked_after_one_more_question(page: Page, make_te
     known.write(known.encoded(time.time()))
     await testbed.start()
     await page.goto(testbed.address)
-    await page.locator("#care summary").press("Enter")
-    await page.get_by_role("button", name="Show who is let in").press("Enter")
+    await press(page.locator("#care summary"))
+    await press(page.get_by_role("button", name="Show who is let in"))
     await page.locator("#token").fill("open sesame")
-    await page.get_by_role("button", name="Use", exact=True).click()
+    await press(page.get_by_role("button", name="Use", exact=True))
     row = page.locator("[data-care=credentials] tr")
     await expect(row).to_contain_text("pi-1")
-    await row.get_by_role("button", name="Revoke the credential of pi-1").press("Enter")
-    await row.get_by_role("button", name="No").press("Enter")
+    await press(row.get_by_role("button", name="Revoke the credential of pi-1"))
+    await press(row.get_by_role("button", name="No"))
     await expect(row).to_contain_text("good")
-    await row.get_by_role("button", name="Revoke the credential of pi-1").press("Enter")
+    await press(row.get_by_role("button", name="Revoke the credential of pi-1"))
     assert await violations(page) == []
-    await row.get_by_role("button", name="Yes, cut pi-1 off").press("Enter")
+    await press(row.get_by_role("button", name="Yes, cut pi-1 off"))
     await expect(page.locator("[data-care=said]")).to_have_text("✓ pi-1 is cut off and must join anew")
     await expect(row).to_contain_text("revoked")
     await expect(row).to_contain_text(re.compile(r"by page [0-9a-f]{8}"))

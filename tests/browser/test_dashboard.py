@@ -17,7 +17,7 @@ from d3bed.core.measurements import LinkShape
 from d3bed.core.messages import Crash, ShapeLink
 from d3bed.lab.scenario import Link, Strategy, read_scenario
 from d3bed.server.settings import Scene, SceneEvent
-from tests.browser.conftest import open_page, violations
+from tests.browser.conftest import open_page, press, violations
 
 DEVICE, EDGE, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm-1")
 
@@ -138,7 +138,7 @@ async def test_strategy_button_moves_layers_and_the_events_say_why(page: Page, t
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
     pressed = page.locator("#strategies [aria-pressed=true]")
     await expect(pressed).to_have_text("optimal")
-    await page.get_by_role("button", name="edge", exact=True).click()
+    await press(page.get_by_role("button", name="edge", exact=True))
     await expect(pressed).to_have_text("edge")
     await expect(page.locator(".vertex[data-tier=edge]")).to_have_count(7)
     assert await tiers(page) == ["device"] * 2 + ["edge"] * 7
@@ -153,7 +153,7 @@ async def test_other_model_is_loaded_and_drawn(page: Page, testbed: Testbed) -> 
     await testbed.join()
     await expect(page.locator(".vertex")).to_have_count(9)
     await page.select_option("#model", "resnet18")
-    await page.get_by_role("button", name="Load").click()
+    await press(page.get_by_role("button", name="Load"))
     await expect(page.locator("#fact-model")).to_have_text("resnet18")
     await expect(page.locator("#graph .edge").first).to_have_attribute("data-edges", re.compile("[89]"))
 
@@ -236,11 +236,11 @@ async def test_token_is_asked_for_once(page: Page, make_testbed: MakeTestbed) ->
     await open_page(page, testbed)
     await testbed.join()
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
-    await page.get_by_role("button", name="edge", exact=True).click()
+    await press(page.get_by_role("button", name="edge", exact=True))
     await page.locator("#token").fill("open sesame")
-    await page.get_by_role("button", name="Use", exact=True).click()
+    await press(page.get_by_role("button", name="Use", exact=True))
     await expect(page.locator(".vertex[data-tier=edge]")).to_have_count(7)
-    await page.get_by_role("button", name="device", exact=True).click()
+    await press(page.get_by_role("button", name="device", exact=True))
     await expect(page.locator(".vertex[data-tier=device]")).to_have_count(9)
     await expect(page.locator("#token-dialog")).to_be_hidden()
     # The session is told with the name, in the words of the audit log.
@@ -252,8 +252,8 @@ async def test_token_is_asked_for_once(page: Page, make_testbed: MakeTestbed) ->
 async def test_without_token_the_page_only_reads(page: Page, make_testbed: MakeTestbed) -> None:
     testbed = await make_testbed(token="open sesame")
     await open_page(page, testbed)
-    await page.get_by_role("button", name="edge", exact=True).click()
-    await page.get_by_role("button", name="Cancel").click()
+    await press(page.get_by_role("button", name="edge", exact=True))
+    await press(page.get_by_role("button", name="Cancel"))
     await expect(page.locator("#strategy-said")).to_contain_text("token")
     await expect(page.locator("#strategies [aria-pressed=true]")).to_have_text("optimal")
 
@@ -262,7 +262,7 @@ async def test_switch_is_marked_on_the_axis_of_time(page: Page, testbed: Testbed
     await open_page(page, testbed)
     await testbed.join()
     await testbed.answer(2)
-    await page.get_by_role("button", name="edge", exact=True).click()
+    await press(page.get_by_role("button", name="edge", exact=True))
     await expect(page.locator(".vertex[data-tier=edge]")).to_have_count(7)
     await testbed.answer(2)
     await expect(page.locator("[data-time=mark]")).to_contain_text("strategy edge chosen")
@@ -276,7 +276,7 @@ async def test_frame_that_is_chosen_stays_with_all_that_is_known_of_it(page: Pag
     await testbed.answer(3)
     caption, follow = page.locator("#gantt-caption"), page.get_by_role("button", name="Follow the newest")
     await expect(caption).to_contain_text("frame 3")
-    await page.get_by_role("button", name="Older frame").click()
+    await press(page.get_by_role("button", name="Older frame"))
     await expect(caption).to_contain_text("frame 2")
     await expect(follow).to_have_attribute("aria-pressed", "false")
     await testbed.answer(2)
@@ -295,7 +295,7 @@ async def test_frame_that_is_chosen_stays_with_all_that_is_known_of_it(page: Pag
         while not (await page.request.get(address)).ok:  # noqa: ASYNC110
             await asyncio.sleep(0.05)  # its spans are on their way to the store
     async with page.expect_download() as found:
-        await link.click()
+        await press(link)
     trace = json.loads((await (await found.value).path()).read_text())
     assert {event["args"]["frame"] for event in trace["traceEvents"] if event["ph"] == "X"} == {3}
     # The newest frame is the first one from the right, in the row of the cloud.
@@ -308,7 +308,7 @@ async def test_frame_that_is_chosen_stays_with_all_that_is_known_of_it(page: Pag
     await page.mouse.down()
     await page.mouse.up()
     await expect(caption).to_contain_text("frame 5")
-    await follow.click()
+    await press(follow)
     await testbed.answer()
     await expect(caption).to_contain_text("frame 6")
 
@@ -344,7 +344,7 @@ async def test_two_browsers_see_one_anothers_changes(browser: Browser, page: Pag
     await asyncio.gather(open_page(page, testbed), open_page(other, testbed))
     await testbed.join()
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
-    await page.get_by_role("button", name="edge", exact=True).click()
+    await press(page.get_by_role("button", name="edge", exact=True))
     await expect(other.locator(".vertex[data-tier=edge]")).to_have_count(7)
     await expect(other.locator("#strategies [aria-pressed=true]")).to_have_text("edge")
     await other.close()
@@ -357,9 +357,9 @@ async def test_order_waits_until_the_agent_confirms_it_and_undo_ends_it(page: Pa
     device = testbed.actors[DEVICE]
     device.confirms = False
     await page.fill("#who", "ann")
-    await page.get_by_role("button", name="Change pi-1 to edge-1").click()
+    await press(page.get_by_role("button", name="Change pi-1 to edge-1"))
     await page.fill("#link-rate", "5")
-    await page.get_by_role("button", name="Change link").click()
+    await press(page.get_by_role("button", name="Change link"))
     await expect(page.locator("#link-said")).to_contain_text("waiting for it to be confirmed")
     await expect(page.locator("#link-set")).to_have_attribute("aria-busy", "true")
     await expect(page.locator("#orders li").first).to_have_attribute("data-state", "pending")
@@ -369,7 +369,7 @@ async def test_order_waits_until_the_agent_confirms_it_and_undo_ends_it(page: Pa
     await expect(page.locator("#link-dialog")).to_be_hidden()
     await expect(page.locator("#orders li").first).to_contain_text("by ann")
     device.confirms = True
-    await page.get_by_role("button", name="Undo pi-1→edge-1").click()
+    await press(page.get_by_role("button", name="Undo pi-1→edge-1"))
     await expect(page.locator("#conditions-part")).to_be_hidden()
 
 
@@ -378,11 +378,11 @@ async def test_failed_order_says_what_the_agent_said(page: Page, testbed: Testbe
     await testbed.join()
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
     testbed.actors[EDGE].unable = "SetLoad: no more processes"
-    await page.get_by_role("button", name="Change edge-1", exact=True).click()
-    await page.locator("#agent-load-set").click()
+    await press(page.get_by_role("button", name="Change edge-1", exact=True))
+    await press(page.locator("#agent-load-set"))
     await expect(page.locator("#agent-said")).to_contain_text("✖ edge-1: 2 busy processes: edge-1: SetLoad")
     await page.keyboard.press("Escape")
-    await page.get_by_role("button", name="Trouble").click()
+    await press(page.get_by_role("button", name="Trouble"))
     await expect(page.locator("#events > li")).to_have_count(1)
 
 
@@ -390,14 +390,14 @@ async def test_killing_asks_first(page: Page, testbed: Testbed) -> None:
     await open_page(page, testbed)
     await testbed.join()
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
-    await page.get_by_role("button", name="Change vm-1", exact=True).click()
-    await page.get_by_role("button", name="Kill…").click()
+    await press(page.get_by_role("button", name="Change vm-1", exact=True))
+    await press(page.get_by_role("button", name="Kill…"))
     await expect(page.locator("#agent-sure")).to_contain_text("Have vm-1 crash")
-    await page.get_by_role("button", name="No", exact=True).click()
+    await press(page.get_by_role("button", name="No", exact=True))
     await expect(page.locator("#agent-sure")).to_be_hidden()
     assert Crash() not in testbed.actors[CLOUD].heard
-    await page.get_by_role("button", name="Kill…").click()
-    await page.get_by_role("button", name="Yes, kill vm-1").click()
+    await press(page.get_by_role("button", name="Kill…"))
+    await press(page.get_by_role("button", name="Yes, kill vm-1"))
     await expect(page.locator(".agent[data-agent=vm-1]")).to_have_attribute("data-health", "off")
     await expect(page.locator("#agent-said")).to_have_text("✓ vm-1: crash: vm-1 is gone")
     await expect(page.locator("#events")).to_contain_text("vm-1 lost")
@@ -410,7 +410,7 @@ async def test_missing_agents_come_with_the_command_that_starts_them(page: Page,
     command = f"d3bed agent --name edge-1 --tier edge --server {testbed.address.rstrip('/')}"
     await expect(here).to_have_text(command)
     await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    await page.get_by_role("button", name=f"Copy: {command}", exact=True).click()
+    await press(page.get_by_role("button", name=f"Copy: {command}", exact=True))
     await page.wait_for_function("async w => (await navigator.clipboard.readText()) === w", arg=command)
     await testbed.join(DEVICE, EDGE)
     await expect(page.locator("#arrivals [data-here=true]")).to_have_count(2)
@@ -423,7 +423,7 @@ async def test_graph_tells_what_crosses_what_moved_and_why_it_is_there(page: Pag
     await testbed.join()
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
     await expect(page.locator("#graph .crossing")).to_have_text(re.compile(r"774 KB · \d+(\.\d+)? ms"))
-    await page.get_by_role("button", name="edge", exact=True).click()
+    await press(page.get_by_role("button", name="edge", exact=True))
     await expect(page.locator("#moved")).to_contain_text(
         "Epoch 2 moved 7 vertices. cloud → edge: layer2, layer3"
     )
@@ -453,15 +453,15 @@ async def test_decision_opens_its_evidence_and_the_feed_can_be_filtered(page: Pa
     await open_page(page, testbed)
     await testbed.join()
     await testbed.answer(3)
-    await page.get_by_role("button", name="edge", exact=True).click()
+    await press(page.get_by_role("button", name="edge", exact=True))
     move = page.locator("#events .decision.move").first
     await expect(move).to_contain_text("strategy edge chosen · epoch 2 · moved 7 vertices cloud → edge")
-    await move.locator("summary").press("Enter")
+    await press(move.locator("summary"))
     await expect(move).to_contain_text("What could have been done")
     await expect(move.locator(".alternatives tr")).not_to_have_count(0)
     await testbed.answer(8)  # now it has a measured result, and is still open
     await expect(page.locator("#events .decision.move").first).to_contain_text("Measured: ")
-    await page.get_by_role("button", name="Moves", exact=True).click()
+    await press(page.get_by_role("button", name="Moves", exact=True))
     await expect(page.locator("#events > li")).to_have_count(2)
     await page.fill("#event-search", "joined")
     await expect(page.locator("#events")).to_have_text("Nothing of that kind.")
@@ -481,11 +481,11 @@ async def test_scenario_is_played_shown_and_stopped_from_the_page(
     await testbed.join()
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
     assert await page.locator("#scenario option[value=starts]").is_disabled()
-    await page.get_by_role("button", name="Play", exact=True).click()
+    await press(page.get_by_role("button", name="Play", exact=True))
     await expect(page.locator("#scenario-now")).to_contain_text("fades, by the page: 1 of 2 changes")
     await expect(page.locator("#scenario-now")).to_contain_text("load edge-1")
     await expect(page.locator("#conditions")).to_contain_text("by scenario fades")
-    await page.locator("#play").click()
+    await press(page.locator("#play"))
     await expect(page.locator("#conditions-part")).to_be_hidden()
     await expect(page.locator("#play")).to_have_text("Play")
 
@@ -496,13 +496,13 @@ async def test_what_users_do_is_recorded_as_a_scenario(page: Page, testbed: Test
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
     await testbed.post("agents/edge-1/load", {"processes": 1})
     await expect(page.locator("#orders li")).to_have_count(1)
-    await page.get_by_role("button", name="Record").click()
+    await press(page.get_by_role("button", name="Record"))
     await expect(page.locator("#record-said")).to_contain_text("recording")
     await testbed.post("links", {"from": "pi-1", "to": "edge-1", "mbit_per_s": 5})
-    await page.get_by_role("button", name="edge", exact=True).click()
+    await press(page.get_by_role("button", name="edge", exact=True))
     await expect(page.locator("#strategy-said")).to_contain_text("is in force")
     async with page.expect_download() as download:
-        await page.get_by_role("button", name="Save recording").click()
+        await press(page.get_by_role("button", name="Save recording"))
     path = tmp_path / "recorded.toml"
     await (await download.value).save_as(path)
     assert [type(event) for event in read_scenario(path).events] == [Link, Strategy]
@@ -513,7 +513,7 @@ async def test_network_is_switched_from_the_page(page: Page, testbed: Testbed) -
     await testbed.join()
     await expect(page.locator(".vertex[data-tier=cloud]")).to_have_count(7)
     await page.select_option("#network", "lte")
-    await page.get_by_role("button", name="Switch").click()
+    await press(page.get_by_role("button", name="Switch"))
     await expect(page.locator("#network-said")).to_have_text("✓ network lte: all 3 agents confirm")
     assert ShapeLink(EDGE, LinkShape(1.5e6, 0.025)) in testbed.actors[DEVICE].heard
 
@@ -529,11 +529,11 @@ async def test_empty_and_full_page_have_no_fault_that_axe_finds(
     await testbed.join()
     await testbed.answer(10)
     await testbed.post("links", {"from": "pi-1", "to": "edge-1", "mbit_per_s": 5})
-    await page.get_by_role("button", name="edge", exact=True).click()
+    await press(page.get_by_role("button", name="edge", exact=True))
     await expect(page.locator("#strategy-said")).to_contain_text("is in force")
-    await page.locator("#events summary").first.press("Enter")
+    await press(page.locator("#events summary").first)
     assert await violations(page) == []
-    await page.get_by_role("button", name="Change pi-1 to edge-1").click()
+    await press(page.get_by_role("button", name="Change pi-1 to edge-1"))
     await expect(page.locator("#link-dialog")).to_be_visible()
     assert await violations(page) == []
     await page.close()

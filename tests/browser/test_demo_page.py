@@ -17,7 +17,7 @@ from playwright.async_api import Browser, Page, expect
 
 from d3bed.config import data_dir, override, read_config
 from d3bed.lab.testbed import Testbed, open_testbed
-from tests.browser.conftest import SCREENS, violations
+from tests.browser.conftest import SCREENS, press, violations
 
 pytestmark = [
     pytest.mark.browser,
@@ -71,7 +71,7 @@ async def test_frames_started_from_the_page_flow_and_every_agent_is_seen_to_work
     page: Page, bed: Testbed
 ) -> None:
     await opened(page, bed)
-    await page.get_by_role("button", name="Start", exact=True).click()
+    await press(page.get_by_role("button", name="Start", exact=True))
     await expect(page.locator("#run-said")).to_have_text("✓ start: pi-1 confirms")
     await until_more(page, 5)
     for agent in ("pi-1", "cloud-1"):
@@ -89,7 +89,7 @@ async def test_strategy_pressed_on_the_page_moves_layers_and_the_feed_tells_it(
 ) -> None:
     await opened(page, bed)
     before = await page.eval_on_selector_all(".vertex", "all => all.map(v => v.dataset.tier)")
-    await page.get_by_role("button", name="device", exact=True).click()
+    await press(page.get_by_role("button", name="device", exact=True))
     await expect(page.locator("#strategy-said")).to_contain_text("is in force")
     await page.wait_for_function(
         "before => [...document.querySelectorAll('.vertex')].some((v, i) => v.dataset.tier !== before[i])",
@@ -99,7 +99,7 @@ async def test_strategy_pressed_on_the_page_moves_layers_and_the_feed_tells_it(
     told = page.locator("#events .move", has_text="strategy device chosen")
     await expect(told.first).to_be_visible()
     await picture(page, "moved")
-    await page.get_by_role("button", name="optimal", exact=True).click()
+    await press(page.get_by_role("button", name="optimal", exact=True))
     await expect(page.locator("#strategy-said")).to_contain_text("optimal: epoch")
     await until_more(page, await answered(page))
 
@@ -112,9 +112,9 @@ async def test_link_slowed_from_the_page_is_planned_around_and_another_browser_s
     await opened(other, bed, "bob")
     # Whichever of them the plan uses: slow is what comes from the device.
     for edge in ("edge-1", "edge-2"):
-        await page.get_by_role("button", name=f"Change pi-1 to {edge}").click()
+        await press(page.get_by_role("button", name=f"Change pi-1 to {edge}"))
         await page.fill("#link-rate", "2")
-        await page.get_by_role("button", name="Change link").click()
+        await press(page.get_by_role("button", name="Change link"))
         await expect(page.locator("#link-said")).to_contain_text(f"{edge}: 2 Mbit/s: pi-1 confirms")
         await page.keyboard.press("Escape")
     confirmed_s = time.monotonic()
@@ -126,7 +126,7 @@ async def test_link_slowed_from_the_page_is_planned_around_and_another_browser_s
     await expect(other.locator("#conditions")).to_contain_text("by ann")
     await picture(page, "link-slowed")
     for edge in ("edge-1", "edge-2"):
-        await other.get_by_role("button", name=f"Undo pi-1→{edge}").click()
+        await press(other.get_by_role("button", name=f"Undo pi-1→{edge}"))
     await expect(page.locator("#conditions-part")).to_be_hidden()
     await expect(page.locator("#orders li").first).to_contain_text("by bob")
     await other.close()
@@ -167,13 +167,13 @@ async def test_people_with_other_eyes_and_hands_can_use_it(
     page = await browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
     await opened(page, bed)
     await until_more(page, 0)
-    await page.locator("#events summary").first.press("Enter")
+    await press(page.locator("#events summary").first)
     await page.locator("#graph .vertex").nth(3).hover()
     await expect(page.locator("#why")).to_contain_text("Why there")
     assert await violations(page) == []
     await picture(page, scheme)
-    await page.get_by_role("button", name="Change edge-1", exact=True).click()
-    await page.get_by_role("button", name="Kill…").click()
+    await press(page.get_by_role("button", name="Change edge-1", exact=True))
+    await press(page.get_by_role("button", name="Kill…"))
     await expect(page.locator("#agent-sure")).to_be_visible()
     assert await violations(page) == []
     await picture(page, f"{scheme}-agent")
@@ -194,9 +194,9 @@ async def test_it_fits_a_phone_and_its_header_a_laptop(browser: Browser, bed: Te
 
 async def test_killed_agent_is_shown_off_and_frames_go_on(page: Page, bed: Testbed) -> None:
     await opened(page, bed)
-    await page.get_by_role("button", name="Change edge-2", exact=True).click()
-    await page.get_by_role("button", name="Kill…").click()
-    await page.get_by_role("button", name="Yes, kill edge-2").click()
+    await press(page.get_by_role("button", name="Change edge-2", exact=True))
+    await press(page.get_by_role("button", name="Kill…"))
+    await press(page.get_by_role("button", name="Yes, kill edge-2"))
     await expect(page.locator(".agent[data-agent=edge-2]")).to_have_attribute("data-health", "off")
     await expect(page.locator("#agent-said")).to_have_text("✓ edge-2: crash: edge-2 is gone")
     await page.keyboard.press("Escape")

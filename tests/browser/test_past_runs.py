@@ -8,7 +8,7 @@ import typing
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.browser.conftest import open_page
+from tests.browser.conftest import open_page, press
 
 if typing.TYPE_CHECKING:
     from tests.browser.conftest import Testbed
@@ -21,16 +21,16 @@ async def test_past_run_is_watched_again_in_the_same_views(page: Page, testbed: 
     await testbed.join()
     await testbed.answer(2)
     await expect(page.locator("#answered")).to_have_text("2 of 2")
-    await page.get_by_role("button", name="edge", exact=True).click()
+    await press(page.get_by_role("button", name="edge", exact=True))
     await expect(page.locator(".vertex[data-tier=edge]")).to_have_count(7)
     await testbed.answer(3)
     await expect(page.locator("#answered")).to_have_text("5 of 5")
     await testbed.end_run()
     await testbed.until_stored(1)
-    await page.locator("#history summary").press("Enter")
+    await press(page.locator("#history summary"))
     row = page.locator("[data-history=runs] tr")
     await expect(row).to_contain_text("5 of 5")
-    await row.get_by_role("button", name="replay").press("Enter")
+    await press(row.get_by_role("button", name="replay"))
     await expect(page.locator("#replay-bar")).to_be_visible()
     slider = page.get_by_role("slider", name="Time in the run")
     await expect(slider).to_be_focused()
@@ -44,9 +44,9 @@ async def test_past_run_is_watched_again_in_the_same_views(page: Page, testbed: 
     await expect(page.locator("#side")).to_have_attribute("inert", "")
     await slider.press("Home")
     await page.select_option("[data-replay=speed]", "60")
-    await page.get_by_role("button", name="Play", exact=True).click()
+    await press(page.get_by_role("button", name="Play", exact=True))
     await expect(page.locator("#answered")).to_have_text("5 of 5")
-    await page.get_by_role("button", name="Back to live").click()
+    await press(page.get_by_role("button", name="Back to live"))
     await expect(page.locator("#replay-bar")).to_be_hidden()
     await expect(page.locator("#phase")).to_contain_text("idle")
 
@@ -62,12 +62,12 @@ async def test_two_runs_are_compared(page: Page, testbed: Testbed) -> None:
     await testbed.answer(3)
     await testbed.end_run()
     await testbed.until_stored(2)
-    await page.locator("#history summary").press("Enter")
+    await press(page.locator("#history summary"))
     boxes = page.locator("[data-history=runs] input")
     await expect(boxes).to_have_count(2)
     await boxes.nth(0).press("Space")
     await boxes.nth(1).press("Space")
-    await page.get_by_role("button", name="Compare the two").press("Enter")
+    await press(page.get_by_role("button", name="Compare the two"))
     answered = page.locator("[data-history=rows] tr", has_text="frames answered")
     await expect(answered).to_have_text(re.compile("frames answered2 ?3 ?–"))
     slower = page.locator("[data-history=rows] tr", has_text="compute, device")
@@ -82,6 +82,6 @@ async def test_report_of_the_run_is_one_click_away(page: Page, testbed: Testbed)
     await testbed.answer(3)
     link = page.locator("#report-link")
     await expect(link).to_have_attribute("href", re.compile("/report/demo-"))
-    await link.click()
+    await press(link)
     await expect(page.locator("h1")).to_contain_text("Run demo-")
     assert await page.locator("svg.plot").count() >= 3

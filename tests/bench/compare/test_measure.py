@@ -53,8 +53,8 @@ def left_s(
 
 
 def test_a_plan_is_measured_once_where_all_links_that_it_uses_are_alike() -> None:
-    # 3 frames of 3 s; 10 answers at 1/s, and twice 3 s for the first and the last.
-    frames_s, stream_s = 9.0, 10.0 + 6.0
+    # 2 frames of 3 s; 7 answers at 1/s, and twice 3 s for the first and the last.
+    frames_s, stream_s = 6.0, 7.0 + 6.0
     for names, more in ((("device",), 0), (("edge",), 0), (("cloud",), 1), (NAMES[:3], 1)):
         one, two = left_s(("wifi",), names), left_s(("wifi", "rural"), names)
         overhead_s = left_s(("wifi", "rural"), ("device",)) - left_s(("wifi",), ("device",))
