@@ -111,12 +111,14 @@ async def test_two_hundred_random_switches_lose_repeat_and_mix_no_frame(
         await bed.start("server", *AGENTS)
         first = await bed.more()
         chosen = first["strategy"]
-        for _ in range(200):
+        for number in range(200):
             chosen = dice.choice([name for name in ("device", "edge", "cloud") if name != chosen])
             await bed.post("strategy", {"strategy": chosen})
             await bed.until(
                 lambda view, name=chosen: view["phase"] == "running" and view["strategy"] == name, chosen
             )
+            if number % 5 == 0:  # how many frames come between two switches is up to the machine
+                await bed.more()
         view = await bed.end_run()
         assert view["frames"]["sent"] == view["frames"]["answered"] and view["frames"]["lost"] == 0
         assert view["epoch"] >= first["epoch"] + 190, "nearly every choice is another plan"
@@ -125,6 +127,6 @@ async def test_two_hundred_random_switches_lose_repeat_and_mix_no_frame(
         await bed.close()
     frames = bed.frames()
     check(frames)
-    assert len(frames) == view["frames"]["answered"] > 200
-    assert len({row["epoch"] for row in frames}) > 100
+    assert len(frames) == view["frames"]["answered"] >= 40 * 8
+    assert len({row["epoch"] for row in frames}) > 20
     assert sum(row["attempts"] > 1 for row in frames) < len(frames) / 10, "a switch seldom costs a second try"
