@@ -117,8 +117,8 @@ async def test_two_hundred_random_switches_lose_repeat_and_mix_no_frame(
             await bed.until(
                 lambda view, name=chosen: view["phase"] == "running" and view["strategy"] == name, chosen
             )
-            if number % 5 == 0:  # how many frames come between two switches is up to the machine
-                await bed.more()
+            if number % 4:  # how many frames come between two switches is up to the machine
+                await bed.more(2)
         view = await bed.end_run()
         assert view["frames"]["sent"] == view["frames"]["answered"] and view["frames"]["lost"] == 0
         assert view["epoch"] >= first["epoch"] + 190, "nearly every choice is another plan"
@@ -127,6 +127,6 @@ async def test_two_hundred_random_switches_lose_repeat_and_mix_no_frame(
         await bed.close()
     frames = bed.frames()
     check(frames)
-    assert len(frames) == view["frames"]["answered"] >= 40 * 8
-    assert len({row["epoch"] for row in frames}) > 30
+    assert len(frames) == view["frames"]["answered"] > 200
+    assert len({row["epoch"] for row in frames}) > 100
     assert sum(row["attempts"] > 1 for row in frames) < len(frames) / 10, "a switch seldom costs a second try"
