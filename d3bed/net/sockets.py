@@ -15,9 +15,9 @@ from d3bed.core.measurements import LinkShape
 if TYPE_CHECKING:
     from d3bed.net.tls import TlsSocket
 
-__all__ = ["connected", "new_event_loop", "no_delay", "parse_address", "send_buffer_for"]
+__all__ = ["connected", "new_event_loop", "no_delay", "notice_silence", "parse_address", "send_buffer_for"]
 
-#: A peer that acknowledges nothing for this long is gone (its board lost power, or the cable).
+#: A peer whose kernel acknowledges nothing for this long is gone (its board lost power, or the cable).
 _SILENCE_S = 10
 
 _SHAPED_BUFFER_S = 0.050
@@ -73,12 +73,25 @@ async def connected(address: str) -> socket.socket:
 def no_delay(sock: socket.socket) -> None:
     """Small messages leave at once, and a peer that fell silent is noticed."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    notice_silence(sock, _SILENCE_S)
+
+
+def notice_silence(sock: socket.socket, silence_s: int) -> None:
+    """End the connection once nothing is acknowledged for `silence_s` seconds (at least 2).
+
+    It is the peer's kernel that acknowledges: a process that is busy, or stopped, keeps its connection.
+    Where there is nothing to say the kernels ask each other.
+    """
+    every_s = max(1, silence_s // 5)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3)):
+    for option, value in (
+        ("TCP_KEEPIDLE", every_s),
+        ("TCP_KEEPINTVL", every_s),
+        ("TCP_KEEPCNT", silence_s // every_s),
+        ("TCP_USER_TIMEOUT", silence_s * 1000),
+    ):
         if hasattr(socket, option):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_S * 1000)
 
 
 def send_buffer_for(sock: socket.socket | TlsSocket, shape: LinkShape) -> None:

@@ -18,6 +18,7 @@ from d3bed.core.messages import (
 )
 from d3bed.core.protocol import PROTOCOL, spoken
 from d3bed.core.together import decode_all
+from d3bed.net.sockets import notice_silence
 from d3bed.server.coordinator import REFUSED
 from d3bed.server.credentials import Denied
 from d3bed.server.doctor import Doctor
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: A connection that has not registered by then is closed.
 REGISTER_S = 5.0
+#: An agent whose board acknowledges nothing for this long is gone, though it may be too busy to speak itself.
+UNACKNOWLEDGED_S = 3
 #: Orders that wait for an agent to read them; one that lets more pile up is closed.
 QUEUED_ORDERS = 1024
 MAX_NAME = 64
@@ -91,6 +94,8 @@ class Sockets:
         caller = request[CALLER]
         socket = web.WebSocketResponse(timeout=_CLOSE_S, max_msg_size=MAX_CONTROL_BYTES)
         await socket.prepare(request)
+        if request.transport is not None:
+            notice_silence(request.transport.get_extra_info("socket"), UNACKNOWLEDGED_S)
         self._open.add(socket)
         try:
             async with asyncio.timeout(REGISTER_S):

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from d3bed.lab.boards import RUN, left, read_state
+from d3bed.lab.boards import RUN, left
 from d3bed.lab.groups import Groups
 from d3bed.lab.network import Network, into
 
@@ -75,13 +75,16 @@ class Shell:
         self.config.write_text(CONFIG)
         self.environment = dict(os.environ) | {"D3BED_LAB": lab}
         self.said = folder / "up.log"
+        self.started: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> subprocess.Popen[bytes]:
         with self.said.open("ab") as said:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "d3bed", "lab", "up", str(self.config)],
                 cwd=self.folder, env=self.environment, stdout=said, stderr=said,
             )  # fmt: skip
+        self.started.append(process)
+        return process
 
     def d3bed(self, *arguments: str, code: int = 0) -> str:
         done = subprocess.run(
@@ -131,10 +134,11 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         pytest.skip(f"no network namespaces here: {error}")
     finally:
         Network(lab).remove()
-    yield Shell(lab, tmp_path)
-    state = read_state(lab)
-    if state is not None and state.lives:
-        os.kill(state.pid, signal.SIGKILL)
+    shell = Shell(lab, tmp_path)
+    yield shell
+    for process in shell.started:
+        process.kill()
+        process.wait()
     until(lambda: not left(lab), "the caretaker", 30)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from d3bed.core.errors import ConfigError
 from d3bed.lab.boards import LabState, lower
 from d3bed.lab.groups import Groups
 from d3bed.lab.network import HOST, Network, check_lab_name, into
+from d3bed.net.sockets import notice_silence
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("nsenter"), reason="needs root, iproute2"
@@ -59,8 +62,25 @@ def test_boards_reach_each_other_until_a_cable_is_pulled_and_leave_nothing(lab: 
         return done.stdout.strip() == "111"
 
     assert reaches(addresses["b"]) and reaches(addresses[HOST])
+    with socket.create_server((addresses[HOST], 0)) as listening:
+        call = (
+            "import os, signal, socket, sys; s = socket.create_connection((sys.argv[1], sys.argv[2]), 60)\n"
+            "os.kill(os.getpid(), signal.SIGSTOP)"
+        )
+        address, port = map(str, listening.getsockname())
+        busy = subprocess.Popen([*into(network.namespace("b")), sys.executable, "-c", call, address, port])
+        listening.settimeout(60)
+        heard, _ = listening.accept()
+    notice_silence(heard, 2)
     network.plug("b", in_=False)
     assert not reaches(addresses["b"]) and reaches(addresses[HOST])
+    # The process says nothing anyway; that its board acknowledges nothing ends the connection.
+    with heard, pytest.raises(TimeoutError) as ended:
+        heard.settimeout(60)
+        heard.recv(1)
+    assert ended.value.errno == errno.ETIMEDOUT
+    busy.kill()
+    busy.wait()
     network.plug("b", in_=True)
     deadline_s = time.monotonic() + 60
     while not reaches(addresses["b"]):
