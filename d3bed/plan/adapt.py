@@ -162,6 +162,7 @@ class Patience:
         self._next_s = float("-inf")
         self._cool_s = COOL_S
         self._left: dict[object, float] = {}
+        self._told = True
         self._said: dict[str, float] = {}
 
     def ready(self, now: float) -> bool:
@@ -184,13 +185,24 @@ class Patience:
             self._said |= dict.fromkeys(subjects, now)
         return news
 
-    def moved(self, before: object, after: object, now: float) -> None:
-        """A move from one plan to another (anything hashable)."""
+    def moved(self, before: object, after: object, now: float) -> str:
+        """A move from one plan to another (anything hashable). Told in words where that was left lately."""
         self._left = {plan: at_s for plan, at_s in self._left.items() if now - at_s <= LATELY_S}
-        back = after in self._left
-        self._cool_s = min(2 * self._cool_s, COOL_MOST_S) if back else COOL_S
+        left_s = self._left.get(after)
+        self._cool_s = COOL_S if left_s is None else min(2 * self._cool_s, COOL_MOST_S)
         self._left[before] = now
         self._next_s = now + self._cool_s
+        self._told = left_s is None
+        if left_s is None:
+            return ""
+        return f"left {now - left_s:.0f} s ago: plans swing, so none moves again for {self._cool_s:.0f} s"
+
+    def held(self, now: float) -> str:
+        """That plans swing, and so this one stays for now: in words, once for each wait."""
+        if self._told or self.ready(now):
+            return ""
+        self._told = True
+        return f"the plan stays for {self._next_s - now:.1f} s more, as plans swing"
 
 
 def _ratio(before: float, after: float) -> float:

@@ -383,11 +383,12 @@ class Pipeline:
                 return
         self.wish, epoch = None, lead
         old = self._line.activate()
+        reasons: list[str] = []
         if old is not None and epoch.wish.reconsider:
-            self._patience.moved(old.identity, epoch.identity, self.world.now)
+            swung = self._patience.moved(old.identity, epoch.identity, self.world.now)
+            reasons += [swung] if swung else []
         else:
             self._patience.settle(self.world.now)
-        reasons = []
         if self.stream.rate_per_s:
             reasons.append(f"good for {epoch.choice.frames_per_s:.3g} frames/s")
         if epoch.choice.outrun:
@@ -553,6 +554,8 @@ class Pipeline:
             return
         members = self.members
         found = changes(self.active.basis, self.world.conditions(members, self.settings.id))
+        if found and (held := self._patience.held(self.world.now)):
+            self.world.note(f"{found[0].text}: {held}", pipeline=self.settings.id)
         if found and self._patience.ready(self.world.now):
             since_s, now = self._ground.changed_since_s, self.world.now
             self.wish = msgspec.structs.replace(
