@@ -185,6 +185,7 @@ class Coordinator:
     def handle(self, event: Event, now: float) -> list[Command]:
         """Returns what to do about `event`; `now` is the server's clock in seconds."""
         self.world.now = now
+        left: Sequence[Pipeline] = ()
         match event:
             case AgentSaid(connection, message, size):
                 record = self._connections.get(connection)
@@ -195,7 +196,7 @@ class Coordinator:
             case AgentJoined(connection, register):
                 self._joined(connection, register)
             case AgentLost(connection, reason):
-                self._lost(connection, reason)
+                left = self._lost(connection, reason)
             case AgentRevoked(agent, link_secret, by):
                 self._revoked(agent, link_secret, by)
             case OrderAgent(agent, message):
@@ -232,7 +233,7 @@ class Coordinator:
                     self.world.send(agent, Stop(reason))
             case _:
                 assert_never(event)
-        concerned, often = self._concerned(event)
+        concerned, often = (left, False) if isinstance(event, AgentLost) else self._concerned(event)
         for pipe in concerned:
             pipe.advance()
         if isinstance(event, AgentSaid) and isinstance(event.message, _FREEING):
@@ -346,18 +347,21 @@ class Coordinator:
         for pipe in self._pipelines_of(record):
             pipe.agent_joined(agent)
 
-    def _lost(self, connection: int, reason: str) -> None:
+    def _lost(self, connection: int, reason: str) -> Sequence[Pipeline]:
+        """Returns those that it had a part in."""
         record = self._connections.pop(connection, None)
         if record is None:
-            return
+            return ()
         agent = record.register.agent
         self.world.lose(agent)
         self._boards.forget(agent)
         self.world.note(f"{agent} lost: {reason}", "warn")
         self.conditions.agent_lost(agent)
         self.world.orders.agent_lost(agent)
-        for pipe in self._pipelines_of(record):
+        left = self._pipelines_of(record)
+        for pipe in left:
             pipe.agent_lost(agent)
+        return left
 
     def _revoked(self, agent: AgentId, link_secret: str, by: str) -> None:
         """Close its connection, and have the others close their links with it."""

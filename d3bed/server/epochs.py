@@ -265,7 +265,11 @@ class PlannedEpoch:
     def sentence(self) -> str:
         """What its plan does, in words; where frames take several plans in turn, what each does."""
         if self.others:
-            return "; ".join(f"{e.share:.0%} of frames {placement(e.plan, e.route)}" for e in self.group)
+            return "; ".join(f"{e.share:.0%} of frames {e._placement}" for e in self.group)
+        return self._placement
+
+    @cached_property
+    def _placement(self) -> str:
         return placement(self.plan, self.route)
 
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import logging
 import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,6 +42,10 @@ QUEUED = 20_000
 #: Limits are enforced, and the file is looked at, this often; limits also after so many rows.
 _CHECK_S = 2.0
 _PRUNE_S, _PRUNE_ROWS = 60.0, 1_000
+#: So many rows are written by one statement: after each the thread waits for its turn on the interpreter, and
+#: keeps the event loop from its own. With 12 columns each, any SQLite takes as many values.
+_TOGETHER = 64
+_PLAIN = (str, int, float, bytes, type(None))
 #: Primary result codes of SQLite that tell of the database or its disk, not of the row.
 _TROUBLE = frozenset(
     {
@@ -130,8 +135,7 @@ class Store:
                 if self._failed:
                     self._reopen()
                 self._check_file()
-                for row in rows:
-                    self._insert(row)
+                self._insert_all(rows)
                 written += len(rows)
                 if written >= _PRUNE_ROWS or time.monotonic() >= prune_at_s:
                     prune(self._database, self._retention, time.time())
@@ -159,21 +163,38 @@ class Store:
             self._urgent = False
             return rows, self._closing
 
-    def _insert(self, row: _Row) -> None:
-        plain = str | int | float | bytes | None
-        values = [v if isinstance(v, plain) else msgspec.json.encode(v).decode() for v in row.values.values()]
-        names, marks = ", ".join(row.values), ", ".join("?" * len(values))
+    def _insert_all(self, rows: Iterable[_Row]) -> None:
+        """Table by table, each in order."""
+        of_table: defaultdict[str, list[_Row]] = defaultdict(list)
+        for row in rows:
+            of_table[row.table].append(row)
+        for mine in of_table.values():
+            for _, group in itertools.groupby(mine, key=lambda row: tuple(row.values)):
+                alike = list(group)
+                for at in range(0, len(alike), _TOGETHER):
+                    self._insert(alike[at : at + _TOGETHER])
+
+    def _insert(self, rows: Sequence[_Row]) -> None:
+        """Rows of one table, of the same columns, by one statement."""
+        table, columns = rows[0].table, rows[0].values
+        names, marks = ", ".join(columns), f"({', '.join('?' * len(columns))})"
+        sql = f"INSERT OR REPLACE INTO {table} ({names}) VALUES {', '.join([marks] * len(rows))}"
         try:
-            self._database.execute(f"INSERT OR REPLACE INTO {row.table} ({names}) VALUES ({marks})", values)
-            if row.table == "epochs":
-                epoch = row.values["epoch"]
-                assert isinstance(epoch, int)
-                self.last_epoch = Epoch(max(self.last_epoch, epoch))
+            self._database.execute(sql, [_plain(value) for row in rows for value in row.values.values()])
+            if table == "epochs":
+                for row in rows:
+                    epoch = row.values["epoch"]
+                    assert isinstance(epoch, int)
+                    self.last_epoch = Epoch(max(self.last_epoch, epoch))
                 self._set_meta()
         except sqlite3.Error as error:
             if _is_trouble(error):
                 raise
-            logger.exception("a row of %s is lost", row.table)
+            if len(rows) == 1:
+                logger.exception("a row of %s is lost", table)
+                return
+            for row in rows:
+                self._insert([row])
 
     # ── trouble ───────────────────────────────────────────────────────────────────────────────────
 
@@ -286,6 +307,11 @@ def held(directory: Path) -> Iterator[None]:
         yield
     finally:
         lock.close()
+
+
+def _plain(value: object) -> object:
+    """What SQLite knows stays; all else becomes JSON."""
+    return value if isinstance(value, _PLAIN) else msgspec.json.encode(value).decode()
 
 
 def _is_trouble(error: sqlite3.Error) -> bool:

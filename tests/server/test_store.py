@@ -219,6 +219,34 @@ def test_row_that_does_not_fit_is_logged_and_the_next_is_written(
     store.close()
 
 
+def test_one_row_that_does_not_fit_takes_none_of_those_written_with_it_along(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    for boot in (*range(100, 200), "no number", *range(200, 300)):
+        store.put("servers", {"boot": boot, "at_s": 1.0})
+    store.close()
+    assert [row["boot"] for row in store.read("SELECT boot FROM servers ORDER BY boot")] == [*range(100, 300)]
+    assert caplog.text.count("a row of servers is lost") == 1
+
+
+def test_rows_with_keys_of_their_own_are_counted_not_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(schema.KEPT, "epochs", 3)
+    store = Store(tmp_path)
+    for epoch in (10, 20, 30, 40):
+        store.put("epochs", {"epoch": epoch})
+    store.close()
+    store = Store(tmp_path)  # limits hold from the start
+    assert [row["epoch"] for row in store.read("SELECT epoch FROM epochs ORDER BY epoch")] == [20, 30, 40]
+    for table in schema.KEPT:
+        columns = store.read(f"PRAGMA table_info({table})")
+        numbered = any((c["name"], c["type"], c["pk"]) == ("id", "INTEGER", 1) for c in columns)
+        assert numbered == (table not in schema._REPLACED), table
+    store.close()
+
+
 def test_second_server_on_the_same_directory_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(ConfigError, match="another server uses it"):
