@@ -357,8 +357,8 @@ class World:
 
     def _medium(self, *ends: AgentId) -> Tier:
         """What its ends send by, after a tier: all links of a device cross its radio, those of edge boxes to
-        the cloud their way out."""
-        tiers = {self.agents[end].register.tier for end in ends}
+        the cloud their way out. After a restart of the server one of them may not have come back yet."""
+        tiers = {self.agents[end].register.tier for end in ends if end in self.agents}
         return next(tier for tier in (Tier.DEVICE, Tier.CLOUD, Tier.EDGE) if tier in tiers)
 
     def lose(self, agent: AgentId) -> None:

@@ -355,3 +355,9 @@ def test_hpa_says_how_little_it_looked_at(make_stage: MakeStage) -> None:
     assert stage.tiers[1:] == (Tier.DEVICE,) * 3
     said = next(text for text in stage.notes("info") if "epoch 2" in text)
     assert "vertices looked at" in said
+
+
+def test_link_to_an_agent_that_is_not_back_yet_is_kept_after_a_restart_of_the_server(stage: Stage) -> None:
+    stage.join(DEVICE)
+    stage.say(DEVICE, LinkMeasured(CLOUD, 1e7, 0.001, 0.002))
+    assert (DEVICE, CLOUD) in stage.coordinator.world.links
