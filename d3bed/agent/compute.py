@@ -59,8 +59,9 @@ _STEPS = 256
 #: for VGG-16, 6 % of its time on a quiet machine.
 _MAP_BYTES, _KEPT_BYTES = 32 * 2**20, 256 * 2**20
 
-#: No step of a network takes longer; a thread that does is left alone.
-_LONGEST_JOB_S = 10.0
+#: When closed, a job has so long to end by itself. And no step of a network takes longer; a thread that does
+#: is left alone.
+_PATIENCE_S, _LONGEST_STEP_S = 0.5, 10.0
 
 _T = TypeVar("_T")
 
@@ -161,7 +162,7 @@ class ComputeThread:
             found: _T | BaseException
             try:
                 found = job()
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:  # neither may end the thread
                 found = error
             with contextlib.suppress(RuntimeError):  # the loop may be gone at shutdown
                 loop.call_soon_threadsafe(then, found)
@@ -192,8 +193,9 @@ class ComputeThread:
         return await future
 
     def close(self) -> None:
-        """Stop once the running job has ended, and wait for that: an interpreter that ends while a thread is
-        inside torch aborts. Jobs still queued are dropped."""
+        """Stop, and wait for that: an interpreter that ends while a thread is inside torch aborts. Jobs still
+        queued are dropped; one that does not end by itself soon (a network that is loaded, or profiled) is
+        broken off."""
         if self._closed:
             return
         self._closed = True
@@ -201,14 +203,20 @@ class ComputeThread:
             while True:
                 self._jobs.get_nowait()
         self._jobs.put(None)
-        self._thread.join(_LONGEST_JOB_S)
+        self._thread.join(_PATIENCE_S)
+        deadline_s = time.monotonic() + _LONGEST_STEP_S
+        while self._thread.is_alive() and time.monotonic() < deadline_s:
+            # It comes between two steps of Python; torch may swallow one.
+            thread, ends = ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(SystemExit)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ends)
+            self._thread.join(_PATIENCE_S)
 
     def _work(self) -> None:
         if hasattr(os, "SCHED_BATCH"):
             # Whoever else has little to do here, above all the event loop with a piece to send, goes first.
             with contextlib.suppress(OSError):
                 os.sched_setscheduler(threading.get_native_id(), os.SCHED_BATCH, os.sched_param(0))
-        with torch.inference_mode():
+        with contextlib.suppress(SystemExit), torch.inference_mode():
             while (job := self._jobs.get()) is not None:
                 job()
 

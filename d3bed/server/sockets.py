@@ -99,7 +99,7 @@ class Sockets:
         self._open.add(socket)
         try:
             async with asyncio.timeout(REGISTER_S):
-                register = await self._receive_register(socket)
+                register = await self._receive_register(socket, caller)
             await self._trust.admit(caller, register)
             await self._converse(socket, register, caller)
         except TimeoutError:
@@ -113,7 +113,7 @@ class Sockets:
             self._open.discard(socket)
         return socket
 
-    async def _receive_register(self, socket: web.WebSocketResponse) -> Register:
+    async def _receive_register(self, socket: web.WebSocketResponse, caller: Caller) -> Register:
         message = await socket.receive()
         if message.type is not WSMsgType.TEXT:
             raise RemoteProtocolError("the first message must be Register, as text")
@@ -122,7 +122,7 @@ class Sockets:
             text = (
                 f"the agent speaks protocol {protocol}, the server {PROTOCOL}: upgrade d3bed on the {older}"
             )
-            raise Denied(400, text)
+            raise self._trust.refusal(caller, 400, text)
         register = decode_from_agent(message.data)
         if not isinstance(register, Register):
             raise RemoteProtocolError(f"the first message must be Register, not {type(register).__name__}")

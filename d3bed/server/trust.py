@@ -218,22 +218,29 @@ class Trust:
         given to; or that was revoked since it came to the door."""
         if register.tls is not (self.authority is not None):
             told = "TLS" if self.authority is not None else "plain"
-            raise Denied(403, f"data links are {told} here: join again (d3bed join)")
+            raise self.refusal(caller, 403, f"data links are {told} here: join again (d3bed join)")
         if caller.kind != "agent":
             return
         found = self.credentials.credentials[caller.id]
         if found.ended:
-            raise Denied(403, f"the credential of {found.agent} was {found.ended}")
+            raise self.refusal(caller, 403, f"the credential of {found.agent} was {found.ended}")
         if register.agent != found.agent:
-            raise Denied(403, f"this is the credential of {found.agent}, not of {register.agent}")
+            raise self.refusal(
+                caller, 403, f"this is the credential of {found.agent}, not of {register.agent}"
+            )
         if register.tier is not found.tier:
-            raise Denied(403, f"{found.agent} joined as {found.tier}, not as {register.tier}")
+            raise self.refusal(caller, 403, f"{found.agent} joined as {found.tier}, not as {register.tier}")
         if register.node != found.node or not same_machine(found.machine, register.machine):
             raise self._clone(found.agent, caller, register.host)
         self._used_s[found.id] = self.now()
         self.audit.knocked(self.now(), caller.who, caller.host, "connected", f"credential {found.id}", 200)
         if self.credentials.kept(found.id, self.now()):
             await self._save()
+
+    def refusal(self, caller: Caller, status: int, reason: str) -> Denied:
+        """To be raised for an agent that came through the door and yet may not stay: it is in the log."""
+        self.audit.knocked(self.now(), caller.who, caller.host, "refused", reason, status)
+        return Denied(status, reason)
 
     async def credential_kept(self, caller: Caller, message: CredentialKept) -> None:
         """The agent has written its new credential down: what it came with is over."""

@@ -88,13 +88,13 @@ check_processor() {
     esac
 }
 
-# LEAST and GOOD in MB.
+# LEAST and GOOD in MB, and what a machine between them is good for. docs/boards.md has what networks were seen to take.
 check_memory() {
     memory_mb=$(($(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' "$SYSROOT/proc/meminfo") / 1000))
     if [ "$memory_mb" -lt "$1" ]; then
         no "memory: $memory_mb MB" "at least $1 MB are needed: use a board with more"
     elif [ "$memory_mb" -lt "$2" ]; then
-        note "memory: $memory_mb MB" "enough for AlexNet and ResNet-18; VGG-16 wants $2 MB"
+        note "memory: $memory_mb MB" "$3"
     else
         ok "memory: $memory_mb MB"
     fi

@@ -135,12 +135,13 @@ check_architecture
 check_python
 if [ "$tier" = server ]; then
     lock=server
-    check_memory 400 900
+    check_memory 400 900 "enough for tens of agents; hundreds want 900 MB"
     check_disk 600
 else
     lock=agent
     check_processor
-    check_memory 900 3500
+    check_memory 900 2500 \
+        "ResNet-18 takes 0.6 GB, AlexNet 0.8, Darknet-53 1.1, VGG-16 1.7 where all of it runs: a board with 2500 MB runs each"
     check_disk 2500
 fi
 check_clock

@@ -39,6 +39,25 @@ async def test_a_job_that_fails_fails_its_caller_and_nothing_else() -> None:
         compute.close()
 
 
+async def test_a_job_given_up_before_its_turn_never_runs_and_the_next_one_does() -> None:
+    compute = ComputeThread("test")
+    go_on = threading.Event()
+    ran: list[str] = []
+    try:
+        running = asyncio.create_task(compute.run(go_on.wait))
+        given_up = asyncio.create_task(compute.run(lambda: ran.append("given up")))
+        await asyncio.sleep(0)  # both are queued
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        go_on.set()
+        assert await running
+        assert await asyncio.wait_for(compute.run(lambda: 7), 60) == 7
+    finally:
+        compute.close()
+    assert ran == []
+
+
 async def test_jobs_run_in_the_order_they_were_given() -> None:
     compute = ComputeThread("test")
     order: list[int] = []
@@ -55,6 +74,29 @@ async def test_a_closed_thread_says_so() -> None:
     compute.close()
     with pytest.raises(RuntimeError, match="closed"):
         await compute.run(lambda: 1)
+
+
+async def test_closing_breaks_off_a_long_job_and_runs_its_cleaning_up() -> None:
+    compute = ComputeThread("test")
+    began, over = threading.Event(), threading.Event()
+
+    def long_job() -> None:
+        try:
+            began.set()
+            while True:
+                try:
+                    torch.ones(100, 100).sum()
+                except Exception:
+                    continue
+        finally:
+            over.set()
+
+    waiting = asyncio.create_task(compute.run(long_job))
+    assert await asyncio.to_thread(began.wait, 60)
+    waiting.cancel()
+    await asyncio.to_thread(compute.close)
+    assert over.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "compute test"]
 
 
 def test_full_speed_is_never_held() -> None:
@@ -95,12 +137,15 @@ def test_a_forgotten_frame_starts_afresh() -> None:
 
 def test_a_held_job_really_ran_and_ends_no_earlier_than_its_deadline() -> None:
     torch.ones(3).mul(2)  # not for the first time
-    hold, before_s = Hold(0.01), time.monotonic()
-    done = run_held(lambda: (torch.ones(3) * 2,), hold, "f", before_s, nominal_s=0.0003)
-    assert torch.equal(done.outputs[0], torch.full((3,), 2.0))
-    assert done.end_s - before_s >= 0.03 - 1e-6
-    assert done.held_s > 0
-    assert time.monotonic() >= done.end_s
+    held_s, until_s = 0.0, time.monotonic() + 60
+    while held_s == 0 and time.monotonic() < until_s:  # a busy machine may take longer than the deadline
+        hold, before_s = Hold(0.01), time.monotonic()
+        done = run_held(lambda: (torch.ones(3) * 2,), hold, "f", before_s, nominal_s=0.0003)
+        assert torch.equal(done.outputs[0], torch.full((3,), 2.0))
+        assert done.end_s - before_s >= 0.03 - 1e-6
+        assert time.monotonic() >= done.end_s
+        held_s = done.held_s
+    assert held_s > 0
 
 
 def test_many_jobs_that_start_cold_after_a_hold_are_still_held_to_nominal() -> None:

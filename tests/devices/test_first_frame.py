@@ -7,8 +7,10 @@
 Two machines are made of the bare root, each a layer over it (overlayfs) with mounts of its own: one with the
 server and an edge box's agent, one with the device's. With D3BED_BARE_ARM64, a root made with `--arch=arm64`
 as well, the device's is that once more: its programs are run by qemu-user-static, which the kernel must know
-of with the flag F (binfmt_misc). What pip and npm need to know of here goes along in their environment
-variables, and as D3BED_BARE_BIND: paths with colons between, which both machines see.
+of with the flag F (binfmt_misc). Where the package index has PyTorch for ARM with CUDA only,
+D3BED_BARE_ARM64_GPU=1 has that machine say that it has a GPU, and all of it is installed. What pip and npm
+need to know of here goes along in their environment variables, and as D3BED_BARE_BIND: paths with colons
+between, which both machines see.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BARE = os.environ.get("D3BED_BARE")
 ARM64 = os.environ.get("D3BED_BARE_ARM64")
+GPU = os.environ.get("D3BED_BARE_ARM64_GPU")
 BIND = [path for path in os.environ.get("D3BED_BARE_BIND", "").split(":") if path]
 
 pytestmark = [
@@ -79,9 +82,12 @@ class Machine:
             f"cp /etc/ssl/certs/ca-certificates.crt {root}/etc/ssl/certs/",
             *(f"mkdir -p {root}{path} && mount --bind -o ro {path} {root}{path}" for path in BIND),
             f"mount --bind {self.folder}/cpuinfo {root}/proc/cpuinfo" if bare == ARM64 else "true",
+            f"mount --bind {self.folder}/driver {root}/proc/driver" if bare == ARM64 and GPU else "true",
             "echo ready && exec cat",  # until its stdin is closed
         ]
         (self.folder / "cpuinfo").write_text(PI_5)
+        (self.folder / "driver/nvidia").mkdir(parents=True)
+        (self.folder / "driver/nvidia/version").touch()
         command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", " && ".join(steps)]
         self._holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._holder.stdout is not None

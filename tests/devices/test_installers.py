@@ -92,6 +92,18 @@ def test_a_board_with_too_little_memory_is_refused_and_all_of_it_is_told_at_once
     assert "at least 900 MB" in said and "--no-service" in said and "2000" in said and "3 thing(s)" in said
 
 
+@pytest.mark.parametrize(
+    ("script", "memory_mb", "told"),
+    [("raspberry-pi/install.sh", 1900, "VGG-16 1.7"), ("cloud-vm/install.sh", 880, "hundreds want 900 MB")],
+)
+def test_what_memory_between_least_and_plenty_is_good_for_is_told(
+    machine: Path, script: str, memory_mb: int, told: str
+) -> None:
+    (machine / "proc/meminfo").write_text(f"MemTotal: {memory_mb}000 kB\n")
+    code, said = dry_run(machine, script)
+    assert code == 0 and told in said, said
+
+
 @pytest.mark.parametrize(("cpu", "told"), [(PI_4, "ARMv8.0"), (PI_5, "ARMv8.2 or later")])
 def test_a_pi_4_is_told_that_pytorch_is_tried_first(machine: Path, cpu: str, told: str) -> None:
     (machine / "proc/cpuinfo").write_text(cpu)

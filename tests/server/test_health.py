@@ -61,6 +61,8 @@ async def test_another_protocol_is_refused_for_good_with_what_to_upgrade(
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == REFUSED
     assert f"upgrade d3bed on the {who}" in closed.value.rcvd.reason
+    rows = await lab.until(bool, "api/audit")
+    assert [(row["what"], row["detail"]) for row in rows] == [("refused", closed.value.rcvd.reason)]
 
 
 def test_an_agent_of_before_there_was_a_number_speaks_the_first(make_script: MakeScript) -> None:
