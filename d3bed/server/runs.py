@@ -47,6 +47,9 @@ class Run:
     epochs: list[PlannedEpoch] = field(default_factory=list)
     ended_s: float | None = None
     numbers: RunStatistics = field(default_factory=RunStatistics)
+    #: What its device had sent, and dropped, before: it may have gone on while the server was down.
+    sent_before: int = 0
+    dropped_before: int = 0
     #: True from each change on until the run's row is written.
     unsaved: bool = True
     #: Whether the user stopped it: frames under way then were given up, not lost.

@@ -6,7 +6,7 @@ source that nobody here started (the server restarted, the device did not) begin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -85,8 +85,13 @@ class Traffic:
 
     # ── what agents report ────────────────────────────────────────────────────────────────────────
 
-    def frames_answered(self, sent: int, frames: Iterable[FrameReport], dropped: int) -> None:
-        run = self._run_now()
+    def frames_answered(self, sent: int, frames: Sequence[FrameReport], dropped: int) -> None:
+        stream = self._pipeline.stream
+        run = stream.run
+        if run is None or not stream.is_counting:
+            run = stream.adopt(self._pipeline.active)
+            run.sent_before, run.dropped_before = max(0, sent - len(frames)), dropped
+        sent, dropped = sent - run.sent_before, max(0, dropped - run.dropped_before)
         run.unsaved = True
         for frame in frames:
             self.totals.add_answer(frame)
@@ -192,8 +197,10 @@ class Traffic:
         run = self._pipeline.stream.run
         if run is None or run.ended_s is not None:
             return
+        sent, answered = sent - run.sent_before, answered - run.sent_before
+        dropped = max(0, dropped - run.dropped_before)
         self.totals.dropped += max(0, dropped - run.numbers.dropped)
-        run.numbers.sent, run.numbers.dropped = sent, dropped
+        run.numbers.sent, run.numbers.dropped = max(sent, run.numbers.answered), dropped
         run.numbers.lost = 0 if run.stopped else max(0, sent - answered)
         self.totals.lost += run.numbers.lost
         self._pipeline.stream.end()
@@ -201,12 +208,6 @@ class Traffic:
         if dropped:
             text += f"; {dropped} more came too fast and were dropped"
         self._note(text, error=run.numbers.lost > 0)
-
-    def _run_now(self) -> Run:
-        run, pipe = self._pipeline.stream.run, self._pipeline
-        if run is not None and pipe.stream.is_counting:
-            return run
-        return pipe.stream.adopt(pipe.active)
 
     def _count_compute(self, tier: Tier, compute_s: float) -> None:
         self.totals.add_compute(tier, compute_s)

@@ -244,6 +244,12 @@ def test_source_that_outlived_the_server_gets_a_run(make_stage: MakeStage) -> No
     stage.join(AgentId("edge-2"))
     assert stage.active == 8
     assert stage.starts == 0
+    # What it did before is another server's.
+    stage.answer(Epoch(8), 91, 92)
+    assert (pipeline.stream.run.frames.sent, pipeline.stream.run.frames.answered) == (3, 3)
+    stage.end_source(95, 93)
+    frames = stage.coordinator.runs()[0].frames
+    assert (frames.sent, frames.answered, frames.lost) == (6, 3, 2)
 
 
 def test_frame_of_which_nothing_more_is_to_come_is_forgotten() -> None:
