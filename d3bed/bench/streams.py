@@ -3,9 +3,9 @@
 Every figure comes from real processes and shaped links. First one frame at a time: that tells the slowest
 stage, the agent or link that is busy longest with a frame; what it could do alone bounds the rate of the
 plan. Then a camera that outruns every plan, under each single tier, and under a strategy that may use
-several plans in turn (a mix). The rate is that of answers; what the linear program promises for a mix, and
-what one plan's busiest stage allows by profile, stands beside it. Latency is of frames in an overrun stream,
-where they wait for each other.
+several plans in turn (a mix). The rate is that of answers once the pipeline is full; what the linear program
+promises for a mix, and what one plan's busiest stage allows by profile, stands beside it. Latency is of
+frames in an overrun stream, where they wait for each other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from d3bed.config import data_dir, override, read_config
 from d3bed.core.ids import TIERS
 from d3bed.lab.testbed import SwitchFailed, Testbed, open_testbed
 
-__all__ = ["run"]
+__all__ = ["answers_per_s", "run"]
 
 #: A stream reaches this share of what its slowest stage could do alone; a mix this of what is promised.
 TARGET_STAGE, TARGET_MIX = 0.9, 0.85
@@ -96,12 +96,13 @@ async def _measured(bed: Testbed, model: str, strategy: str, seconds: float) -> 
     await bed.switch(model=model, strategy=strategy)
     alone = await bed.run(10)
     view = await bed.set_rate(_OVERRUN_PER_S)
-    report, answered_per_s = await bed.stream(seconds)
+    report = await bed.stream(seconds)
+    series = await bed.frames()
     frames, mix = report["frames"], view["mix"]
     slowest_s = None if mix else _slowest_s(alone)
     return {
         "plans": len(mix) or 1,
-        "measured_per_s": answered_per_s,
+        "measured_per_s": answers_per_s(series),
         "promised_per_s": view["sustains_per_s"],
         "slowest_stage_per_s": 1 / slowest_s if slowest_s else None,
         "alone_s": alone["latency_s"]["median"],
@@ -109,6 +110,19 @@ async def _measured(bed: Testbed, model: str, strategy: str, seconds: float) -> 
         "frames": frames,
         "all_identical": report["exact"]["checked"] == report["exact"]["identical"] == frames["answered"],
     }
+
+
+def answers_per_s(series: Mapping[str, Sequence[float]]) -> float:
+    """Of `FrameSeries`: answers a second, from the first one, when the pipeline is full, until the last frame
+    was started."""
+    started_s = series["started_s"]
+    answered_s = sorted(s + latency for s, latency in zip(started_s, series["latency_s"], strict=True))
+    if len(answered_s) < 2:
+        return 1 / series["latency_s"][0] if answered_s else 0.0
+    inside = [at for at in answered_s[1:] if at <= max(started_s)]
+    if len(inside) < 3:  # few frames: all of them
+        return (len(answered_s) - 1) / (answered_s[-1] - answered_s[0])
+    return len(inside) / (inside[-1] - answered_s[0])
 
 
 def _slowest_s(report: dict[str, Any]) -> float:

@@ -126,17 +126,15 @@ class Testbed:
         await self._post("rate", {"rate_per_s": rate_per_s})
         return await self._settled()
 
-    async def stream(self, seconds: float) -> tuple[dict[str, Any], float]:
-        """Let frames come for a while, at the pipeline's rate; the run's report, and answers per second."""
+    async def stream(self, seconds: float) -> dict[str, Any]:
+        """Let frames come for a while, at the pipeline's rate; the run's `d3bed.report/1`."""
         before = (await self._view())["run"]
         await self._post("start", {})
         view = await self._until(lambda view: view["run"] != before and view["frames"]["answered"])
         await asyncio.sleep(seconds)
         await self._post("stop", {})
         await self._until(lambda view: not view["counting"])
-        run = await self.watched(client.get(self.base, f"/api/runs/{view['run']}"))
-        report = await self.watched(client.get(self.base, f"/api/runs/{view['run']}/report"))
-        return report, report["frames"]["answered"] / (run["ended_s"] - run["started_s"])
+        return await self.watched(client.get(self.base, f"/api/runs/{view['run']}/report"))
 
     async def run(self, frames: int) -> dict[str, Any]:
         """Answer `frames` frames and return the run's `d3bed.report/1`."""

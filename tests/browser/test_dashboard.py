@@ -502,7 +502,7 @@ async def test_what_users_do_is_recorded_as_a_scenario(page: Page, testbed: Test
     await press(page.get_by_role("button", name="edge", exact=True))
     await expect(page.locator("#strategy-said")).to_contain_text("is in force")
     async with page.expect_download() as download:
-        await press(page.get_by_role("button", name="Save recording"))
+        await press(page.get_by_role("button", name="Save"))
     path = tmp_path / "recorded.toml"
     await (await download.value).save_as(path)
     assert [type(event) for event in read_scenario(path).events] == [Link, Strategy]

@@ -36,7 +36,7 @@ export const createRecorder = (button, said) => {
       sinceS = null;
       say(said, "✓ saved as recorded.toml: d3bed scenario play recorded.toml");
     }
-    say(button, sinceS === null ? "Record" : "Save recording");
+    say(button, sinceS === null ? "Record" : "Save");
     set(button, { "aria-pressed": String(sinceS !== null) });
   };
 };

@@ -28,6 +28,7 @@ import msgspec
 from d3bed.bench.compare.grid import TIERS_ALONE, Asked, Row, Single, Stream, Way
 from d3bed.bench.compare.predict import OVERRUN_PER_S
 from d3bed.bench.compare.setting import Setting
+from d3bed.bench.streams import answers_per_s
 from d3bed.core.ids import Tier
 from d3bed.core.measurements import LinkShape
 from d3bed.lab.testbed import SwitchFailed, Testbed, open_testbed
@@ -255,7 +256,7 @@ async def _stream(bed: Testbed, asked: Asked, view: dict[str, Any]) -> Stream:
     plans = len(view["mix"]) or 1
     promised = min(float(view["sustains_per_s"] or OVERRUN_PER_S), asked.rate_per_s or OVERRUN_PER_S)
     seconds = _stream_s(promised, plans)
-    report, _ = await bed.stream(seconds)
+    report = await bed.stream(seconds)
     series = await bed.frames()
     frames, exact = report["frames"], report["exact"]
     low_s, median_s, high_s = _quartiles(sorted(series["latency_s"]))
@@ -263,7 +264,7 @@ async def _stream(bed: Testbed, asked: Asked, view: dict[str, Any]) -> Stream:
         rate_per_s=asked.rate_per_s,
         predicted_per_s=promised,
         alone_s=float(view["predicted"]["latency_s"]),
-        per_s=_per_s(series),
+        per_s=answers_per_s(series),
         seconds=seconds,
         frames=frames["answered"],
         dropped=frames["dropped"],
@@ -275,18 +276,6 @@ async def _stream(bed: Testbed, asked: Asked, view: dict[str, Any]) -> Stream:
         plan=_plan_of(view, "stream"),
         identical=exact["checked"] == exact["identical"] == frames["answered"],
     )
-
-
-def _per_s(series: Mapping[str, Sequence[float]]) -> float:
-    """Answers a second, from the first one, when the pipeline is full, until the last frame was started."""
-    started_s = series["started_s"]
-    answered_s = sorted(s + latency for s, latency in zip(started_s, series["latency_s"], strict=True))
-    if len(answered_s) < 2:
-        return 1 / series["latency_s"][0] if answered_s else 0.0
-    inside = [at for at in answered_s[1:] if at <= max(started_s)]
-    if len(inside) < 3:  # few frames: all of them
-        return (len(answered_s) - 1) / (answered_s[-1] - answered_s[0])
-    return len(inside) / (inside[-1] - answered_s[0])
 
 
 def _quartiles(ordered: Sequence[float]) -> tuple[float, float, float]:
