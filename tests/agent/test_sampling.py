@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
+import torch
 
 from d3bed.agent.compute import ComputeThread
 from d3bed.agent.executor import Executor, Observer
@@ -33,6 +35,32 @@ async def test_a_sample_is_what_the_profile_says_times_what_is_emulated(speed: f
             if taken_s >= 0.9 * profile.times_s[vertex] / speed:
                 break
         assert not executor.is_busy
+    finally:
+        compute.close()
+
+
+class _Steady(Executor):
+    """Whatever is timed takes the same."""
+
+    async def time(self, call: Callable[[], tuple[torch.Tensor, ...]], nominal_s: float) -> float:
+        assert call()
+        return 0.003
+
+
+async def test_one_layer_that_takes_what_no_other_does_tells_nothing_of_the_board() -> None:
+    compute = ComputeThread("test")
+    try:
+        model = load(ModelSpec("alexnet", input=(3, 96, 96)))
+        sampler = Sampler(_Steady(compute, 1.0, Observer()))
+        times_s = [0.0001] * len(model.graph.vertices)
+        times_s[4], times_s[6], times_s[8] = 0.003, 0.0061, 0.0031
+        assert await sampler.sample(model, times_s) == (8, 0.003)
+        sampler.forget(model.spec.key)
+        times_s[6] = 0.001  # takes too long now: something came
+        assert await sampler.sample(model, times_s) == (4, 0.003)
+        sampler.forget(model.spec.key)
+        times_s[4] = times_s[8] = 0.0001
+        assert await sampler.sample(model, times_s) == (6, 0.003), "alone: the others say little"
     finally:
         compute.close()
 
