@@ -22,14 +22,15 @@ from d3bed.model import load
 async def test_a_sample_is_what_the_profile_says_times_what_is_emulated(speed: float) -> None:
     compute = ComputeThread("test")
     try:
-        model = load(ModelSpec("alexnet", input=(3, 96, 96)))
+        model = load(ModelSpec("alexnet", input=(3, 64, 64)))
         executor = Executor(compute, 0.1, Observer())
         sampler = Sampler(executor)
         executor.set_speed(speed)  # as under a load, after the layer was chosen for the usual speed or before
         while True:  # a profile of a busy machine is not what its layers take later
             profile = await compute.run(lambda: measure(model, 3))
-            found = await sampler.sample(model, profile.times_s)
-            assert found is not None
+            sampler.forget(model.spec.key)
+            if (found := await sampler.sample(model, profile.times_s)) is None:
+                continue
             vertex, taken_s = found
             assert 0 < vertex < len(profile.times_s)
             if taken_s >= 0.9 * profile.times_s[vertex] / speed:
