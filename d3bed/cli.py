@@ -330,7 +330,6 @@ def agent(
     """Run one agent: a board's part of a network. One that joined (d3bed join) needs no options."""
     _begin(parent, verbose, log_format)
     from d3bed.config import agent_settings
-    from d3bed.net import new_event_loop
 
     settings = agent_settings(
         name=name,
@@ -353,6 +352,7 @@ def agent(
 
     knock(settings.server, settings.token, settings.authority)  # who is refused need not wait for torch
     from d3bed.agent.agent import Agent
+    from d3bed.net import new_event_loop
 
     async def run() -> None:
         await Agent(settings).run()

@@ -1,5 +1,5 @@
 """Joining: a join token goes out, the board's own credential comes back and is written down; and knocking,
-which asks whether that is still good.
+which asks whether that is still good, and the protocol the same.
 
 Both run before there is an agent, in the standard library alone: a board has no web stack, and torch takes
 seconds to import.
@@ -23,11 +23,18 @@ from d3bed.agent.machine import read_machine
 from d3bed.core.errors import ConfigError
 from d3bed.core.ids import Tier
 from d3bed.core.joining import Joined, JoinRequest, same_machine
+from d3bed.core.protocol import PROTOCOL, SAYS, mismatch
 
 __all__ = ["join", "knock"]
 
 _TIMEOUT_S, _KNOCK_S = 10.0, 2.0
 _MOST_BYTES = 64 * 1024
+
+
+class _Told(msgspec.Struct):
+    """Of what a server says of its health."""
+
+    protocol: int = PROTOCOL
 
 
 def join(
@@ -49,6 +56,8 @@ def join(
         authority = _authority(server, pin)
         key = new_key()
         asked = signing_request(key)
+    elif pin is not None:
+        raise ConfigError("--ca", "", f"{server} is not https", "write the address as the server shows it")
     node = before.node if before is not None else new_node()
     machine, told = read_machine(node), ""
     if before is not None and not same_machine(before.machine, machine):
@@ -67,21 +76,27 @@ def join(
 
 
 def knock(server: str, token: str | None, authority: str) -> None:
-    """Raises `ConfigError` with the server's reason where it refuses this token or credential. Whatever else
-    there may be, above all a server that is not there yet, is for the agent to meet."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    """Raises `ConfigError` with the reason where the server refuses this token or credential, or speaks
+    another protocol. Whatever else there may be, above all a server that is not there yet, is for the agent
+    to meet."""
+    headers = {SAYS: str(PROTOCOL)} | ({"Authorization": f"Bearer {token}"} if token else {})
     try:
         request = urllib.request.Request(f"{server.rstrip('/')}/healthz", headers=headers)
         context = ssl.create_default_context(cadata=authority) if authority else None
-        with _opener(context).open(request, timeout=_KNOCK_S):
-            pass
+        with _opener(context).open(request, timeout=_KNOCK_S) as answer:
+            told = msgspec.json.decode(answer.read(_MOST_BYTES), type=_Told)
     except urllib.error.HTTPError as error:
         with error:
+            problem = f"the server refused it (HTTP {error.code}): {_reason(error)}"
+            if error.code == 400:
+                raise ConfigError(server, "protocol", problem) from None
             if error.code in (401, 403):
-                problem = f"the server refused it (HTTP {error.code}): {_reason(error)}"
                 raise ConfigError(server, "token", problem, "d3bed join, or pass --token") from None
-    except (OSError, http.client.HTTPException, ValueError):
+    except (OSError, http.client.HTTPException, ValueError, msgspec.DecodeError):
         pass
+    else:
+        if other := mismatch(PROTOCOL, told.protocol):  # it knows nothing of the header
+            raise ConfigError(server, "protocol", other)
 
 
 def _authority(server: str, pin: str) -> str:
@@ -116,7 +131,11 @@ def _ask(server: str, token: str, body: JoinRequest, authority: str) -> Joined:
     request = urllib.request.Request(
         f"{server}/api/join",
         data=msgspec.json.encode(body),
-        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        headers={
+            "Authorization": f"Bearer {token}",
+            "Content-Type": "application/json",
+            SAYS: str(PROTOCOL),
+        },
         method="POST",
     )
     context = ssl.create_default_context(cadata=authority) if authority else None

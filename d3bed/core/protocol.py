@@ -10,9 +10,20 @@ import msgspec
 
 from d3bed.core.errors import RemoteProtocolError
 
-__all__ = ["PROTOCOL", "spoken"]
+__all__ = ["PROTOCOL", "SAYS", "mismatch", "spoken"]
 
 PROTOCOL = 2
+
+#: The HTTP header in which a board that joins, or asks whether it may come, says its own.
+SAYS = "D3bed-Protocol"
+
+
+def mismatch(agent: int, server: int) -> str:
+    """Why these two cannot talk, and who is to be upgraded; "" if they can."""
+    if agent == server:
+        return ""
+    older = "agent" if agent < server else "server"
+    return f"the agent speaks protocol {agent}, the server {server}: upgrade d3bed on the {older}"
 
 
 class _First(msgspec.Struct, frozen=True):

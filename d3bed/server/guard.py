@@ -9,6 +9,7 @@ from __future__ import annotations
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from d3bed.core.protocol import PROTOCOL, SAYS, mismatch
 from d3bed.server.api import ROUTES
 from d3bed.server.auth import is_foreign_host, is_foreign_origin
 from d3bed.server.credentials import Denied
@@ -25,6 +26,7 @@ _JOIN, _LOGIN, _LOGOUT = "/api/join", "/api/login", "/api/logout"
 _KNOCKS = frozenset({_JOIN, _LOGIN, _LOGOUT})
 _COOKIE = "d3bed_session"
 _GUARDED = frozenset(route.path for route in ROUTES if route.guarded)
+_DIGITS = 10
 _NEEDED = "authorization: this needs the header 'Authorization: Bearer <token>', or a login"
 
 
@@ -42,6 +44,7 @@ def guard(trust: Trust, *, loopback: bool) -> Middleware:
         path = _path(request)
         try:
             caller = request[CALLER] = _caller(trust, request)
+            _check_protocol(request, caller)
             if changes or path in (CONTROL, FILE) or path in _GUARDED:
                 _check(caller, path)
         except Denied as denied:
@@ -74,6 +77,16 @@ def _caller(trust: Trust, request: web.Request) -> Caller:
     return trust.door.caller(
         request.headers.get(hdrs.AUTHORIZATION), request.cookies.get(_COOKIE), _host(request), trust.now()
     )
+
+
+def _check_protocol(request: web.Request, caller: Caller) -> None:
+    """Raises `Denied` for a board that says that it speaks another protocol: it need not come."""
+    said = request.headers.get(SAYS)
+    if said is None:
+        return
+    number = int(said) if said.isascii() and said.isdigit() and len(said) < _DIGITS else 0
+    if text := mismatch(number, PROTOCOL):
+        raise Denied(400, text, name=caller.who)
 
 
 def _check(caller: Caller, path: str) -> None:

@@ -16,7 +16,7 @@ from d3bed.core.messages import (
     Register,
     decode_from_agent,
 )
-from d3bed.core.protocol import PROTOCOL, spoken
+from d3bed.core.protocol import PROTOCOL, mismatch, spoken
 from d3bed.core.together import decode_all
 from d3bed.net.sockets import notice_silence
 from d3bed.server.coordinator import REFUSED
@@ -117,11 +117,7 @@ class Sockets:
         message = await socket.receive()
         if message.type is not WSMsgType.TEXT:
             raise RemoteProtocolError("the first message must be Register, as text")
-        if (protocol := spoken(message.data)) != PROTOCOL:
-            older = "agent" if protocol < PROTOCOL else "server"
-            text = (
-                f"the agent speaks protocol {protocol}, the server {PROTOCOL}: upgrade d3bed on the {older}"
-            )
+        if text := mismatch(spoken(message.data), PROTOCOL):
             raise self._trust.refusal(caller, 400, text)
         register = decode_from_agent(message.data)
         if not isinstance(register, Register):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,11 +12,15 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection
 
+from d3bed.agent import join as protocol_of_agents
+from d3bed.agent.join import join as ask_to_join
 from d3bed.agent.join import knock
 from d3bed.core.errors import ConfigError
 from d3bed.core.joining import Machine
 from d3bed.core.messages import CredentialKept, CutOff, NewCredential, Welcome, decode_to_agent, encode
+from d3bed.core.protocol import PROTOCOL
 from d3bed.server import ServerSettings
+from d3bed.server import health as protocol_of_servers
 from d3bed.server.door import GUESSES
 from tests.server.conftest import EDGE_1, EDGE_2, Script
 from tests.server.lab import ALL, Lab, StartLab
@@ -189,6 +194,33 @@ async def test_wrong_expired_used_and_revoked_are_refused_at_once_with_a_reason(
         await asyncio.to_thread(knock, lab.address, revoked, "")
     await asyncio.to_thread(knock, lab.address, TOKEN, "")
     await asyncio.to_thread(knock, "http://127.0.0.1:9", revoked, "")  # nobody there yet: no reason to end
+
+
+async def test_another_protocol_is_refused_before_an_agent_comes(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, token = await join(lab), await invite(lab)
+    with monkeypatch.context() as another:
+        another.setattr(protocol_of_agents, "PROTOCOL", PROTOCOL - 1)
+        words = f"the agent speaks protocol {PROTOCOL - 1}, the server {PROTOCOL}: upgrade d3bed on the agent"
+        with pytest.raises(ConfigError, match=words):
+            await asyncio.to_thread(knock, lab.address, secret, "")
+        row = await audit(lab, words)
+        assert (row["who"], row["what"], row["status"]) == ("agent edge-1", "GET /healthz", 400)
+        with pytest.raises(ConfigError, match=words):
+            await asyncio.to_thread(
+                ask_to_join, lab.address, token, tmp_path / "id", name="edge-2", tier=None
+            )
+        assert (await audit(lab, "POST /api/join"))["status"] == 400
+    # A server that does not look at what the agent says tells its own.
+    monkeypatch.setattr(protocol_of_servers, "PROTOCOL", PROTOCOL - 1)
+    with pytest.raises(ConfigError, match="upgrade d3bed on the server"):
+        await asyncio.to_thread(knock, lab.address, secret, "")
+    await asyncio.to_thread(ask_to_join, lab.address, token, tmp_path / "id", name="edge-2", tier=None)
+    with pytest.raises(ConfigError, match="is not https"):
+        await asyncio.to_thread(
+            ask_to_join, lab.address, token, tmp_path / "id", name=None, tier=None, pin="ab" * 32
+        )
 
 
 async def test_a_revoked_agent_is_cut_off_at_once_and_the_others_change_their_secret(
