@@ -151,9 +151,18 @@ def invite(
     body["for_s"] = None if lasting == "ever" else seconds(lasting, "--for")
     made = _post(server, "invitations", body, token)
     left = "until it is revoked" if made["expires_s"] is None else f"for {lasting}"
-    console.print(f"join token {made['id']}, good {left}. On the board:", highlight=False)
     pin = made["command"].partition(" --ca ")[2]
-    line = f"d3bed join {server.rstrip('/')} --token {made['token']}" + (f" --ca {pin}" if pin else "")
+    known_by = f" --ca {pin}" if pin else ""
+    named = f" --name {name}" if name else ""
+    console.print(f"join token {made['id']}, good {left}.", highlight=False)
+    text = (
+        "On a bare board, from a checkout there (on others than a Pi: edge-box/, cloud-vm/install-agent.sh):"
+    )
+    console.print(text, highlight=False, soft_wrap=True)
+    line = f"sudo D3BED_TOKEN={made['token']} devices/raspberry-pi/install.sh --server {server.rstrip('/')}"
+    console.print(line + known_by + named, style="bold", highlight=False, soft_wrap=True)
+    console.print("Where d3bed[agent] is installed:", markup=False, highlight=False)
+    line = f"d3bed join {server.rstrip('/')} --token {made['token']}{known_by}"
     console.print(line, style="bold", highlight=False, soft_wrap=True)
 
 

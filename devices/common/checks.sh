@@ -171,13 +171,53 @@ check_port() {
     fi
 }
 
-# Whether the server answers, and what its clock says.
+# PHOTOS becomes a path from the root: a service has another working folder.
+check_photos() {
+    case $photos in
+    /*) ;;
+    *) photos=$PWD/$photos ;;
+    esac
+    case $photos in
+    *[!A-Za-z0-9_./+@-]*)
+        no "--photos $photos" "services want a path of letters, digits and ._+@- only: rename it, or make a link"
+        return
+        ;;
+    esac
+    if [ ! -d "$photos" ]; then
+        no "--photos $photos: there is no such folder" "make it and put photos into it, or leave --photos out: some are shipped"
+    elif [ "$(find "$photos/" -maxdepth 0 -perm -005)" = "" ]; then
+        no "--photos $photos: the user $user may not read it" "chmod o+rx $photos, and o+r its photos"
+    elif [ -z "$(find "$photos/" -maxdepth 1 -type f -iregex '.*[.]\(jpe?g\|png\|webp\|bmp\)' | head -n 1)" ]; then
+        note "no photo in $photos yet" "put JPEG, PNG, WebP or BMP files there before it starts"
+    else
+        ok "photos: $photos"
+    fi
+}
+
+check_tls_name() {
+    case $tls in
+    *[!A-Za-z0-9.:-]*) no "--tls $tls is no address or name" "give what boards will use, as 203.0.113.7 or bed.example" ;;
+    *) ok "certificate for $tls, and for this machine's own names" ;;
+    esac
+}
+
+# A board believes a server with HTTPS for the fingerprint of its authority.
+check_authority() {
+    case $server in
+    https:*) if [ -z "$ca" ]; then no "$server needs --ca" "it is on the line that d3bed agents invite prints, beside the token"; fi ;;
+    *) if [ -n "$ca" ]; then no "--ca is for https, and $server is not" "write the address as d3bed agents invite prints it"; fi ;;
+    esac
+}
+
+# Whether the server answers, and what its clock says. Who it is shows when the board joins, by --ca.
 check_server() {
     "$python" - "$1" <<'PYTHON'
-import email.utils, sys, time, urllib.error, urllib.request
+import email.utils, ssl, sys, time, urllib.error, urllib.request
 address = sys.argv[1].rstrip("/")
+whoever = ssl._create_unverified_context()
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=whoever))
 try:
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address + "/healthz", timeout=5) as answer:
+    with opener.open(address + "/healthz", timeout=5) as answer:
         said = answer.headers.get("Date")
 except urllib.error.HTTPError as error:
     said = error.headers.get("Date")

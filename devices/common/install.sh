@@ -22,6 +22,9 @@ user=d3bed
 source=$(dirname "$devices")
 server=${D3BED_SERVER:-}
 token=${D3BED_TOKEN:-}
+ca=
+tls=
+engine=
 name=
 port=4750
 photos=
@@ -41,9 +44,16 @@ USAGE
         cat <<USAGE
   --server URL       the server that this board joins, as http://192.168.0.2:8333
   --token TOKEN      a join token (on the server: d3bed agents invite); better in D3BED_TOKEN
+  --ca FINGERPRINT   of the server's authority, where its address is https: it is beside the join token
   --name NAME        what this board is called; default: its host name
   --photos FOLDER    photos that a device looks at; default: some that are shipped
+  --engine ENGINE    what computes: torch (bit for bit), onnx or cuda (to 1e-5), or auto, the fastest here; onnx and
+                     auto also install ONNX Runtime
   --torch-index URL  a package index that has PyTorch without CUDA, where there is no NVIDIA GPU
+USAGE
+    else
+        cat <<USAGE
+  --tls NAME         HTTPS, and secured links between boards; NAME is the address or name that boards reach it by
 USAGE
     fi
     cat <<USAGE
@@ -64,7 +74,7 @@ while [ $# -gt 0 ]; do
         usage
         exit 0
         ;;
-    --server | --token | --name | --port | --photos | --torch-index | --from | --prefix)
+    --server | --token | --ca | --tls | --name | --port | --photos | --engine | --torch-index | --from | --prefix)
         if [ $# -lt 2 ]; then
             echo "$1 needs a value" >&2
             exit 2
@@ -72,9 +82,12 @@ while [ $# -gt 0 ]; do
         case $1 in
         --server) server=$2 ;;
         --token) token=$2 ;;
+        --ca) ca=$2 ;;
+        --tls) tls=$2 ;;
         --name) name=$2 ;;
         --port) port=$2 ;;
         --photos) photos=$2 ;;
+        --engine) engine=$2 ;;
         --torch-index) torch_index=$2 ;;
         --from) source=$2 ;;
         --prefix) prefix=$2 ;;
@@ -92,6 +105,14 @@ done
 case $port in
 '' | *[!0-9]*)
     echo "--port $port is not a number" >&2
+    exit 2
+    ;;
+esac
+
+case $engine in
+'' | torch | onnx | cuda | auto) ;;
+*)
+    echo "--engine $engine is none of torch, onnx, cuda, auto" >&2
     exit 2
     ;;
 esac
@@ -148,6 +169,9 @@ check_clock
 check_systemd
 check_port "$port"
 if command -v board_checks >/dev/null; then board_checks; fi
+if [ -n "$photos" ]; then check_photos; fi
+if [ -n "$tls" ]; then check_tls_name; fi
+if [ -n "$server" ] && [ -n "$token" ]; then check_authority; fi
 if [ -n "$server" ] && [ "$failures" -eq 0 ]; then check_reachable "$server"; fi
 if [ "$failures" -gt 0 ]; then
     printf '\nNothing was changed: %s thing(s) above must be mended first.\n' "$failures"
@@ -228,6 +252,14 @@ else
     pip install --no-deps -r "$locks/$lock.lock"
     run rm -rf "$prefix/tmp"
 fi
+case $engine in
+onnx | auto)
+    if ! "$prefix/venv/bin/python" -I -c 'import onnx, onnxruntime' 2>/dev/null; then
+        step "ONNX Runtime, for --engine $engine"
+        pip install --no-deps -r "$locks/onnx.lock"
+    fi
+    ;;
+esac
 if [ "$changed" = yes ] || ! "$prefix/venv/bin/python" -I -c 'import d3bed' 2>/dev/null; then
     step "d3bed into the environment"
     run install -d -m 755 "$prefix/tmp"
@@ -239,6 +271,15 @@ if [ "$changed" = yes ] || ! "$prefix/venv/bin/python" -I -c 'import d3bed' 2>/d
         pip install --no-deps --force-reinstall "$source"
     fi
     run rm -rf "$prefix/tmp"
+fi
+command_link=/usr/local/bin/d3bed
+if [ "$(readlink "$command_link" || true)" != "$prefix/venv/bin/d3bed" ]; then
+    step "the command d3bed"
+    if [ -e "$command_link" ]; then
+        note "$command_link is there already" "this one is $prefix/venv/bin/d3bed"
+    else
+        run ln -s "$prefix/venv/bin/d3bed" "$command_link"
+    fi
 fi
 if [ "$lock" = server ] && [ -d "$source" ]; then
     if [ ! -e "$place/web/dist/made.json" ]; then
@@ -283,7 +324,7 @@ if [ "$lock" = agent ]; then
     if [ -n "$server" ] && [ -n "$token" ]; then
         D3BED_TOKEN=$token
         export D3BED_TOKEN
-        as_user "$prefix/venv/bin/d3bed" join "$server" ${name:+--name "$name"} --tier "$tier" --identity "$identity"
+        as_user "$prefix/venv/bin/d3bed" join "$server" ${ca:+--ca "$ca"} ${name:+--name "$name"} --tier "$tier" --identity "$identity"
         unset D3BED_TOKEN
     elif [ -e "$identity" ]; then
         echo "  this board has joined already"
@@ -295,8 +336,7 @@ fi
 
 # ── service ───────────────────────────────────────────────────────────────────────────────────────
 
-options=
-if [ -n "$photos" ]; then options="--photos $photos"; fi
+options="${photos:+--photos $photos }${tls:+--tls --tls-name $tls }${engine:+--engine $engine}"
 if [ "$lock" = agent ]; then
     unit=d3bed-agent.service
     settings_file=agent.env
@@ -309,6 +349,11 @@ fi
 step "settings"
 if [ -e "$settings/$settings_file" ]; then
     echo "  $settings/$settings_file stays as it is"
+    for option in "${photos:+--photos $photos}" "${tls:+--tls --tls-name $tls}" "${engine:+--engine $engine}"; do
+        if [ -n "$option" ] && ! grep -qF -- "$option" "$settings/$settings_file"; then
+            note "it does not say $option" "add that to its D3BED_OPTIONS, and restart the service"
+        fi
+    done
 else
     write 640 "$settings/$settings_file" <<SETTINGS
 # Options for $unit, added to its command line; restart it after a change.
@@ -327,7 +372,16 @@ step "service $unit"
 sed "s|@COMMAND@|$command|; s|@SETTINGS@|$settings/$settings_file|; s|@PREFIX@|$prefix|" \
     "$devices/common/$unit" | write 644 "$units/$unit"
 run install -d -m 755 "$units/$unit.d"
+if [ -n "$photos" ]; then
+    # Homes are hidden from it, and /tmp is its own: of those it sees this folder alone.
+    printf '[Service]\nProtectHome=tmpfs\nBindReadOnlyPaths=%s\n' "$photos" | write 644 "$units/$unit.d/photos.conf"
+fi
 if [ -e "$here/limits.conf" ]; then write 644 "$units/$unit.d/limits.conf" <"$here/limits.conf"; fi
+case $engine in
+cuda | auto)
+    if [ -e "$SYSROOT/proc/driver/nvidia/version" ]; then write 644 "$units/$unit.d/gpu.conf" <"$devices/common/gpu.conf"; fi
+    ;;
+esac
 systemd_version=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
 if [ "${systemd_version:-0}" -ge 254 ]; then
     write 644 "$units/$unit.d/back-off.conf" <"$devices/common/back-off.conf"
@@ -346,4 +400,8 @@ else
         fi
     done
     step "done; watch it with: journalctl -fu $unit"
+    if [ "$tier" = server ]; then
+        echo "  its page is http${tls:+s}://${tls:-THIS-MACHINE}:$port; for changes it wants the token in $state/server/token,"
+        echo "  and so does d3bed agents invite NAME, which prints what to run on a board"
+    fi
 fi

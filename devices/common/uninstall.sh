@@ -47,6 +47,7 @@ for unit in d3bed-agent.service d3bed-server.service; do
         if [ -d /run/systemd/system ]; then run systemctl daemon-reload; fi
     fi
 done
+if [ "$(readlink /usr/local/bin/d3bed || true)" = "$prefix/venv/bin/d3bed" ]; then run rm -f /usr/local/bin/d3bed; fi
 run rm -rf "$prefix"
 if [ "$purge" = yes ]; then
     run rm -rf /etc/d3bed /var/lib/d3bed

@@ -270,15 +270,19 @@ async def test_command_names_the_server_and_a_token_where_one_is_needed(modules:
 
 
 async def test_board_is_installed_by_an_installer_that_is_there(modules: Page) -> None:
-    body = "return m.TIERS.map(tier => value.installBoard('b-1', tier, 'http://10.0.0.2:8333', 'd3j_x'))"
-    found = await modules.evaluate(
+    body = (
+        "return ['', ' --ca ab12'].map(ca => m.TIERS.map(tier => value.installBoard("
+        "'b-1', tier, 'https://10.0.0.2:8333', 'd3j_x', `d3bed join https://10.0.0.2:8333 --token x${ca}`)))"
+    )
+    plain, secured = await modules.evaluate(
         f"async () => {{ const [value, m] = [await load('welcome'), await load('store')]; {body} }}"
     )
-    for line in found:
-        words = line.split()
-        assert words[:2] == ["sudo", "D3BED_TOKEN=d3j_x"]
-        assert (ROOT / words[2]).is_file()
-        assert words[3:] == ["--server", "http://10.0.0.2:8333", "--name", "b-1"]
+    for lines, ca in ((plain, []), (secured, ["--ca", "ab12"])):
+        for line in lines:
+            words = line.split()
+            assert words[:2] == ["sudo", "D3BED_TOKEN=d3j_x"]
+            assert (ROOT / words[2]).is_file()
+            assert words[3:] == ["--server", "https://10.0.0.2:8333", *ca, "--name", "b-1"]
 
 
 async def test_recording_is_a_scenario_file_that_can_be_played(modules: Page, tmp_path: Path) -> None:

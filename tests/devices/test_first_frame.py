@@ -101,19 +101,19 @@ class Machine:
         inside = ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt"]
         return [*inside, "chroot", str(self.folder / "root"), "sh", "-c", line]
 
-    def run(self, line: str, **environment: str) -> str:
+    def run(self, line: str, **more: str) -> str:
         done = subprocess.run(
-            self.command(line), env=_environment(environment), capture_output=True, text=True, check=False
+            self.command(line), env=environment(more), capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    def start(self, line: str, **environment: str) -> None:
+    def start(self, line: str, **more: str) -> None:
         with (self.folder / "log").open("ab") as log:
             self._running.append(
                 subprocess.Popen(
                     self.command(f"exec {line}"),
-                    env=_environment(environment),
+                    env=environment(more),
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
@@ -137,10 +137,10 @@ class Machine:
         self._holder.communicate()
 
 
-def _environment(more: dict[str, str]) -> dict[str, str]:
+def environment(more: dict[str, str]) -> dict[str, str]:
     known = ("PIP_", "HTTP", "http", "no_", "NODE_")
     kept = {key: value for key, value in os.environ.items() if key.startswith(known)}
-    return kept | {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"} | more
+    return kept | {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"} | more
 
 
 @pytest.fixture(params=["the same", "arm64"])
@@ -176,8 +176,8 @@ def test_two_bare_machines_answer_a_frame(machines: tuple[Machine, Machine]) -> 
         f"{user} {d3bed} server --config /etc/d3bed/testbed.toml --host 0.0.0.0 --port {port}"
         f" --data-dir {state}/server"
     )
-    token = _until(lambda: _read(site.root / "var/lib/d3bed/server/token"), "the server's token").strip()
-    _until(lambda: _get(base, "/healthz"), "the server")
+    token = until(lambda: _read(site.root / "var/lib/d3bed/server/token"), "the server's token").strip()
+    until(lambda: _get(base, "/healthz"), "the server")
     told("the server answers")
 
     for machine, kind, name in ((site, "edge-box", "edge-1"), (pi, "raspberry-pi", "pi-1")):
@@ -193,21 +193,23 @@ def test_two_bare_machines_answer_a_frame(machines: tuple[Machine, Machine]) -> 
             f"{user} {d3bed} agent --identity {state}/identity.json --port 0 --cache-dir {state}/cache"
         )
 
-    view = _until(lambda: _answered(base, 1), "the first answered frame")
+    view = until(lambda: _answered(base, 1), "the first answered frame")
     told("the first frame is answered")
-    view = _until(lambda: _answered(base, 20), "20 frames")
+    view = until(lambda: _answered(base, 20), "20 frames")
     exact = view["exact"]
     assert exact["checked"] == 20 and (exact["identical"] == 20 if alike else exact["max_rel_err"] <= 1e-5)
     assert set(view["plan"]) == {"device", "edge"}
     told(f"20 frames are answered, {exact['identical']} of them bit for bit")
 
+    assert site.run("d3bed --version").startswith("d3bed ")
     again = site.run("sh /checkout/devices/edge-box/install.sh --no-service --port 4759")
     assert "already" in again and "joined already" in again
     told("run again, the installer finds all in its place")
     for machine in machines:  # their users have one number here
         machine.stop()
     site.run("sh /checkout/devices/edge-box/uninstall.sh --purge")
-    left = site.run("ls -d /opt/d3bed /etc/d3bed /var/lib/d3bed 2>/dev/null; id d3bed 2>/dev/null; true")
+    places = "/usr/local/bin/d3bed /opt/d3bed /etc/d3bed /var/lib/d3bed"
+    left = site.run(f"ls -d {places} 2>/dev/null; id d3bed 2>/dev/null; true")
     assert left == ""
 
 
@@ -228,7 +230,7 @@ def _get(base: str, path: str) -> Any:
         return None
 
 
-def _until(holds: Any, what: str, patience_s: float = 900.0) -> Any:
+def until(holds: Any, what: str, patience_s: float = 900.0) -> Any:
     deadline_s = time.monotonic() + patience_s
     while not (found := holds()):
         assert time.monotonic() < deadline_s, f"waited in vain for {what}"

@@ -129,6 +129,54 @@ def test_a_server_that_does_not_answer_is_told(machine: Path) -> None:
     assert code == 1 and "no answer from http://127.0.0.1:9" in said
 
 
+def test_photos_are_looked_for_and_the_service_sees_them_though_homes_are_hidden(
+    machine: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    options = ("--photos", str(photos))
+    assert "there is no such folder" in dry_run(machine, "raspberry-pi/install.sh", *options)[1]
+    photos.mkdir(mode=0o700)
+    assert "may not read it" in dry_run(machine, "raspberry-pi/install.sh", *options)[1]
+    photos.chmod(0o755)
+    code, said = dry_run(machine, "raspberry-pi/install.sh", *options)
+    assert code == 0 and "no photo in" in said and "d3bed-agent.service.d/photos.conf" in said
+    (photos / "cat.JPG").touch()
+    assert f"ok    photos: {photos}" in dry_run(machine, "raspberry-pi/install.sh", *options)[1]
+    (tmp_path / "my photos").mkdir()
+    code, said = dry_run(machine, "raspberry-pi/install.sh", "--photos", str(tmp_path / "my photos"))
+    assert code == 1 and "want a path of letters" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--server", "https://127.0.0.1:9", "--token", "d3j_x"), "https://127.0.0.1:9 needs --ca"),
+        (("--server", "http://127.0.0.1:9", "--token", "d3j_x", "--ca", "ab"), "--ca is for https"),
+    ],
+)
+def test_a_board_knows_a_server_with_https_by_its_fingerprint(
+    machine: Path, options: tuple[str, ...], told: str
+) -> None:
+    code, said = dry_run(machine, "edge-box/install.sh", *options)
+    assert code == 1 and told in said
+
+
+def test_a_server_with_https_is_installed_with_the_name_that_boards_use(machine: Path) -> None:
+    code, said = dry_run(machine, "cloud-vm/install.sh", "--tls", "bed.example")
+    assert code == 0 and "certificate for bed.example" in said
+    assert "bed example" in dry_run(machine, "cloud-vm/install.sh", "--tls", "bed example")[1]
+
+
+def test_an_engine_is_installed_with_the_agent_that_asks_for_it(machine: Path) -> None:
+    assert "onnx.lock" not in dry_run(machine, "edge-box/install.sh", "--engine", "torch")[1]
+    code, said = dry_run(machine, "edge-box/install.sh", "--engine", "auto")
+    assert code == 0 and "requirements/onnx.lock" in said and "gpu.conf" not in said
+    (machine / "proc/driver/nvidia").mkdir(parents=True)
+    (machine / "proc/driver/nvidia/version").touch()
+    assert "gpu.conf" in dry_run(machine, "edge-box/install.sh", "--engine", "auto")[1]
+    assert dry_run(machine, "edge-box/install.sh", "--engine", "steam")[0] == 2
+
+
 @pytest.mark.parametrize("option", ["--colour", "--name", "--port=x"])
 def test_options_that_are_none_are_refused(machine: Path, option: str) -> None:
     assert dry_run(machine, "edge-box/install.sh", option)[0] == 2
@@ -154,7 +202,12 @@ def test_scripts_are_posix_and_sound(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "limits"),
-    [("d3bed-agent", None), ("d3bed-agent", "raspberry-pi/limits.conf"), ("d3bed-server", None)],
+    [
+        ("d3bed-agent", None),
+        ("d3bed-agent", "raspberry-pi/limits.conf"),
+        ("d3bed-agent", "common/gpu.conf"),
+        ("d3bed-server", None),
+    ],
 )
 def test_units_are_verified_and_shut_in(tmp_path: Path, name: str, limits: str | None) -> None:
     if shutil.which("systemd-analyze") is None:
@@ -190,30 +243,41 @@ def test_units_are_verified_and_shut_in(tmp_path: Path, name: str, limits: str |
     ],
 )
 def test_locks_of_boards_are_closed_parts_of_the_whole(lock: str, wanted: str) -> None:
-    def lines(name: str) -> dict[str, str]:
-        text = (ROOT / "requirements" / f"{name}.lock").read_text()
-        pins = [line.strip() for line in text.splitlines() if "==" in line and not line.startswith("#")]
-        here = [pin for pin in pins if (marker := Requirement(pin).marker) is None or marker.evaluate()]
-        return {canonicalize_name(pin.partition("==")[0]): pin for pin in here}
-
-    whole, part = lines("runtime"), lines(lock)
+    whole, part = _pins("runtime"), _pins(lock)
     assert part.items() <= whole.items()
     #: Of scikit-image only photos are used; setuptools is for torch's compiler.
     unused = {"imageio", "lazy-loader", "tifffile", "setuptools"}
+    assert _needed([*wanted.split(), "msgspec", "rich", "typer"]) - unused <= part.keys()
+    assert ("torch" in part) == (lock == "agent") and ("aiohttp" in part) == (lock == "server")
+
+
+def test_the_lock_of_the_onnx_engine_closes_that_of_agents() -> None:
+    part = _pins("onnx")
+    assert part.items() <= _pins("dev").items()
+    assert _needed(["onnx", "onnxruntime"]) <= part.keys() | _pins("agent").keys()
+
+
+def _pins(lock: str) -> dict[str, str]:
+    text = (ROOT / "requirements" / f"{lock}.lock").read_text()
+    pins = [line.strip() for line in text.splitlines() if "==" in line and not line.startswith("#")]
+    here = [pin for pin in pins if (marker := Requirement(pin).marker) is None or marker.evaluate()]
+    return {canonicalize_name(pin.partition("==")[0]): pin for pin in here}
+
+
+def _needed(wanted: list[str]) -> set[str]:
+    """These packages, and all that they need here."""
     needed: set[str] = set()
-    open_ = [*wanted.split(), "msgspec", "rich", "typer"]
-    while open_:
-        name = canonicalize_name(open_.pop())
-        if name in needed or name in unused:
+    while wanted:
+        name = canonicalize_name(wanted.pop())
+        if name in needed:
             continue
         needed.add(name)
         try:
             found = [Requirement(text) for text in requires(name) or []]
         except PackageNotFoundError:
             found = []
-        open_ += [r.name for r in found if r.marker is None or r.marker.evaluate({"extra": ""})]
-    assert needed <= part.keys()
-    assert ("torch" in part) == (lock == "agent") and ("aiohttp" in part) == (lock == "server")
+        wanted += [r.name for r in found if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return needed
 
 
 def test_the_testbed_of_a_cloud_vm_is_one() -> None:

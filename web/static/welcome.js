@@ -18,9 +18,12 @@ const INSTALLERS = {
   cloud: "devices/cloud-vm/install-agent.sh",
 };
 
-// What to type on a bare board of this tier, in a checkout there: installs, joins, starts with each boot.
-export const installBoard = (name, tier, origin, token) =>
-  `sudo D3BED_TOKEN=${token} ${INSTALLERS[tier]} --server ${origin} --name ${name}`;
+// What to type on a bare board of this tier, in a checkout there: installs, joins, starts with each boot. With
+// HTTPS the board knows the server by its authority's fingerprint, which is on the command for joining.
+export const installBoard = (name, tier, origin, token, command) => {
+  const ca = command.match(/ --ca \S+/)?.[0] ?? "";
+  return `sudo D3BED_TOKEN=${token} ${INSTALLERS[tier]} --server ${origin}${ca} --name ${name}`;
+};
 
 // A board of its own joins with a token that is good for it alone, and is then an agent without options.
 const invite = (name, tier) => {
@@ -33,7 +36,7 @@ const invite = (name, tier) => {
       const { command, token } = await post("/api/invitations", { agent: name });
       part.replaceChildren(
         html("p", { class: "where muted" }, "bare: from a checkout there, once and for each boot"),
-        copyable(installBoard(name, tier, location.origin, token)),
+        copyable(installBoard(name, tier, location.origin, token, command)),
         html("p", { class: "where muted" }, "with d3bed[agent] installed"),
         copyable(`${command} && d3bed agent`),
         html("p", { class: "muted where" }, "Good for an hour, once. The token is not shown again."),
