@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -156,12 +157,27 @@ def bench_fuzz(
     document: Annotated[
         int, typer.Option(help="About so many more, by schemathesis from the OpenAPI document.")
     ] = 20_000,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="At most so long for each of these; what came of it is told.", min=0.1),
+    ] = None,
 ) -> None:
-    """Malformed input on data port, control connection and JSON API: no crash, no hang, no growth."""
+    """Malformed input on data port, control connection and JSON API: no crash, no hang, no growth.
+
+    Ctrl-C ends it, and tells what came of it until then.
+    """
     from d3bed.bench.fuzz_server import run
 
     result = run(
-        json_file, console, seed=seed, wire=wire, control=control, server=server, api=api, document=document
+        json_file,
+        console,
+        seed=seed,
+        wire=wire,
+        control=control,
+        server=server,
+        api=api,
+        document=document,
+        minutes=math.inf if minutes is None else minutes,
     )
     raise typer.Exit(1 if result["bad"] else 0)
 

@@ -9,18 +9,20 @@ Each is the real code, without sockets where that is possible, so that many inpu
   connected, plans included. Refusing is the decoder's right; what it lets through must be handled.
 - *server*, *API*, *document*: the same, and requests, to a server process; see `fuzz_server`.
 
-Everything follows from the seed. A failure is told with the input that caused it.
+Everything follows from the seed. A failure is told with the input that caused it. What is stopped early, by
+Ctrl-C or the clock, tells what came of the inputs until then.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +79,36 @@ from d3bed.server.events import (
 from d3bed.server.runner import choice_for
 from d3bed.server.settings import PipelineSettings, ServerSettings
 
-__all__ = ["AGENTS", "HANG_S", "Tally", "fuzz_control", "fuzz_wire", "garbled", "said_by_agents"]
+__all__ = ["AGENTS", "HANG_S", "Stop", "Tally", "fuzz_control", "fuzz_wire", "garbled", "said_by_agents"]
 
 #: Of resident memory, from a tenth of the inputs to the end.
 GROWTH_BYTES = 64 << 20
 #: An input that takes longer counts as a hang.
 HANG_S = 5.0
+_TOLD_EACH = 1000
+
+
+class Stop:
+    """Whether to end before all inputs are through, and who is told how far it is."""
+
+    def __init__(self, minutes: float = math.inf, tell: Callable[[str], None] = lambda _: None) -> None:
+        self._at_s = time.monotonic() + minutes * 60
+        self._tell = tell
+        self.asked = False
+
+    @property
+    def now(self) -> bool:
+        return self.asked or time.monotonic() > self._at_s
+
+    def told(self, name: str, done: int, inputs: int) -> None:
+        self._tell(f"{name}: {done:,} of {inputs:,}")
 
 
 class Tally:
     """What came of the inputs, and the failures among them."""
 
-    def __init__(self, name: str, inputs: int) -> None:
-        self.name, self.inputs = name, inputs
+    def __init__(self, name: str, inputs: int, stop: Stop | None = None) -> None:
+        self.name, self.inputs, self.stop = name, inputs, stop or Stop()
         self.outcomes: Counter[str] = Counter()
         self.failures: list[str] = []
         self.slowest_s = 0.0
@@ -104,9 +123,19 @@ class Tally:
             self.slowest_s = took_s
         if took_s > HANG_S:
             self.failures.append(f"took {took_s:.1f} s: {given!r}"[:2000])
-        self._done += 1
-        if self._done == self.inputs // 10:
+        self.count(1)
+
+    def count(self, inputs: int) -> None:
+        """So many more are through."""
+        before, self._done = self._done, self._done + inputs
+        if before // _TOLD_EACH < self._done // _TOLD_EACH:
+            self.stop.told(self.name, self._done, self.inputs)
+        if self._early is None and self._done >= self.inputs // 10:
             self._early = psutil.Process().memory_info().rss
+
+    @property
+    def is_through(self) -> bool:
+        return self.stop.now or self._done >= self.inputs
 
     def failed(self, error: BaseException, given: object) -> None:
         where = traceback.extract_tb(error.__traceback__)[-1]
@@ -114,12 +143,15 @@ class Tally:
         if len(self.failures) < 50:
             self.failures.append(text[:2000])
         self.outcomes["failed"] += 1
+        self.count(1)
 
     def result(self, growth_bytes: int | None = None) -> dict[str, Any]:
         if growth_bytes is None:
-            growth_bytes = psutil.Process().memory_info().rss - (self._early or 1 << 62)
+            now_bytes = psutil.Process().memory_info().rss
+            growth_bytes = now_bytes - (self._early or now_bytes)
         return {
-            "inputs": self.inputs,
+            "inputs": self._done,
+            "wanted": self.inputs,
             "outcomes": dict(self.outcomes),
             "slowest_s": self.slowest_s,
             "took_s": time.monotonic() - self._began_s,
@@ -134,9 +166,9 @@ class Tally:
 # ── data port ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def fuzz_wire(seed: int, inputs: int) -> dict[str, Any]:
+def fuzz_wire(seed: int, inputs: int, stop: Stop | None = None) -> dict[str, Any]:
     """Bent conversations into an acceptor's protocol object."""
-    dice, tally = random.Random(seed), Tally("data port", inputs)
+    dice, tally = random.Random(seed), Tally("data port", inputs, stop)
     limits = Limits(payload_bytes=1 << 20)
     legal = _conversation()
 
@@ -146,6 +178,8 @@ def fuzz_wire(seed: int, inputs: int) -> dict[str, Any]:
         return memoryview(bytearray(count))
 
     for _ in range(inputs):
+        if tally.stop.now:
+            break
         given = _bent(dice, legal)
         wire = Wire(Role.ACCEPTOR, limits, allocate)
         began_s, outcome = time.perf_counter(), "taken"
@@ -236,9 +270,9 @@ AGENTS = {"pi-1": Tier.DEVICE, "edge-1": Tier.EDGE, "edge-2": Tier.EDGE, "cloud-
 _MODEL = ModelSpec("alexnet")
 
 
-def fuzz_control(seed: int, inputs: int) -> dict[str, Any]:
+def fuzz_control(seed: int, inputs: int, stop: Stop | None = None) -> dict[str, Any]:
     """Messages of agents, more or less well-formed, into a coordinator; its plans are made."""
-    dice, tally = random.Random(seed), Tally("control", inputs)
+    dice, tally = random.Random(seed), Tally("control", inputs, stop)
     with tempfile.TemporaryDirectory() as folder:
         coordinator = _coordinator(Path(folder))
     said = said_by_agents(dice)
@@ -276,6 +310,8 @@ def fuzz_control(seed: int, inputs: int) -> dict[str, Any]:
         submit(Ticked())
     fair = 0.5
     for number in range(inputs):
+        if tally.stop.now:
+            break
         now += dice.choice((0.0, 0.01, 0.2))
         agent = dice.choice(list(AGENTS))
         began_s, outcome, text = time.perf_counter(), "handled", ""

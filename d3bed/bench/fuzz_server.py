@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
+import math
+import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -28,7 +32,7 @@ import aiohttp
 import psutil
 from rich.console import Console
 
-from d3bed.bench.fuzz import AGENTS, Tally, fuzz_control, fuzz_wire, garbled, said_by_agents
+from d3bed.bench.fuzz import AGENTS, HANG_S, Stop, Tally, fuzz_control, fuzz_wire, garbled, said_by_agents
 from d3bed.bench.nonsense import Nonsense
 from d3bed.config import data_dir
 from d3bed.core.errors import ConfigError
@@ -46,6 +50,11 @@ _TOKEN = "0123456789abcdef0123456789abcdef"
 #: Requests that schemathesis makes to cover each bound in the document once, where enough are to be made; and
 #: about how many for each example that it is asked for.
 _COVERING, _AN_EXAMPLE = 1200, 28
+#: Of one round; and rounds of a seed, none of which another seed has.
+_EXAMPLES, _ROUNDS = 100, 10_000
+_LOOK_S = 0.5
+#: Without a terminal, how far it is is told so often.
+_TELL_S = 30.0
 
 
 class _Running(NamedTuple):
@@ -76,20 +85,20 @@ async def _lives(session: aiohttp.ClientSession, tally: Tally) -> None:
 # ── control connections ──────────────────────────────────────────────────────────────────────────────
 
 
-def fuzz_server(seed: int, inputs: int) -> dict[str, Any]:
+def fuzz_server(seed: int, inputs: int, stop: Stop | None = None) -> dict[str, Any]:
     """Control connections, several at a time, to a server process."""
-    return asyncio.run(_server(seed, inputs))
+    return asyncio.run(_server(seed, inputs, stop))
 
 
-async def _server(seed: int, inputs: int) -> dict[str, Any]:
-    tally, early, left = Tally("server", inputs), 0, inputs
+async def _server(seed: int, inputs: int, stop: Stop | None) -> dict[str, Any]:
+    tally, early, left = Tally("server", inputs, stop), 0, inputs
     async with _running() as (address, process), aiohttp.ClientSession(address) as session:
 
         async def agents(number: int) -> None:
             nonlocal early, left
             dice = random.Random(f"{seed}-{number}")
             said, names = said_by_agents(dice), list(AGENTS)
-            while left > 0:
+            while left > 0 and not tally.stop.now:
                 agent = names[number % len(names)]
                 try:
                     async with session.ws_connect("/ws/agent") as socket:
@@ -121,93 +130,135 @@ async def _server(seed: int, inputs: int) -> dict[str, Any]:
 
         await asyncio.gather(*[agents(number) for number in range(4)])
         await _lives(session, tally)
-        growth = process.memory_info().rss - early
+        growth = process.memory_info().rss - early if early else 0
     return tally.result(growth)
 
 
 # ── the document ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def fuzz_document(seed: int, inputs: int) -> dict[str, Any]:
+def fuzz_document(seed: int, inputs: int, stop: Stop | None = None) -> dict[str, Any]:
     """About so many requests by schemathesis, with the token; it must be installed, else `ConfigError`."""
     if find_spec("schemathesis") is None:
         raise ConfigError("bench fuzz", "--document", "schemathesis is not installed", "install d3bed[dev]")
-    return asyncio.run(_document(seed, inputs))
+    return asyncio.run(_document(seed, inputs, stop or Stop()))
 
 
-async def _document(seed: int, inputs: int) -> dict[str, Any]:
-    tally = Tally("document", inputs)
+async def _document(seed: int, inputs: int, stop: Stop) -> dict[str, Any]:
+    """In rounds, each a process with a seed of its own, as many at a time as there are cores: a round keeps
+    all that it asked in memory, and each one that comes takes it longer.
+    """
+    tally = Tally("document", inputs, stop)
     covering = inputs > 2 * _COVERING
-    examples = max(1, (inputs - covering * _COVERING) // _AN_EXAMPLE)
+    most = (inputs - covering * _COVERING) // _AN_EXAMPLE
+    plan = _rounds(seed, max(1, min(most, _EXAMPLES)), covering)
     async with _running("--token", _TOKEN) as (address, process):
         with tempfile.TemporaryDirectory(prefix="d3bed-fuzz-") as name:
             folder = Path(name)
             if covering:  # what the server loads and keeps with the first requests is no growth
-                await _schemathesis(folder, address, seed, 10, "fuzzing")
-            early, phases = process.memory_info().rss, "coverage,fuzzing" if covering else "fuzzing"
-            code, said, found = await _schemathesis(folder, address, seed, examples, phases)
+                await _schemathesis(folder, stop, address, seed, 10, "fuzzing")
+            early = process.memory_info().rss
+
+            async def ask(number: int) -> None:
+                (own := folder / str(number)).mkdir()
+                while not tally.is_through:
+                    report = await _schemathesis(own, stop, address, *next(plan))
+                    if report is not None:
+                        _take(tally, report)
+
+            await asyncio.gather(*[ask(number) for number in range(os.cpu_count() or 1 if covering else 1)])
         async with aiohttp.ClientSession(address) as session:
             await _lives(session, tally)
         growth = process.memory_info().rss - early
-    cases = found.get("test_cases", {})
-    tally.inputs = cases.get("generated", 0)
-    tally.outcomes["as the document says"] = tally.inputs - cases.get("with_failures", 0)
-    tally.outcomes["operations"] = found.get("operations", {}).get("tested", 0)
-    if code:
-        tally.failures.append(said[-2000:])
     return tally.result(growth)
 
 
+def _rounds(seed: int, examples: int, covering: bool) -> Iterator[tuple[int, int, str]]:
+    """Seed, examples and phases of each; what the bounds in the document ask for is asked once."""
+    yield seed, examples, "coverage,fuzzing" if covering else "fuzzing"
+    for number in itertools.count(1):
+        yield seed * _ROUNDS + number, examples, "fuzzing"
+
+
+class _Report(NamedTuple):
+    code: int
+    said: str
+    found: dict[str, Any]
+
+
+def _take(tally: Tally, report: _Report) -> None:
+    cases = report.found.get("test_cases", {})
+    generated = cases.get("generated", 0)
+    tally.outcomes["as the document says"] += generated - cases.get("with_failures", 0)
+    operations = report.found.get("operations", {}).get("tested", 0)
+    tally.outcomes["operations"] = max(tally.outcomes["operations"], operations)
+    if report.code or not generated:
+        tally.failures.append(report.said[-2000:])
+    tally.count(max(1, generated))
+
+
 async def _schemathesis(
-    folder: Path, address: str, seed: int, examples: int, phases: str
-) -> tuple[int | None, str, dict[str, Any]]:
-    """Its exit code, what it printed, and its report.
+    folder: Path, stop: Stop, address: str, seed: int, examples: int, phases: str
+) -> _Report | None:
+    """Its exit code, what it printed, and its report; None if it was stopped.
 
     Names that nobody has are refused by who knows them, not by the document; wrong tokens are the door's
     business, which would let nobody in for a while.
     """
     report = folder / "report.json"
+    report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{address.rstrip('/')}/api/openapi.json"]
     command += ["--header", f"Authorization: Bearer {_TOKEN}", "--seed", str(seed), "--no-color"]
     command += ["--exclude-checks", "positive_data_acceptance,ignored_auth"]
     command += ["--generation-with-security-parameters", "false", "--phases", phases]
+    command += ["--generation-database", "none", "--max-response-time", str(HANG_S)]
     command += ["--max-examples", str(examples), "--report-json-path", str(report)]
     asking = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command,
+        cwd=folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is for us
     )
+    said = asyncio.create_task(asking.communicate())
     try:
-        said, _ = await asking.communicate()
+        while not said.done():
+            await asyncio.wait((said,), timeout=_LOOK_S)
+            if stop.now and not said.done():
+                return None
     finally:
         if asking.returncode is None:
             asking.kill()
-            await asking.wait()
+        told = (await said)[0].decode(errors="replace")
     found = json.loads(report.read_bytes()) if report.exists() else {}
-    return asking.returncode, said.decode(errors="replace"), found
+    return _Report(asking.returncode or 0, told, found)
 
 
 # ── API ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def fuzz_api(seed: int, inputs: int) -> dict[str, Any]:
+def fuzz_api(seed: int, inputs: int, stop: Stop | None = None) -> dict[str, Any]:
     """Requests to a server process. Nothing of it is stopped or ended by them: there are no agents."""
-    return asyncio.run(_api(seed, inputs))
+    return asyncio.run(_api(seed, inputs, stop))
 
 
-async def _api(seed: int, inputs: int) -> dict[str, Any]:
-    tally, early = Tally("API", inputs), 0
+async def _api(seed: int, inputs: int, stop: Stop | None) -> dict[str, Any]:
+    tally, early = Tally("API", inputs, stop), 0
     async with _running() as (address, process), aiohttp.ClientSession(address) as session:
         requests = _requests(random.Random(seed), inputs)
 
         async def ask() -> None:
             nonlocal early
             for number, (method, path, body) in requests:
+                if tally.stop.now:
+                    return
                 await _ask(session, tally, method, path, body)
                 if number == inputs // 10:
                     early = process.memory_info().rss
 
         await asyncio.gather(*[ask() for _ in range(8)])
         await _lives(session, tally)
-        growth = process.memory_info().rss - early
+        growth = process.memory_info().rss - early if early else 0
     return tally.result(growth)
 
 
@@ -263,6 +314,44 @@ async def _ask(
 # ── all of it ────────────────────────────────────────────────────────────────────────────────────────
 
 
+class _Progress:
+    """Tells how far it is: in place on a terminal, else now and then in a line."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._status = console, console.status("")
+        self._told_s = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        if self._console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def tell(self, text: str) -> None:
+        if self._console.is_terminal:
+            self._status.update(text)
+        elif time.monotonic() - self._told_s > _TELL_S:
+            self._told_s = time.monotonic()
+            self._console.print(text, highlight=False)
+
+
+@contextlib.contextmanager
+def _asked_to_stop(stop: Stop) -> Iterator[None]:
+    """The first Ctrl-C ends it in order, the second one at once."""
+
+    def ask(*_: object) -> None:
+        stop.asked = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def run(
     json_path: Path | None,
     console: Console,
@@ -273,8 +362,10 @@ def run(
     server: int,
     api: int,
     document: int,
+    minutes: float = math.inf,
 ) -> dict[str, Any]:
-    """Fuzz, print and optionally write what came of it; `bad` is whether anything failed."""
+    """Fuzz, print and optionally write what came of it; `bad` is whether anything failed. Each door is done
+    after so many `minutes`, and all are with Ctrl-C; what came of it until then is told."""
     result: dict[str, Any] = {"format": "d3bed.bench.fuzz/1", "seed": seed, "bad": False}
     for name, inputs, fuzz in (
         ("data port", wire, fuzz_wire),
@@ -285,16 +376,23 @@ def run(
     ):
         if not inputs:
             continue
-        found = result[name] = fuzz(seed, inputs)
+        with _Progress(console) as progress:
+            stop = Stop(minutes, progress.tell)
+            with _asked_to_stop(stop):
+                found = result[name] = fuzz(seed, inputs, stop)
         result["bad"] = result["bad"] or bool(found["failures"])
         outcomes = ", ".join(f"{count} {what}" for what, count in Counter(found["outcomes"]).most_common(6))
+        early = f" of {inputs}, stopped early," if stop.now and found["inputs"] < inputs else ""
+        slowest = f"slowest {found['slowest_s'] * 1e3:.0f} ms, " if found["slowest_s"] else ""
         console.print(
-            f"{name}: {found['inputs']} inputs in {found['took_s']:.0f} s: {outcomes}; "
-            f"slowest {found['slowest_s'] * 1e3:.0f} ms, memory {found['growth_bytes'] / 2**20:+.1f} MiB",
+            f"{name}: {found['inputs']}{early} inputs in {found['took_s']:.0f} s: {outcomes}; {slowest}"
+            f"memory {found['growth_bytes'] / 2**20:+.1f} MiB",
             highlight=False,
         )
         for failure in found["failures"][:10]:
             console.print(f"[red]failed:[/] {failure[:600]}", highlight=False, markup=False)
+        if stop.asked:
+            break
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from d3bed.bench.fuzz import fuzz_control, fuzz_wire
+from d3bed.bench.fuzz import Stop, fuzz_control, fuzz_wire
 from d3bed.bench.fuzz_server import fuzz_api, fuzz_document, fuzz_server
 from d3bed.bench.nonsense import Nonsense
 from d3bed.core.messages import SpansRecorded
@@ -16,6 +16,21 @@ def test_bent_bytes_are_refused_or_taken() -> None:
     assert found["failures"] == []
     assert found["outcomes"]["taken"] > 100, "some must get through to the end"
     assert len([what for what in found["outcomes"] if what.startswith("refused")]) >= 6
+
+
+def test_what_is_stopped_tells_what_came_until_then() -> None:
+    said: list[str] = []
+
+    def tell(text: str) -> None:
+        said.append(text)
+        stop.asked = True
+
+    stop = Stop(tell=tell)
+    found = fuzz_wire(11, 50_000, stop)
+    assert said == ["data port: 1,000 of 50,000"]
+    assert (found["inputs"], found["wanted"]) == (1000, 50_000) and found["failures"] == []
+    assert sum(found["outcomes"].values()) == 1000
+    assert fuzz_control(11, 50_000, Stop(minutes=0))["inputs"] == 0
 
 
 def test_what_the_decoder_lets_through_the_coordinator_handles() -> None:
