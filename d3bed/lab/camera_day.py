@@ -8,9 +8,9 @@ pick anew one of: the Wi-Fi, to both edge boxes; the backbone, from both; other 
 device. Rates are drawn evenly on a logarithmic scale, loads among the numbers of busy processes that the
 period has, each unlike the present one. Ours, not the paper's.
 
-With changes drawn each for itself, from the same wide ranges at any hour, one plan, on the edge boxes, is fair
-at most times: in hindsight it took 1.24 times what is possible. On a day by the hours the best single plan
-takes 1.5 to 1.6 times that (`docs/adaptation.md`).
+With changes drawn each for itself, from the same wide ranges at any hour, one plan, on the edge boxes, is
+fair at most times: in hindsight it took 1.24 times what is possible. On a day by the hours the best single
+plan takes 1.5 to 1.6 times that (`docs/adaptation.md`).
 """
 
 from __future__ import annotations
