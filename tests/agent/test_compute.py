@@ -170,8 +170,8 @@ def test_what_the_machine_does_for_a_moment_is_not_the_boards_but_what_stays_is(
     hold = Hold(0.1)
     quiet = [hold.usual_s("step", 0.010) for _ in range(20)]
     assert quiet == [0.010] * 20
-    assert [hold.usual_s("step", 0.020) for _ in range(7)] == [0.010] * 7
-    assert [hold.usual_s("step", 0.020) for _ in range(8)][-1] == 0.020
+    assert [hold.usual_s("step", 0.020) for _ in range(23)] == [0.010] * 23
+    assert hold.usual_s("step", 0.020) == 0.020
     assert [hold.usual_s("other", s) for s in (0.050, 0.012, 0.013)] == [0.050, 0.012, 0.012], "cold at first"
 
 
