@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from d3bed.plan.adapt import YOUNG_S, Basis, Change, Patience, Verdict, changes, judge, what_matters
+from d3bed.plan.adapt import (
+    FACTOR_BAND,
+    YOUNG_S,
+    Basis,
+    Change,
+    Patience,
+    Verdict,
+    changes,
+    judge,
+    what_matters,
+)
 from d3bed.plan.adjust import Adjustment, Standing, adjust
 from d3bed.plan.choose import TILED_STRATEGIES, Choice, Pin, Variant, choose, pinned
-from d3bed.plan.estimate import (
-    FAST_BYTES_PER_S,
-    Factor,
-    LinkEstimate,
-    LinkEstimator,
-    ProfileCorrection,
-    Segment,
-    Tendency,
-)
+from d3bed.plan.estimate import Factor, ProfileCorrection, Segment
+from d3bed.plan.links import FAST_BYTES_PER_S, LinkEstimate, LinkEstimator, Tendency
 from d3bed.plan.optimal import Proven, proven
 from d3bed.plan.predictor import Predictor, Sample, Work, samples_of, works
 from d3bed.plan.problem import Problem, check_limits, cost_s, link_bytes, loads_s
@@ -22,6 +25,7 @@ from d3bed.plan.solve import STRATEGIES, Objective, Solution, Strategy, solve
 from d3bed.plan.timeline import StageSpan, Timeline, timeline
 
 __all__ = [
+    "FACTOR_BAND",
     "FAST_BYTES_PER_S",
     "STRATEGIES",
     "TILED_STRATEGIES",

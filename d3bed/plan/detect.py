@@ -4,8 +4,8 @@ Decides from the samples alone, in units of their logarithm, so that twice and h
 CUSUM (Page, 1954): what a sample is off its level by, beyond an allowance, is summed up; where the sum
 passes a threshold the level has changed, at the sample where the sum began to grow. Allowance and
 threshold widen with the scatter that the number has shown; one sample counts for so much at most, so that
-three are the least that make a jump: one hiccup never does, nor do two. It must not know what is measured,
-or what is done about a jump.
+three are the least that make a jump: one hiccup never does, nor do two; nor do more between which the number
+is back where it was. It must not know what is measured, or what is done about a jump.
 
 Chosen on recorded traces, where times scatter by up to 3× now and then (`tests/plan/test_detect.py` makes
 this table from `recorded/`):
@@ -16,7 +16,7 @@ this table from `recorded/`):
     median of 5                2.1               3.9    4.0    3.6    3.3    3.8
     median of 3                9.2              12.2    2.8    2.5    2.3    2.8
     7, Page–Hinkley            3.0               3.3    5.2    4.2    2.7    3.0
-    7, CUSUM                   0.0               1.8    4.5    4.1    3.5    3.2
+    7, CUSUM                   0.0               1.8    5.0    4.1    3.3    3.2
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ __all__ = ["Detector", "median"]
 #: In natural logarithms, while the scatter is at most `USUAL_SCATTER`; beyond, they widen with it.
 ALLOWANCE, MOST_AT_ONCE, THRESHOLD = 0.11, 0.40, 0.70
 USUAL_SCATTER = 0.08
+#: A sample that is as near to the level is back there: what came before was no jump.
+BACK = 0.02
 #: So much of it is worth a look at what else has changed: about a single sample that is off by 1.4×.
 SUSPICION = 0.25
 #: The level is the median of so many samples, of at least `LEAST`; the scatter is that of the last `LONG`.
@@ -68,8 +70,13 @@ class Detector:
     @property
     def is_suspicious(self) -> bool:
         """Whether the last samples, or a single one, are far enough off to be the first of a jump."""
-        wide = max(1.0, self.scatter / USUAL_SCATTER)
-        return max(self._up, self._down) >= SUSPICION * wide
+        most = max(self._up, self._down)
+        return most >= SUSPICION and most >= SUSPICION * max(1.0, self.scatter / USUAL_SCATTER)
+
+    @property
+    def leans_up(self) -> bool:
+        """Which way the last samples are off, if they are suspicious."""
+        return self._up > self._down
 
     def add(self, value: float) -> int:
         """0, or if this sample shows a jump: how many of the last samples, this one included, came after."""
@@ -83,6 +90,8 @@ class Detector:
         counted = max(-MOST_AT_ONCE * wide, min(off, MOST_AT_ONCE * wide))
         self._up = max(0.0, self._up + counted - ALLOWANCE * wide)
         self._down = max(0.0, self._down - counted - ALLOWANCE * wide)
+        if abs(off) <= BACK * wide:
+            self._up = self._down = 0.0
         if not self._up and not self._down:
             # What was an excursion was none, and is part of the level like this sample.
             for settled in (*self._excursion, x) if self._excursion else (x,):
@@ -93,9 +102,16 @@ class Detector:
         self._excursion.append(x)
         if max(self._up, self._down) < THRESHOLD * wide:
             return 0
-        since = len(self._excursion)
+        return self._jumped(len(self._excursion))
+
+    def confirm(self) -> bool:
+        """Others tell that what is suspected is so: the last sample is the first of the new level."""
+        return self.is_suspicious and self._jumped(1) > 0
+
+    def _jumped(self, since: int) -> int:
+        """With the first of the last samples, so many."""
         self.rose = self._up > self._down
-        self._level = deque(self._excursion, maxlen=SHORT)
+        self._level = deque(list(self._excursion)[-since:], maxlen=SHORT)
         self._up = self._down = 0.0
         self._excursion.clear()
         return since

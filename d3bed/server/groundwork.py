@@ -182,8 +182,8 @@ class Groundwork:
         if len(subject) == 1:
             return not self._world.agents[subject[0]].correction.is_known_since(since_s)
         ends = subject[0], subject[1]
-        link, (changed_s, _) = self._world.links.get(ends), self._world.links_changed(*ends)
-        return link is not None and not link.is_known_since(max(since_s, changed_s), self._world.now)
+        link, others = self._world.links.get(ends), self._world.links_changed(*ends)
+        return link is not None and not link.is_known_since(since_s, self._world.now, others)
 
     def _is_out_of_sight(self, source: AgentId, target: AgentId) -> bool:
         link = self._world.links.get((source, target))

@@ -59,9 +59,11 @@ class Readings:
         world, agent, peer = self._world, record.register.agent, message.peer
         world.asked.done(agent, ("link", peer), ("look", peer))
         link = world.link(agent, peer)
-        _, others = world.links_changed(agent, peer)
-        link.probed(message, world.now, others)
+        (_, others), (leant, leaning) = world.links_changed(agent, peer), world.leaning_near(agent, peer)
+        link.probed(message, world.now, others, leaning)
         if link.estimator.has_changed(world.now):
+            if leant != (agent, peer) and world.links[leant].estimator.confirm(leaning, world.now):
+                world.link_changed(*leant)
             world.link_changed(agent, peer)
         world.publish("link", link.view(agent, peer, world.now))
         if message.quick:

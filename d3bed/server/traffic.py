@@ -177,20 +177,25 @@ class Traffic:
         return None
 
     def transferred(self, agent: AgentId, transfers: Iterable[Transfer]) -> None:
-        run, jumped = self._pipeline.stream.run, False
+        run, news, now = self._pipeline.stream.run, False, self._world.now
         for transfer in transfers:
             ends = (agent, transfer.peer)
             link = self._world.link(*ends)
             link.traffic.add(transfer)
             self.seconds.add_transfer(agent, transfer)
-            if link.estimator.transferred(transfer.bytes, transfer.taken_s, self._world.now):
-                jumped = True
+            jumped = link.estimator.transferred(transfer.bytes, transfer.taken_s, now)
+            if not jumped and link.estimator.leaning:
+                news = True  # that it is to be looked at
+                self._world.link_leans(*ends)
+                jumped = link.estimator.confirm(self._world.others_went(*ends), now)
+            if jumped:
+                news = True
                 self._world.link_changed(*ends)
             self._dirty_links.add(ends)
             if run is not None:
                 run.numbers.add_transfer(agent, transfer)
                 run.unsaved = True
-        if jumped:
+        if news:
             self._pipeline.watch()
 
     def source_ended(self, sent: int, answered: int, dropped: int) -> None:

@@ -61,6 +61,11 @@ MOST_UNKNOWN_EPOCHS = 1000
 #: Links that share an end are taken to change together within so long.
 TENDENCY_S = 2.0
 UNCHANGED: tuple[float, Tendency] = (float("-inf"), 0)
+#: For so long transfers that are off vouch for looks that are.
+LEANS_S = 1.0
+Ends = tuple[AgentId, AgentId]
+#: What agents tell of transfers is as old as this at most, mostly.
+TOLD_S = 0.1
 #: Looks wait for so long for a profile that waits for them.
 PROFILE_WAITS_S = 1.0
 #: A prediction is used if operators that were never profiled take at most this share of it.
@@ -210,19 +215,26 @@ class LinkRecord:
             return self.problem is None or now >= self.retry_s
         return self.estimator.look_due(now)
 
-    def is_known_since(self, since_s: float, now: float) -> bool:
+    def is_known_since(self, since_s: float, now: float, others: tuple[float, Tendency] = UNCHANGED) -> bool:
         """Whether what is known of it is from then or later; that it cannot be used is known as well. What
-        was heard last may be the beginning of a change: then that is not known yet."""
+        was heard last may be the beginning of a change: then that is not known yet. Nor is it where `others`
+        that may share its way have changed, and it has neither done so as well nor been used since."""
         known = self.estimator.estimate(now)
         if known is None or self.problem is not None:
             return self.problem is not None
-        return not self.estimator.is_suspicious and now - known.age_s >= since_s
+        if self.estimator.is_suspicious:
+            return False
+        heard_s, (changed_s, tendency) = now - known.age_s, others
+        if tendency and self.estimator.has_followed(tendency, now, TENDENCY_S):
+            return heard_s >= since_s
+        begun_s = heard_s - TOLD_S if tendency and known.source == "transfers" else heard_s
+        return heard_s >= since_s and begun_s >= changed_s
 
-    def probed(self, measured: LinkMeasured, now: float, others: Tendency = 0) -> None:
+    def probed(self, measured: LinkMeasured, now: float, others: Tendency = 0, leaning: Tendency = 0) -> None:
         self.measured, self.problem = measured, None
         self.traffic.target_bytes_per_s = measured.target_bytes_per_s
         rate = LinkRate(measured.bytes_per_s, measured.latency_s)
-        self.estimator.probed(rate, now, quick=measured.quick, others=others)
+        self.estimator.probed(rate, now, quick=measured.quick, others=others, leaning=leaning)
 
     def failed(self, problem: str, now: float) -> None:
         self.measured, self.problem, self.estimator = None, problem, LinkEstimator()
@@ -258,8 +270,10 @@ class World:
         self.now = 0.0
         self.agents: dict[AgentId, AgentRecord] = {}
         self.links: dict[tuple[AgentId, AgentId], LinkRecord] = {}
-        #: When a link that has an end there, over that medium, changed last, and how.
-        self._link_changes: dict[tuple[AgentId, Tier], tuple[float, Tendency]] = {}
+        #: When a link that has an end there, over that medium, changed last, how, and which one.
+        self._link_changes: dict[tuple[AgentId, Tier], tuple[float, Tendency, Ends]] = {}
+        #: When transfers over such a link were off last, but not sure yet; which way, and which link.
+        self._leanings: dict[tuple[AgentId, Tier], tuple[float, Ends]] = {}
         #: By agent and link (as `pi-1→edge-1`): the share of time that each pipeline keeps it busy.
         self._users: dict[str, dict[PipelineId, float]] = {}
         self.notes: list[NoteView] = []
@@ -343,17 +357,41 @@ class World:
 
     def link_changed(self, source: AgentId, target: AgentId) -> None:
         """Its rate has just jumped: those of others that share an end and a medium with it may have, too."""
-        change = self.now, self.links[source, target].estimator.tendency
+        change = self.now, self.links[source, target].estimator.tendency, (source, target)
         medium = self._medium(source, target)
         self._link_changes[source, medium] = self._link_changes[target, medium] = change
+
+    def link_leans(self, source: AgentId, target: AgentId) -> None:
+        """Its last transfer is far off: looks at it, or at others of its medium, may tell the same."""
+        medium, seen = self._medium(source, target), (self.now, (source, target))
+        self._leanings[source, medium] = self._leanings[target, medium] = seen
+
+    def leaning_near(self, source: AgentId, target: AgentId) -> tuple[Ends, Tendency]:
+        """A link that shares an end and a medium with this one, or itself, over which transfers are off as
+        yet, and which way; (itself, 0) where there is none."""
+        medium, itself = self._medium(source, target), (source, target)
+        for end in itself:
+            at_s, ends = self._leanings.get((end, medium), (float("-inf"), itself))
+            if self.now - at_s < LEANS_S and (link := self.links.get(ends)) and link.estimator.leaning:
+                return ends, link.estimator.leaning
+        return itself, 0
 
     def links_changed(self, source: AgentId, target: AgentId) -> tuple[float, Tendency]:
         """When rates of links that share an end and a medium with this one, or its own, changed lately, in
         either direction, and how; if they did not, (-inf, 0)."""
+        at_s, tendency, _ = self._latest_change(source, target)
+        return (at_s, tendency) if self.now - at_s < TENDENCY_S else UNCHANGED
+
+    def others_went(self, source: AgentId, target: AgentId) -> Tendency:
+        """How the rate of another link that shares an end and a medium with this one changed lately."""
+        at_s, tendency, ends = self._latest_change(source, target)
+        return tendency if ends != (source, target) and self.now - at_s < TENDENCY_S else 0
+
+    def _latest_change(self, source: AgentId, target: AgentId) -> tuple[float, Tendency, Ends]:
         medium = self._medium(source, target)
-        changes = (self._link_changes.get((end, medium), UNCHANGED) for end in (source, target))
-        latest = max(changes, key=lambda change: change[0])
-        return latest if self.now - latest[0] < TENDENCY_S else UNCHANGED
+        never = (*UNCHANGED, (source, target))
+        changes = (self._link_changes.get((end, medium), never) for end in (source, target))
+        return max(changes, key=lambda change: change[0])
 
     def _medium(self, *ends: AgentId) -> Tier:
         """What its ends send by, after a tier: all links of a device cross its radio, those of edge boxes to

@@ -199,12 +199,22 @@ def test_a_jump_shows_with_the_third_sample_and_says_when_it_began(
     assert not any(detector.add(after * rng.uniform(0.98, 1.02)) for _ in range(40))
 
 
-@pytest.mark.parametrize("hiccups", [1, 2])
-def test_hiccups_are_no_jump_and_leave_the_level_where_it_was(hiccups: int) -> None:
+@pytest.mark.parametrize("hiccups", [[40.0], [40.0, 40.0], [2.6, 1.0, 1.5, 1.8, 1.0]])
+def test_hiccups_are_no_jump_and_leave_the_level_where_it_was(hiccups: list[float]) -> None:
+    """The last ones: a machine that was slow for half a second."""
     detector = Detector()
-    values = [*[1.0] * 10, *[40.0] * hiccups, *[1.0] * 10]
-    assert not any(map(detector.add, values * 5))
+    assert not any(map(detector.add, [*[1.0] * 10, *hiccups, *[1.0] * 10] * 5))
     assert detector.scatter < 0.01
+
+
+def test_what_is_suspected_is_sure_once_others_tell_the_same() -> None:
+    detector = Detector()
+    for value in (5.0, 5.0, 5.0, 5.0, 2.0):
+        assert not detector.confirm() and not detector.add(value)
+    assert detector.is_suspicious and not detector.leans_up
+    assert detector.confirm() and not detector.rose
+    assert not detector.is_suspicious
+    assert not any(map(detector.add, [2.0] * 10)), "that is the level now"
 
 
 def test_what_scatters_more_has_to_change_more(monkeypatch: pytest.MonkeyPatch) -> None:

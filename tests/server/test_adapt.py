@@ -260,6 +260,52 @@ def test_two_links_in_use_that_fall_together_cost_one_plan(make_stage: MakeStage
     assert seen[EDGE_1, CLOUD].bytes_per_s == pytest.approx(1e6, rel=0.01)
 
 
+def test_one_slow_transfer_and_a_look_at_the_next_link_are_enough(make_stage: MakeStage) -> None:
+    """Two witnesses of different kinds: neither would be believed alone."""
+    stage = make_stage(strategy="edge", frames=None, adapt=True)
+    stage.join_all()
+    for _ in range(8):
+        stage.transfer(DEVICE, EDGE_1, 150_528, 0.015, 1e7)
+        stage.tick(0.2)
+    plans = len(stage.plans)
+    stage.transfer(DEVICE, EDGE_1, 150_528, 0.150, 1e7)
+    stage.tick(0.2)
+    assert len(stage.plans) == plans, "the next link is as it was"
+    for _ in range(3):
+        stage.transfer(DEVICE, EDGE_1, 150_528, 0.015, 1e7)
+        stage.tick(1)
+    assert len(stage.plans) == plans
+    stage.scripts[DEVICE].links = dict.fromkeys((EDGE_1, EDGE_2), 1e6)
+    stage.transfer(DEVICE, EDGE_1, 150_528, 0.150, 1e7)
+    stage.tick(0.2)
+    assert len(stage.plans) == plans + 1
+    seen = stage.plans[-1].rates
+    assert [seen[DEVICE, edge].bytes_per_s for edge in (EDGE_1, EDGE_2)] == pytest.approx(
+        [1e6, 1e6], rel=0.01
+    )
+    stage.tick(1)
+    assert len(stage.plans) == plans + 1
+
+
+def test_a_link_in_use_follows_with_its_next_transfer_once_its_neighbour_has_changed(
+    make_stage: MakeStage,
+) -> None:
+    stage = make_stage(strategy="edge", frames=None, adapt=True)
+    stage.join_all()
+    for _ in range(8):
+        stage.transfer(DEVICE, EDGE_1, 150_528, 0.015, 1e7)
+        stage.tick(0.2)
+    plans = len(stage.plans)
+    stage.scripts[DEVICE].silent.add(MeasureLinks)
+    for _ in range(2):
+        stage.say(DEVICE, LinkMeasured(EDGE_2, 1e6, 0.001, 0.002, quick=True))
+    stage.tick(0.2)
+    assert len(stage.plans) == plans, "the link in use is waited for"
+    stage.transfer(DEVICE, EDGE_1, 150_528, 0.150, 1e7)
+    assert len(stage.plans) == plans + 1
+    assert stage.plans[-1].rates[DEVICE, EDGE_1].bytes_per_s == pytest.approx(1e6, rel=0.01)
+
+
 def test_while_an_agent_gets_ready_plans_follow_without_it_and_then_with_it(on_edge: Stage) -> None:
     on_edge.lose(EDGE_1)
     assert route(on_edge)[Tier.EDGE] == EDGE_2

@@ -25,7 +25,7 @@ from d3bed.lab import client
 from d3bed.lab.processes import Children
 from d3bed.lab.testbed import start_agent
 from d3bed.plan import ProfileCorrection, Segment
-from d3bed.plan.estimate import LARGE_BYTES
+from d3bed.plan.links import LARGE_BYTES
 from d3bed.server import ServerSettings, serve
 from d3bed.server.traffic import Traffic
 
