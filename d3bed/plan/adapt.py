@@ -47,6 +47,8 @@ BAND_SPREADS = 3.5
 LEAST_GAIN, LEAST_GAIN_S = 0.07, 0.002
 #: So soon after a move another one must save so many times as much: little is known of the new plan yet.
 YOUNG_S, YOUNG = 5.0, 2.0
+#: One that only cuts other tiles must save so many times as much: what tiles take is known less well.
+ALIKE = 1.5
 #: Seconds between decisions; doubled, up to the second, each time a plan comes back that was left lately. One
 #: to keep the plan needs a part of that.
 COOL_S, COOL_MOST_S, LATELY_S = 1.0, 60.0, 30.0
@@ -144,11 +146,12 @@ class Verdict(msgspec.Struct, frozen=True):
     reason: str
 
 
-def judge(kept_s: float, planned_s: float, *, young: bool = False) -> Verdict:
+def judge(kept_s: float, planned_s: float, *, young: bool = False, alike: bool = False) -> Verdict:
     """Compare the predicted latency of staying with that of the new plan, under the same conditions.
-    `young`: the present plan is in force for less than `YOUNG_S`."""
+    `young`: the present plan is in force for less than `YOUNG_S`; `alike`: the new one has frames at the same
+    places, and only cuts other tiles."""
     gain_s = kept_s - planned_s
-    need_s = max(LEAST_GAIN * kept_s, LEAST_GAIN_S) * (YOUNG if young else 1.0)
+    need_s = max(LEAST_GAIN * kept_s, LEAST_GAIN_S) * (YOUNG if young else 1.0) * (ALIKE if alike else 1.0)
     words = f"{kept_s * 1e3:.0f} → {planned_s * 1e3:.0f} ms predicted"
     if gain_s >= need_s:
         return Verdict(True, words)

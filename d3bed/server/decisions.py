@@ -48,6 +48,22 @@ class Decisions:
     def latest(self) -> tuple[DecisionView, ...]:
         return tuple(self._shown.values())
 
+    def planned(self, wish: Wish, choice: Choice) -> None:
+        """A plan was made; whether it comes into force is still to be decided."""
+        self._world.record(
+            "plans",
+            at_s=self._world.now,
+            cause_id=wish.cause_id,
+            pipeline=self._pipeline,
+            model=wish.model.name,
+            strategy=wish.strategy,
+            cost_s=choice.solution.cost_s,
+            plan_time_s=choice.solution.plan_time_s,
+            latency_s=choice.timeline.latency_s,
+            route=dict(choice.route),
+            tiers=choice.plan.describe(),
+        )
+
     # ── what was decided ──────────────────────────────────────────────────────────────────────────
 
     def moved(self, epoch: PlannedEpoch, before: PlannedEpoch | None, reason: str) -> None:

@@ -144,10 +144,17 @@ class PlannedEpoch:
         return self.choice.timeline.latency_s
 
     @property
-    def identity(self) -> object:
-        """Equal for epochs that place frames alike."""
-        plans = tuple(each.plan for each in self.group)
-        return self.wish.model.key, plans, tuple(sorted(self.route.items()))
+    def placement(self) -> object:
+        """Equal for epochs whose frames are at the same places: the same vertices on the same tiers and
+        agents, however large anybody's tiles are."""
+        places = tuple(_places(each.plan) for each in self.group)
+        return self.wish.model.key, places, tuple(sorted(self.route.items()))
+
+    def places_alike(self, choice: Choice) -> bool:
+        """Whether a plan would have its frames at the same places."""
+        return self.route == choice.route and [_places(each.plan) for each in self.group] == [
+            _places(choice.plan)
+        ]
 
     @cached_property
     def agents(self) -> dict[AgentId, Tier]:
@@ -271,6 +278,10 @@ class PlannedEpoch:
     @cached_property
     def _placement(self) -> str:
         return placement(self.plan, self.route)
+
+
+def _places(plan: Plan) -> object:
+    return tuple(plan.tiers), frozenset(plan.tile_agents)
 
 
 def placement(plan: Plan, route: Mapping[Tier, AgentId]) -> str:

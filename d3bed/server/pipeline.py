@@ -32,9 +32,10 @@ from d3bed.server.events import ComputePlan
 from d3bed.server.groundwork import LOOK_S, VERIFY_S, Groundwork, Stage
 from d3bed.server.newcomers import Newcomers
 from d3bed.server.settings import PipelineSettings
+from d3bed.server.stalls import Stalls
 from d3bed.server.stream import Stream
 from d3bed.server.succession import Succession
-from d3bed.server.tiles import foretell
+from d3bed.server.tiles import foretell, judged_anew
 from d3bed.server.views import DecisionView
 from d3bed.server.world import World
 
@@ -67,6 +68,7 @@ class Pipeline:
         self._shared: dict[str, float] = {}
         self._patience = Patience()
         self._distrust = Distrust()
+        self._stalls = Stalls(settings.id, world)
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────────
 
@@ -281,10 +283,13 @@ class Pipeline:
             return
         self._request = None
         connections = {agent: self.world.agents[agent].connection for agent in choice.participants}
-        self._record_plan(wish, choice)
+        self.decisions.planned(wish, choice)
         active = self.active
         if active is not None:
             found = changes(active.basis, self._basis) if wish.reconsider else []  # by now: more, or less
+            if found and self._stalls.hold(active.basis, self._basis):
+                self.wish = None
+                return
             self.wish = wish = wish.because(found or wish.seen, active.choice.busy_s, choice.busy_s)
         new = wish.forced or (active is not None and active.broken)
         if active is not None and not new and active.is_same(wish.model, choice, connections):
@@ -310,7 +315,8 @@ class Pipeline:
         if wish.forced or active.broken or not wish.reconsider or choice.outrun or choice.kept_s is None:
             return None
         young = active.activated_at is not None and self.world.now < active.activated_at + YOUNG_S
-        return judge(choice.kept_s, choice.latency_s, young=young and bool(wish.seen))
+        alike = not choice.mix and active.places_alike(choice)
+        return judge(choice.kept_s, choice.latency_s, young=young and bool(wish.seen), alike=alike)
 
     def _proposed(self, wish: Wish, choice: Choice, connections: dict[AgentId, int]) -> PlannedEpoch:
         """The epoch of a plan; of a mix that of the first plan, which leads the others."""
@@ -375,18 +381,13 @@ class Pipeline:
             return
         for each in lead.group:
             foretell(each, self.world)
-        if (active := self.active) is not None and any(each.tiles for each in lead.group):
-            verdict = self._verdict(active, lead.wish, lead.choice)
-            if verdict is not None and not verdict.move:  # its tiles take longer than the planner thought
-                self._line.call_off()
-                self._keep(active, lead.wish, lead.choice, f"with tiles as timed {verdict.reason}")
-                return
+        if (active := self.active) is not None and self._is_refuted(active, lead):
+            return
         self.wish, epoch = None, lead
         old = self._line.activate()
         reasons: list[str] = []
         if old is not None and epoch.wish.reconsider:
-            swung = self._patience.moved(old.identity, epoch.identity, self.world.now)
-            reasons += [swung] if swung else []
+            reasons.append(self._patience.moved(old.placement, epoch.placement, self.world.now))
         else:
             self._patience.settle(self.world.now)
         if self.stream.rate_per_s:
@@ -397,10 +398,25 @@ class Pipeline:
             reasons.append(f"{adjusted.examined} of {len(epoch.plan.tiers)} vertices looked at")
         if guessed := self.guessed:
             reasons.append(f"times on {', '.join(guessed)} are predicted from other networks")
-        self.decisions.moved(epoch, old, "; ".join(reasons))
+        self.decisions.moved(epoch, old, "; ".join(filter(None, reasons)))
         self.stream.activated(epoch)
         if epoch.wish.is_hasty(old) and list(self.members.values()).count(Tier.EDGE) > 1:
             self._reconsider(epoch, "there is time for tiles now")
+
+    def _is_refuted(self, active: PlannedEpoch, lead: PlannedEpoch) -> bool:
+        """Whether an epoch is not worth it: its tiles take too long, or what it was made for is over."""
+        why, basis = "with tiles as timed", self.world.conditions(self.members, self.settings.id)
+        if lead.wish.reconsider and (found := changes(lead.basis, basis)):
+            why, self._basis = f"{found[0].text} meanwhile:", basis
+            lead.choice = judged_anew(lead, active, self.world, basis)
+        elif not any(each.tiles for each in lead.group):
+            return False
+        verdict = self._verdict(active, lead.wish, lead.choice)
+        if verdict is None or verdict.move:
+            return False
+        self._line.call_off()
+        self._keep(active, lead.wish, lead.choice, f"{why} {verdict.reason}")
+        return True
 
     def _reconsider(self, active: PlannedEpoch, cause: str) -> None:
         """It may be for another plan now."""
@@ -552,8 +568,9 @@ class Pipeline:
         if (opened := self._ground.opened(self.active)) is not None:
             self.want(opened, forced=True)
             return
-        members = self.members
-        found = changes(self.active.basis, self.world.conditions(members, self.settings.id))
+        members, before = self.members, self.active.basis
+        basis = self.world.conditions(members, self.settings.id)
+        found = changes(before, basis) if not self._stalls.hold(before, basis) else []
         if found and (held := self._patience.held(self.world.now)):
             self.world.note(f"{found[0].text}: {held}", pipeline=self.settings.id)
         if found and self._patience.ready(self.world.now):
@@ -581,18 +598,3 @@ class Pipeline:
 
     def _say(self, text: str, wish: Wish) -> None:
         self.world.note(text, pipeline=self.settings.id, cause_id=wish.cause_id)
-
-    def _record_plan(self, wish: Wish, choice: Choice) -> None:
-        self.world.record(
-            "plans",
-            at_s=self.world.now,
-            cause_id=wish.cause_id,
-            pipeline=self.settings.id,
-            model=wish.model.name,
-            strategy=wish.strategy,
-            cost_s=choice.solution.cost_s,
-            plan_time_s=choice.solution.plan_time_s,
-            latency_s=choice.timeline.latency_s,
-            route=dict(choice.route),
-            tiers=choice.plan.describe(),
-        )

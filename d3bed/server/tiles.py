@@ -8,19 +8,35 @@ import msgspec
 from d3bed.core.ids import AgentId, Tier
 from d3bed.core.program import moved_bytes
 from d3bed.core.tiles import Tile, tiling
-from d3bed.plan.timeline import timeline
+from d3bed.plan import Basis, Choice
+from d3bed.plan.timeline import Timeline, timeline
 from d3bed.plan.vsm import PIECE_S, TileCosts
 from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.views import TileReport
 from d3bed.server.world import World
 
-__all__ = ["foretell", "tile_reports"]
+__all__ = ["foretell", "judged_anew", "tile_reports"]
 
 
 def foretell(epoch: PlannedEpoch, world: World) -> None:
     """Predict the epoch's latency anew, once its agents have timed the tiles that the planner estimated."""
-    if not epoch.tiles:
-        return
+    if epoch.tiles:
+        seen = _foretold(epoch, world, epoch.basis)
+        epoch.choice = msgspec.structs.replace(epoch.choice, timeline=seen)
+
+
+def judged_anew(epoch: PlannedEpoch, active: PlannedEpoch, world: World, basis: Basis) -> Choice:
+    """The choice of an epoch that is about to follow the active one, with what both take under another basis;
+    as it was where frames take several plans in turn."""
+    choice = epoch.choice
+    if choice.mix or active.others or choice.kept_s is None:
+        return choice
+    kept_s = _foretold(active, world, basis).latency_s
+    return msgspec.structs.replace(choice, timeline=_foretold(epoch, world, basis), kept_s=kept_s)
+
+
+def _foretold(epoch: PlannedEpoch, world: World, basis: Basis) -> Timeline:
+    """Of one frame, under conditions as they are now; `basis` has their rates."""
     model, agents = epoch.wish.model, epoch.agents
     records = {agent: world.agents[agent] for agent in agents}
     slower = {agent: epoch.shared.get(agent, 1.0) for agent in agents}
@@ -36,8 +52,7 @@ def foretell(epoch: PlannedEpoch, world: World) -> None:
             return costs.tile_s(agent, tile)
         return taken_s * sum(times_s[agent]) / profile_s
 
-    seen = timeline(epoch.graph, epoch.plan, epoch.route, times_s, epoch.basis.rates, tile_s, PIECE_S)
-    epoch.choice = msgspec.structs.replace(epoch.choice, timeline=seen)
+    return timeline(epoch.graph, epoch.plan, epoch.route, times_s, basis.rates, tile_s, PIECE_S)
 
 
 def tile_reports(epoch: PlannedEpoch) -> tuple[TileReport, ...]:

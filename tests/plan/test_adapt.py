@@ -109,6 +109,12 @@ def test_a_plan_that_is_in_force_for_moments_only_is_left_for_a_larger_gain() ->
     assert judge(0.200, 0.160, young=True).move
 
 
+def test_tiles_are_cut_otherwise_only_for_a_larger_gain() -> None:
+    assert judge(0.200, 0.182).move
+    assert not judge(0.200, 0.182, alike=True).move
+    assert judge(0.200, 0.170, alike=True).move
+
+
 def test_plans_that_swing_back_wait_longer_each_time_and_calm_down_again() -> None:
     patience, now, waits = Patience(), 0.0, []
     for turn in range(12):
