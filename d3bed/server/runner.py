@@ -79,7 +79,9 @@ class Runner:
         self._tape = Tape(lambda: coordinator.drawings.spliced_state(coordinator.snapshot()))
         self._connections: dict[int, AgentConnection] = {}
         self._numbers = itertools.count(1)
+        #: Tiles take up to a second to plan; a plan without them, as after a loss, waits for none of that.
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
+        self._hasty_planner = ThreadPoolExecutor(1, thread_name_prefix="hasty planner")
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────
@@ -96,7 +98,8 @@ class Runner:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._planner.shutdown(cancel_futures=True)
+        for planner in (self._planner, self._hasty_planner):
+            planner.shutdown(cancel_futures=True)
         for command in self.coordinator.last_words(self.clock()):
             self._perform(command)
         for row in self._tape.end(self.clock()):
@@ -164,13 +167,10 @@ class Runner:
                 assert_never(command)
 
     async def _plan(self, command: ComputePlan) -> None:
-        loop = asyncio.get_running_loop()
+        planner = self._hasty_planner if command.tiling == "none" else self._planner
         event: PlanComputed | PlanFailed
         try:
-            choice = await loop.run_in_executor(
-                self._planner,
-                lambda: choice_for(command),
-            )
+            choice = await asyncio.get_running_loop().run_in_executor(planner, choice_for, command)
         except D3Error as error:
             event = PlanFailed(command.pipeline, command.request, str(error))
         except Exception as error:

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 #: A connection that has not registered by then is closed.
 REGISTER_S = 5.0
 #: An agent whose board acknowledges nothing for this long is gone, though it may be too busy to speak itself.
-UNACKNOWLEDGED_S = 3
+UNACKNOWLEDGED_S = 2
 #: Orders that wait for an agent to read them; one that lets more pile up is closed.
 QUEUED_ORDERS = 1024
 MAX_NAME = 64
