@@ -10,7 +10,9 @@ from d3bed.plan.adapt import (
     Patience,
     Verdict,
     changes,
+    explains,
     judge,
+    rebased,
     what_matters,
 )
 from d3bed.plan.adjust import Adjustment, Standing, adjust
@@ -60,6 +62,7 @@ __all__ = [
     "check_limits",
     "choose",
     "cost_s",
+    "explains",
     "judge",
     "link_bytes",
     "loads_s",
@@ -67,6 +70,7 @@ __all__ = [
     "samples_of",
     "slowdowns",
     "proven",
+    "rebased",
     "solve",
     "timeline",
     "what_matters",

@@ -32,7 +32,9 @@ __all__ = [
     "Patience",
     "Verdict",
     "changes",
+    "explains",
     "judge",
+    "rebased",
     "what_matters",
 ]
 
@@ -122,21 +124,40 @@ def what_matters(
     """What changes a frame's time most, most first: under the plan in force, which kept each agent and link
     busy for so long before, or under a new one, which will do so now. Where nothing does, all of it."""
 
-    def effect_s(change: Change) -> float:
-        before, after = change.before, change.after
-        kept_s = kept_busy_s.get(change.subject, 0.0)
-        new_s = new_busy_s.get(change.subject, 0.0) if new_busy_s is not None else 0.0
-        if change.quantity == "latency_s":
-            return abs(after - before) if kept_s or new_s else 0.0
-        if change.quantity == "bytes_per_s":  # a frame's time is the inverse of it
-            before, after = after, before
-        of_kept_s = kept_s * abs(_over(after, before) - 1) if kept_s else 0.0
-        return max(of_kept_s, new_s * abs(_over(before, after) - 1) if new_s else 0.0)
-
-    effects_s = [effect_s(change) for change in found]
+    effects_s = [_effect_s(change, kept_busy_s, new_busy_s or {}) for change in found]
     least_s = MATTERS * max(effects_s, default=0.0)
     told = [(s, change) for s, change in zip(effects_s, found, strict=True) if s >= least_s]
     return [change for _, change in sorted(told, key=lambda each: -each[0])][:MOST_TOLD]
+
+
+def _effect_s(change: Change, kept_busy_s: Mapping[str, float], new_busy_s: Mapping[str, float]) -> float:
+    """What it changes of a frame's time, under one of two plans."""
+    before, after = change.before, change.after
+    kept_s, new_s = kept_busy_s.get(change.subject, 0.0), new_busy_s.get(change.subject, 0.0)
+    if change.quantity == "latency_s":
+        return abs(after - before) if kept_s or new_s else 0.0
+    if change.quantity == "bytes_per_s":  # a frame's time is the inverse of it
+        before, after = after, before
+    of_kept_s = kept_s * abs(_over(after, before) - 1) if kept_s else 0.0
+    return max(of_kept_s, new_s * abs(_over(before, after) - 1) if new_s else 0.0)
+
+
+def explains(
+    found: Sequence[Change], kept_busy_s: Mapping[str, float], new_busy_s: Mapping[str, float]
+) -> bool:
+    """Whether what has changed matters to one of the plans at all. What a new plan would gain elsewhere comes
+    from numbers that stray within their bands."""
+    return sum(_effect_s(change, kept_busy_s, new_busy_s) for change in found) >= LEAST_GAIN_S
+
+
+def rebased(basis: Basis, now: Basis, found: Sequence[Change]) -> Basis:
+    """With what has changed as it is now, and all else as it was."""
+    subjects = {change.subject for change in found}
+    return Basis(
+        {a: now.factors.get(a, factor) if a in subjects else factor for a, factor in basis.factors.items()},
+        basis.rates | {ends: rate for ends, rate in now.rates.items() if "→".join(ends) in subjects},
+        now.spreads,
+    )
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from d3bed.core.ids import AgentId, CauseId, Epoch, FrameId, Tier
 from d3bed.core.measurements import LinkShape, TileReady
 from d3bed.core.messages import Abandon, ModelSpec, Retire
 from d3bed.core.models import CLOSE, TORCH
-from d3bed.plan import YOUNG_S, Basis, Choice, Patience, Verdict, changes, judge
+from d3bed.plan import YOUNG_S, Basis, Choice, Patience, Verdict, changes, explains, judge, rebased
 from d3bed.server.decisions import Decisions
 from d3bed.server.distrust import IN_A_ROW, Distrust
 from d3bed.server.epochs import PlannedEpoch, Wish
@@ -236,13 +236,13 @@ class Pipeline:
 
     def _plan(self, wish: Wish, members: dict[AgentId, Tier]) -> None:
         self._stage = ("planning", f"{wish.strategy} plans {wish.model.name}")
-        self._requests += 1
-        self._request = self._requests
+        self._requests = self._request = self._requests + 1
         loaded = {agent: self.world.agents[agent].loaded[wish.model] for agent in members}
         current = self.active if self.active is not None and self.active.wish.model == wish.model else None
         members = self._distrust.trusted(members, self.world.now)
         self._basis = self.world.conditions(members, self.settings.id)
-        self._shared, now = self.world.slowdowns(self.settings.id, members), self.world.now
+        self._shared = self.world.slowdowns(self.settings.id, members)
+        agents, now = self.world.agents, self.world.now
 
         def slowed(agent: AgentId, times_s: Sequence[float]) -> tuple[float, ...]:
             return tuple(time_s * self._shared.get(agent, 1.0) for time_s in times_s)
@@ -256,10 +256,8 @@ class Pipeline:
                 request=self._request,
                 device=self.settings.device,
                 graph=loaded[self.settings.device].graph,
-                profiles={a: slowed(a, self.world.agents[a].expected_s(wish.model, now)) for a in members},
-                fixed_s={
-                    a: slowed(a, self.world.agents[a].expected_fixed_s(wish.model, now)) for a in members
-                },
+                profiles={a: slowed(a, agents[a].expected_s(wish.model, now)) for a in members},
+                fixed_s={a: slowed(a, agents[a].expected_fixed_s(wish.model, now)) for a in members},
                 agents=members,
                 rates=self._basis.rates,
                 pins=(*self.settings.pins.get(wish.model.name, ()), *pins),
@@ -273,7 +271,6 @@ class Pipeline:
 
     def plan_failed(self, request: int, problem: str) -> None:
         if request == self._request:
-            self._request = None
             self.give_up(problem)
 
     def plan_computed(self, request: int, choice: Choice) -> None:
@@ -284,12 +281,13 @@ class Pipeline:
         self._request = None
         connections = {agent: self.world.agents[agent].connection for agent in choice.participants}
         self.decisions.planned(wish, choice)
-        active = self.active
+        active, beside = self.active, False
         if active is not None:
             found = changes(active.basis, self._basis) if wish.reconsider else []  # by now: more, or less
             if found and self._stalls.hold(active.basis, self._basis):
                 self.wish = None
                 return
+            beside = bool(wish.seen) and not explains(found, active.choice.busy_s, choice.busy_s)
             self.wish = wish = wish.because(found or wish.seen, active.choice.busy_s, choice.busy_s)
         new = wish.forced or (active is not None and active.broken)
         if active is not None and not new and active.is_same(wish.model, choice, connections):
@@ -297,6 +295,9 @@ class Pipeline:
             self._keep(active, wish, choice, "the plan is the same")
             return
         if active is not None and (verdict := self._verdict(active, wish, choice)) is not None:
+            if verdict.move and beside:
+                verdict = Verdict(False, f"what has changed matters to neither plan ({verdict.reason})")
+                self._basis = rebased(active.basis, self._basis, wish.seen)
             if not verdict.move:
                 self._keep(active, wish, choice, verdict.reason)
                 return
@@ -384,8 +385,7 @@ class Pipeline:
         if (active := self.active) is not None and self._is_refuted(active, lead):
             return
         self.wish, epoch = None, lead
-        old = self._line.activate()
-        reasons: list[str] = []
+        old, reasons = self._line.activate(), list[str]()
         if old is not None and epoch.wish.reconsider:
             reasons.append(self._patience.moved(old.placement, epoch.placement, self.world.now))
         else:

@@ -16,7 +16,9 @@ from d3bed.plan.adapt import (
     Basis,
     Patience,
     changes,
+    explains,
     judge,
+    rebased,
     what_matters,
 )
 
@@ -60,6 +62,18 @@ def test_the_cause_is_what_matters_to_the_plans_not_what_changed_most() -> None:
     assert what_matters(found, {}) == found, "where nothing matters, all of it"
     again = changes(Basis({}, {}), Basis({}, {(PI, EDGE): LinkRate(1e7, 0.002)}))
     assert what_matters(again, {"edge-1": 0.1}, {"pi-1→edge-1": 0.01}) == again
+
+
+def test_what_neither_plan_uses_explains_no_move_and_is_all_that_is_taken_note_of() -> None:
+    before = Basis({PI: 1.0, EDGE: 1.0}, {(PI, EDGE): LinkRate(1e6, 0.002), (EDGE, PI): LinkRate(1e6, 0.002)})
+    now = Basis({PI: 1.2, EDGE: 1.0}, {(PI, EDGE): LinkRate(1e6, 0.002), (EDGE, PI): LinkRate(2e6, 0.002)})
+    found = changes(before, now)
+    assert [change.subject for change in found] == ["edge-1→pi-1"]
+    assert not explains(found, {"pi-1": 0.3, "pi-1→edge-1": 0.1}, {"edge-1": 0.1})
+    assert explains(found, {"pi-1": 0.3}, {"edge-1→pi-1": 0.1})
+    assert explains(found, {"edge-1→pi-1": 0.1}, {"pi-1": 0.3})
+    assert not explains([], {"pi-1": 0.3}, {"edge-1→pi-1": 0.1})
+    assert rebased(before, now, found) == Basis(before.factors, now.rates)
 
 
 def test_a_latency_that_matters_is_told() -> None:

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from d3bed.core.ids import AgentId, Epoch, PipelineId, Tier
-from d3bed.core.messages import Prepare, Ready
+from d3bed.core.messages import LinkMeasured, Prepare, Ready
 from d3bed.plan import Choice
 from d3bed.server.runner import choice_for
 from d3bed.server.stalls import WAIT_S
@@ -103,6 +103,21 @@ def test_a_plan_for_what_goes_on_comes_into_force_however_long_it_takes(make_sta
     stage.scripts[EDGE_2].silent.add(Prepare)
     frames(stage, 2.0, 20)
     stage.say(EDGE_2, Ready(DEMO, Epoch(2), 0.8))
+    assert stage.active == 2
+
+
+def test_a_change_that_matters_to_neither_plan_moves_none_and_hides_none(make_stage: MakeStage) -> None:
+    """What a board strays by within its band is no reason, whoever else gives the occasion to look at it; and
+    it is no new middle of that band."""
+    stage = on_edge_1(make_stage, speed=1.0, hosts={})
+    frames(stage, 1.2, 60)
+    for _ in range(2):
+        stage.say(CLOUD, LinkMeasured(EDGE_2, 2e7, 0.001, 0.002, quick=True))
+    stage.tick(1)
+    assert stage.active == 1
+    (kept,) = [text for text in stage.notes("info") if "kept" in text]
+    assert "vm-1→edge-2 rose" in kept and "what has changed matters to neither plan (74 → 65 ms" in kept
+    frames(stage, 1.3, 10)
     assert stage.active == 2
 
 
