@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from d3bed import __version__
 from d3bed.plan import STRATEGIES
+from tests import forked
 
 PROBLEM = {
     "format": "d3bed.problem/1",
@@ -30,19 +30,15 @@ PROBLEM = {
 
 
 def d3bed(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "d3bed", *arguments],
-        cwd=folder,
-        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+    needs = "d3bed.lab.plan_show d3bed.lab.client scipy.optimize"
+    return forked.run(*arguments, folder=folder, columns=160, imported=needs)
 
 
 def test_version() -> None:
-    assert d3bed("--version").stdout.strip() == f"d3bed {__version__}"
+    done = subprocess.run(
+        [sys.executable, "-m", "d3bed", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"d3bed {__version__}"
 
 
 @pytest.mark.parametrize(

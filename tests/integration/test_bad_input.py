@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 pytestmark = pytest.mark.timeout(480)
 
@@ -23,14 +24,7 @@ device = "pi-1"
 
 
 def d3bed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "d3bed", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+    return forked.run(*arguments, folder=folder, columns=80, imported="d3bed.lab.demo d3bed.lab.plan_show")
 
 
 def complaint(done: subprocess.CompletedProcess[str]) -> str:

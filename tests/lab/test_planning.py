@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from d3bed.plan import STRATEGIES
+from tests import forked
 
 FIXTURES = Path(__file__).parents[1] / "plan" / "fixtures"
 VGG = FIXTURES / "mixed-vgg16.json"
@@ -22,17 +23,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def d3bed(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    # A module that is None cannot be imported: these commands must do without torch.
-    code = "import sys; sys.modules['torch'] = None; import d3bed.cli; d3bed.cli.main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=folder,
-        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+    needs = "d3bed.lab.plan_show scipy.optimize scipy.sparse.csgraph d3bed.plan.mix"
+    return forked.run(*arguments, folder=folder, columns=80, imported=needs, forbidden="torch")
 
 
 @functools.cache
