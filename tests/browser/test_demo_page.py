@@ -1,7 +1,7 @@
 """The page on a running demo: real agents, real tensors, real links; what is pressed is seen to happen.
 
-One testbed serves all tests, in order: each leaves it running. A picture of each state is written to
-`SCREENS`, for a person to look at.
+One testbed serves all tests (or two, where workers share them); each leaves it running. A picture of each
+state is written to `SCREENS`, for a person to look at.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
 from d3bed.config import data_dir, override, read_config
+from d3bed.lab import client
 from d3bed.lab.testbed import Testbed, open_testbed
 from tests.browser.conftest import SCREENS, press, violations
 
@@ -26,8 +27,6 @@ pytestmark = [
     pytest.mark.timeout(480),
     pytest.mark.asyncio(loop_scope="session"),
 ]
-
-#: A switch needs agents to prepare; on a busy machine they take their time.
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -45,11 +44,15 @@ async def picture(page: Page, name: str) -> None:
     )
     for share in (0.25, 0.5, 0.75, 1, 0):
         await page.evaluate(f"window.scrollTo(0, document.body.scrollHeight * {share})")
-        await page.evaluate("() => new Promise(then => setTimeout(then, 400))")
+        await page.evaluate("() => new Promise(then => setTimeout(then, 100))")
     await page.screenshot(path=SCREENS / f"{name}.png", full_page=True)
 
 
-async def opened(page: Page, bed: Testbed, name: str = "ann") -> None:
+async def opened(page: Page, bed: Testbed, name: str = "ann", idle: bool = False) -> None:
+    """The page, with frames that flow if it need not be idle."""
+    view = await client.get(bed.base, f"/api/pipelines/{bed.pipeline}")
+    if view["phase"] == "idle" and not idle:
+        await client.post(bed.base, f"/api/pipelines/{bed.pipeline}/start", {})
     await page.goto(bed.base)
     await expect(page.locator("#connection")).to_contain_text("live")
     await page.fill("#who", name)
@@ -70,7 +73,7 @@ async def until_more(page: Page, count: int) -> None:
 async def test_frames_started_from_the_page_flow_and_every_agent_is_seen_to_work(
     page: Page, bed: Testbed
 ) -> None:
-    await opened(page, bed)
+    await opened(page, bed, idle=True)
     await press(page.get_by_role("button", name="Start", exact=True))
     await expect(page.locator("#run-said")).to_have_text("✓ start: pi-1 confirms")
     await until_more(page, 5)

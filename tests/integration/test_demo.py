@@ -19,7 +19,30 @@ from tests.integration.tools import all_gone, children_of, demo, fetch, free_por
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(480)]
 
-ROOT = Path(__file__).resolve().parents[2]
+#: Where it does not matter who computes what, two small agents do.
+TWO = """
+[[agents]]
+name = "pi-1"
+tier = "device"
+speed = 0.4
+[[agents]]
+name = "edge-1"
+tier = "edge"
+speed = 0.4
+
+[pipelines.main]
+device = "pi-1"
+edges = ["edge-1"]
+strategy = "edge"
+model = "alexnet"
+input = "3x96x96"
+"""
+
+
+def two(folder: Path, port: int) -> tuple[str, ...]:
+    """Arguments of a small demo without end."""
+    (folder / "two.toml").write_text(TWO)
+    return ("--headless", "--frames", "100000", "--config", "two.toml", "--port", str(port))
 
 
 async def test_headless_demo_answers_every_frame_exactly_over_shaped_links(tmp_path: Path) -> None:
@@ -65,7 +88,7 @@ async def test_strategy_switch_while_frames_flow_loses_and_mixes_nothing(tmp_pat
     async with demo(tmp_path, *arguments) as process:
         await until(lambda: running_agents(port), "the first frame")
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
-            for strategy in ("edge", "cloud", "device"):
+            for strategy in ("device", "cloud", "edge"):
                 url = "/api/pipelines/main/strategy"
                 async with session.post(url, json={"strategy": strategy}) as answer:
                     assert answer.status == 202, await answer.text()
@@ -81,7 +104,7 @@ async def test_strategy_switch_while_frames_flow_loses_and_mixes_nothing(tmp_pat
     report = json.loads(report_path.read_text())
     assert report["frames"] == {"sent": 60, "answered": 60, "lost": 0, "dropped": 0}
     assert report["exact"]["checked"] == report["exact"]["identical"] == 60
-    assert [e["strategy"] for e in report["epochs"]] == ["optimal", "edge", "cloud", "device"]
+    assert [e["strategy"] for e in report["epochs"]] == ["optimal", "device", "cloud", "edge"]
     numbers = [e["epoch"] for e in report["epochs"]]
     assert numbers == sorted(set(numbers))
 
@@ -121,7 +144,7 @@ async def test_links_that_fall_while_frames_flow_move_the_plan_and_the_reason_is
 @pytest.mark.parametrize("victim", ["edge", "server"])
 async def test_a_killed_child_ends_the_demo_with_a_clear_error(tmp_path: Path, victim: str) -> None:
     port = free_port()
-    async with demo(tmp_path, "--headless", "--frames", "100000", "--port", str(port)) as process:
+    async with demo(tmp_path, *two(tmp_path, port)) as process:
         agents = await until(lambda: running_agents(port), "the first frame")
         children = await children_of(process)
         pids = {a["pid"] for a in agents if a["tier"] == victim}
@@ -151,7 +174,7 @@ async def test_without_options_the_tour_is_played_and_ctrl_c_ends_it(tmp_path: P
 
 async def test_when_the_demo_itself_is_killed_its_children_end(tmp_path: Path) -> None:
     port = free_port()
-    async with demo(tmp_path, "--headless", "--frames", "100000", "--port", str(port)) as process:
+    async with demo(tmp_path, *two(tmp_path, port)) as process:
         await until(lambda: running_agents(port), "the first frame")
         children = await children_of(process)
         process.kill()

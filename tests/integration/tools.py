@@ -54,13 +54,15 @@ def free_port() -> int:
 
 
 async def until(condition: Any, what: str, limit_s: float = 120.0) -> Any:
-    """Wait for a condition (async callable) to give something true."""
+    """Wait for a condition (async callable) to give something true; ask less and less often."""
+    every_s = 0.01
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
             while True:
                 if found := await condition():
                     return found
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(every_s)
+                every_s = min(0.1, 1.5 * every_s)
     raise AssertionError(f"no {what} within {limit_s:g} s")
 
 
@@ -141,6 +143,7 @@ class Bed:
         self.config = folder / "losses.toml"
         self.config.write_text(config)
         self._running: dict[str, asyncio.subprocess.Process] = {}
+        self._http: aiohttp.ClientSession | None = None
 
     async def start(self, *names: str) -> None:
         for name in names:
@@ -168,15 +171,27 @@ class Bed:
         await self._running.pop(name).wait()
 
     async def close(self) -> None:
+        if self._http is not None:
+            await self._http.close()
         for name in reversed(list(self._running)):
             with contextlib.suppress(ProcessLookupError):
                 await self.kill(name)
 
     # ── what the server says ──────────────────────────────────────────────────────────────────────
 
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        """Asked so often that it keeps its connection."""
+        if self._http is None:
+            self._http = aiohttp.ClientSession(f"http://127.0.0.1:{self.port}")
+        return self._http
+
     async def view(self) -> dict[str, Any]:
-        views = await fetch(self.port, "/api/pipelines")
-        return dict(views[0]) if views else {}
+        with contextlib.suppress(aiohttp.ClientError):
+            async with self.http.get("/api/pipelines") as answer:
+                views = await answer.json() if answer.status == 200 else None
+                return dict(views[0]) if views else {}
+        return {}
 
     async def until(self, condition: Any, what: str) -> dict[str, Any]:
         """Wait until the pipeline's view fits."""
@@ -186,7 +201,7 @@ class Bed:
             return view if view and condition(view) else None
 
         try:
-            return dict(await until(fits, what, 120.0))
+            return dict(await until(fits, what))
         except AssertionError as late:
             view, said = await self.view(), await fetch(self.port, "/api/decisions") or []
             now = f"{view.get('phase')}: {view.get('phase_text')}, route {view.get('route')}"
@@ -204,8 +219,7 @@ class Bed:
         )
 
     async def post(self, what: str, body: dict[str, Any]) -> None:
-        address = f"http://127.0.0.1:{self.port}/api/pipelines/main/{what}"
-        async with aiohttp.ClientSession() as session, session.post(address, json=body) as answer:
+        async with self.http.post(f"/api/pipelines/main/{what}", json=body) as answer:
             assert answer.status == 202, await answer.text()
 
     async def end_run(self) -> dict[str, Any]:
