@@ -14,14 +14,11 @@ from d3bed.core.errors import ConfigError
 
 __all__ = ["find_browser", "run_checks"]
 
-#: Tests that start agents as processes or compare times have the machine to themselves; the others share
-#: its cores.
 _GATES = [
     ["ruff", "format", "--check", "."],
     ["ruff", "check", "."],
     ["mypy"],
-    ["pytest", "-n", "logical", "--maxprocesses=8", "--dist=worksteal", "-m", "not (processes or alone)"],
-    ["pytest", "-m", "processes or alone"],
+    ["pytest", "-n", "logical", "--maxprocesses=8", "--dist=worksteal"],
 ]
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

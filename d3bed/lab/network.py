@@ -11,6 +11,7 @@ Synchronous; needs root and iproute2.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import ipaddress
 import json
 import os
@@ -19,7 +20,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from d3bed.core.errors import ConfigError, D3Error
 
@@ -30,6 +32,7 @@ _SWITCH = "_switch"
 #: The machine itself, as a node of the network.
 HOST = "_host"
 _NETWORKS = ipaddress.ip_network("198.18.0.0/15")
+_LOCK = Path("/run/d3bed-lab.lock")
 _GRACE_S = 5.0
 _MTU = 1500
 
@@ -78,6 +81,10 @@ class Network:
 
     def build(self, nodes: Sequence[str]) -> dict[str, str]:
         """Make it; returns the address of each node, and of `HOST`. Raises `NetworkFailed`."""
+        with _one_at_a_time():
+            return self._build(nodes)
+
+    def _build(self, nodes: Sequence[str]) -> dict[str, str]:
         network = _free_network()
         addresses = [str(address) for address in network.hosts()]
         if len(nodes) + 1 > len(addresses):
@@ -156,6 +163,14 @@ class Network:
 
 def _port(number: int) -> str:
     return f"port{number}"
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Two labs that are made at once must not choose the same addresses."""
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _free_network() -> ipaddress.IPv4Network:

@@ -24,18 +24,18 @@ def model() -> LoadedModel:
     return load(ModelSpec("resnet18"))
 
 
-@pytest.mark.alone
 def test_the_sum_of_the_vertices_is_about_the_whole(model: LoadedModel) -> None:
-    """Wide bounds, and once is enough: other work on this machine is not what is tested."""
+    """Wide bounds, and once is enough: other work on this machine is not what is tested. Both are times of
+    this thread."""
     image = torch.zeros(model.input.shape, dtype=torch.uint8)
     model.whole(image)
     while True:
         whole_s = []
         times_s, fixed_s = measure(model, runs=5)
         for _ in range(5):
-            start_s = time.perf_counter()
+            start_s = time.thread_time()
             model.whole(image)
-            whole_s.append(time.perf_counter() - start_s)
+            whole_s.append(time.thread_time() - start_s)
         assert len(times_s) == len(model.graph.vertices)
         assert times_s[0] == 0
         assert all(t > 0 for t in times_s[1:])

@@ -95,7 +95,6 @@ def test_boards_reach_each_other_until_a_cable_is_pulled_and_leave_nothing(lab: 
     assert network.left() == [] and network.remove() == []
 
 
-@pytest.mark.alone
 @needs_root
 def test_a_group_gives_its_share_of_a_core_and_no_more(lab: str) -> None:
     groups = Groups(lab)
