@@ -15,6 +15,8 @@ __all__ = ["Plot", "bars", "clock", "ticks"]
 
 _WIDTH = 960.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 14.0, 14.0, 34.0
+#: About how wide one of a label is.
+_LETTER = 9.0
 
 Point = tuple[float, float]
 
@@ -49,6 +51,7 @@ class Plot:
         self._low, self._high = seconds if seconds[1] > seconds[0] else (seconds[0], seconds[0] + 1.0)
         self._top = top if top > 0 else 1.0
         self._parts: list[str] = []
+        self._labelled = 0.0
         self._axes()
 
     def x(self, seconds: float) -> float:
@@ -114,16 +117,21 @@ class Plot:
                 )
         self._parts.append("</g>")
 
-    def mark(self, seconds: float, kind: str, title: str, label: str = "") -> None:
-        """An upright line, with a label at its upper end."""
-        x, base = self.x(seconds), self.y(0)
+    def mark(self, seconds: float, kind: str, title: str, label: str = "", *, brief: bool = False) -> None:
+        """An upright line, with a label at its upper end where the last one leaves room; a `brief` one
+        crosses nothing of the plot. Ask in order."""
+        x, base = self.x(seconds), _TOP - 2 if brief else self.y(0)
+        top = 2 if brief else _TOP
         self._parts.append(
-            f'<g class="mark {kind}">{_title(title)}<path class="wide" d="M{x:.1f} {_TOP}V{base:.1f}"/>'
-            f'<path d="M{x:.1f} {_TOP}V{base:.1f}"/>'
+            f'<g class="mark {kind}">{_title(title)}<path class="wide" d="M{x:.1f} {top:g}V{base:.1f}"/>'
+            f'<path d="M{x:.1f} {top:g}V{base:.1f}"/>'
         )
-        if label:
-            anchor, offset = ("end", -4) if x > _WIDTH - 60 else ("start", 4)
+        width = _LETTER * len(label)
+        anchor, offset = ("end", -4) if x > _WIDTH - 60 else ("start", 4)
+        left = x + offset - (width if anchor == "end" else 0)
+        if label and left > self._labelled:
             self._text(x + offset, _TOP + 9, label, anchor)
+            self._labelled = left + width
         self._parts.append("</g>")
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import datetime
+import gzip
 import io
 import sqlite3
 from collections.abc import Iterator
@@ -43,6 +44,10 @@ __all__ = ["as_csv", "as_html", "as_json", "fetch", "fetch_spans", "put", "store
 #: Runs of up to so many frames are drawn dot by dot, longer ones as a band.
 _DOTS = 1500
 _BINS, _COLUMNS = 400, 160
+#: What has more rows scrolls in a box of its own.
+_ROWS = 30
+#: More marks would hide what is drawn: they stay at its upper edge.
+_MARKS = 80
 #: Columns are drawn up to so many times the usual height.
 _USUAL = 4.0
 
@@ -145,9 +150,9 @@ def write(history: RunHistory, html: Path | None, json: Path | None, table: Path
 
 
 def put(path: Path, content: bytes) -> None:
-    """Raises `ConfigError` for a file that cannot be written."""
+    """Compressed where the name ends in `.gz`. Raises `ConfigError` for a file that cannot be written."""
     try:
-        path.write_bytes(content)
+        path.write_bytes(gzip.compress(content, 6) if path.suffix == ".gz" else content)
     except OSError as error:
         raise ConfigError(str(path), "", f"cannot be written ({error.strerror})") from error
 
@@ -168,6 +173,7 @@ def as_html(history: RunHistory) -> str:
     latency_s = sorted(history.frames.latency_s)
     return environment.get_template("report.html").render(
         history=history,
+        rows_at_once=_ROWS,
         run=run,
         report=report,
         duration_s=_end_s(history),
@@ -200,17 +206,19 @@ def _end_s(history: RunHistory) -> float:
 
 def _plot(history: RunHistory, name: str, top_s: float, height: float) -> Plot:
     plot = Plot(name, (0.0, _end_s(history)), 1.05e3 * top_s, "ms per frame", height)
-    for mark in changes(history):
-        plot.mark(mark.at_s, "change", f"{clock(mark.at_s)}: {mark.text}")
+    happened = changes(history)
+    for mark in happened:
+        words = f"{clock(mark.at_s)}: {mark.text}"
+        plot.mark(mark.at_s, "change", words, brief=len(happened) > _MARKS)
     return plot
 
 
 def _marked(plot: Plot, history: RunHistory) -> str:
-    shown, last_x = switches(history), float("-inf")
+    shown = switches(history)
+    brief = len(shown) > _MARKS
     for mark in shown:
-        room = plot.x(mark.at_s) - last_x > 34
-        plot.mark(mark.at_s, "switch", f"{clock(mark.at_s)}: {mark.text}", mark.label if room else "")
-        last_x = plot.x(mark.at_s) if room else last_x
+        words = f"{clock(mark.at_s)}: {mark.text}"
+        plot.mark(mark.at_s, "switch", words, "" if brief else mark.label, brief=brief)
     return plot.svg
 
 

@@ -53,7 +53,9 @@ def report(
 @reporting.command()
 def trace(
     run: RunArgument = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE")] = Path("trace.json"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Compressed where its name ends in .gz.")
+    ] = Path("trace.json"),
     server: ServerOption = "http://127.0.0.1:8333",
     data_dir: DataOption = None,
     token: TokenOption = None,

@@ -14,7 +14,7 @@ import msgspec
 
 from d3bed.core.checks import LinkCheck
 from d3bed.core.ids import AgentId, Tier
-from d3bed.core.measurements import LinkShape
+from d3bed.core.measurements import BoardSample, LinkShape
 
 __all__ = ["CLOCK_S", "Finding", "Patient", "diagnose"]
 
@@ -41,7 +41,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 class Patient(msgspec.Struct, frozen=True):
     """An agent that a pipeline needs; `checks` None: it did not answer the doctor in time. `clock_s`: how far
-    its clock is ahead, `clock_error_s` bounds the error of that. `infer_s`: the whole model on it alone."""
+    its clock is ahead, `clock_error_s` bounds the error of that. `infer_s`: the whole model on it alone.
+    `board`: what it told of that last."""
 
     agent: AgentId
     tier: Tier
@@ -55,6 +56,7 @@ class Patient(msgspec.Struct, frozen=True):
     infer_s: float | None = None
     clock_s: float | None = None
     clock_error_s: float = 0.0
+    board: BoardSample | None = None
     checks: tuple[LinkCheck, ...] | None = None
 
 
@@ -99,6 +101,8 @@ def _of_agent(patient: Patient, version: str, *, several: bool, alike: bool) -> 
     else:
         yield Finding(name, "version", "ok", f"d3bed {version}, as the server")
     yield from _of_clock(patient)
+    if patient.board is not None:
+        yield _of_board(name, patient.board)
     yield from _of_address(patient, several=several)
     if not patient.loaded:
         text = f"has not loaded {patient.model}"
@@ -121,6 +125,19 @@ def _of_agent(patient: Patient, version: str, *, several: bool, alike: bool) -> 
     if patient.checks is None:
         text = "did not finish checking its links in time"
         yield Finding(name, "links", "error", text, "its log says why; ask again when it is less busy")
+
+
+def _of_board(name: str, board: BoardSample) -> Finding:
+    told = [f"load {board.load:.0%}"]
+    if board.temperature_c is not None:
+        told.append(f"{board.temperature_c:.0f} °C")
+    if board.frequency_hz is not None:
+        told.append(f"{board.frequency_hz / 1e9:.2g} GHz")
+    if board.throttled:
+        remedy = "cooling, and a power supply that gives what the board needs; plans follow what it does now"
+        text = f"it is slower than it could be: {board.throttled} ({', '.join(told)})"
+        return Finding(name, "board", "warn", text, remedy)
+    return Finding(name, "board", "ok", ", ".join(told))
 
 
 def _of_clock(patient: Patient) -> Iterator[Finding]:

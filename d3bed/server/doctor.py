@@ -93,6 +93,7 @@ class Doctor:
             loaded=loaded is not None,
             fingerprint=loaded.fingerprint if loaded is not None else "",
             infer_s=sum(times_s) if times_s is not None else None,
+            board=record.board,
         )
         asked_s = time.time()
         answered = await self._ask(agent, peers)

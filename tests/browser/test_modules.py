@@ -242,17 +242,18 @@ async def test_health_is_judged_by_heartbeats_and_by_work(modules: Page) -> None
         modules,
         "testbed",
         """
-        const cases = [[true, true], [false, true], [true, false]]; // in the plan, frames flow
+        // in the plan, frames flow, the server is away
+        const cases = [[true, true], [false, true], [true, false], [true, true, true]];
         return value.map(agent => cases.map(found => m.health(agent, 100, ...found)));
         """,
         agents,
     )
     assert found == [
-        ["off", "off", "off"],
-        ["silent", "silent", "silent"],
-        ["working", "idle", "idle"],
-        ["stalled", "idle", "idle"],
-        ["stalled", "idle", "idle"],
+        ["off", "off", "off", "unknown"],
+        ["silent", "silent", "silent", "unknown"],
+        ["working", "idle", "idle", "unknown"],
+        ["stalled", "idle", "idle", "unknown"],
+        ["stalled", "idle", "idle", "unknown"],
     ]
 
 

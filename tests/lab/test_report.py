@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import time
 from html.parser import HTMLParser
@@ -209,6 +210,16 @@ def test_long_run_is_drawn_as_a_band_and_stays_small(history: RunHistory) -> Non
     assert 'class="band frame"' in page and len(page) < 300_000
 
 
+def test_hundreds_of_switches_neither_hide_the_plots_nor_make_the_page_long(history: RunHistory) -> None:
+    last = history.epochs[1]
+    many = [msgspec.structs.replace(last, epoch=n, activated_at=1000.0 + n / 20) for n in range(1, 200)]
+    page = as_html(msgspec.structs.replace(history, epochs=tuple(many)))
+    assert 'class="scroll long" tabindex="0"' in page and ">e1</text>" not in page
+    assert page.count("V12.0") == 2 * 199 * 2, "two lines of each switch in two plots, at their upper edge"
+    few = as_html(history)
+    assert 'class="scroll"' in few and ">e2</text>" in few and "V12.0" not in few
+
+
 def test_run_without_frames_or_end_is_told_too(history: RunHistory) -> None:
     empty = {"run": "demo-1-1"} | {key: () for key in history.frames.__struct_fields__[1:]}
     run = msgspec.structs.replace(history.run, ended_s=None)
@@ -259,6 +270,12 @@ def test_command_reads_a_data_folder_without_a_server(data_dir: Path, tmp_path: 
     assert "Run demo-1-1" in files[0].read_text()
     assert msgspec.json.decode(files[1].read_bytes(), type=RunHistory).frames.frame[-1] == 100
     assert len(files[2].read_text().splitlines()) == 101
+    packed = tmp_path / "trace.json.gz"
+    result = CliRunner().invoke(
+        app, ["trace", "-o", str(packed), "--data-dir", str(data_dir)], catch_exceptions=False
+    )
+    assert result.exit_code == 0 and "run demo-1-1: 0 frames in" in result.output.replace("\n", " ")
+    assert msgspec.json.decode(gzip.decompress(packed.read_bytes()))["otherData"]["run"] == "demo-1-1"
 
 
 def test_mistakes_are_named(data_dir: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from d3bed.core.checks import LinkCheck, Stopped
 from d3bed.core.ids import AgentId, Tier
-from d3bed.core.measurements import LinkShape
+from d3bed.core.measurements import BoardSample, LinkShape
 from d3bed.server.diagnosis import Finding, Patient, diagnose
 
 PI, EDGE = AgentId("pi-1"), AgentId("edge-1")
@@ -51,6 +51,15 @@ def test_a_healthy_pair_has_nothing_to_change() -> None:
         ({"loaded": False}, "model", "has not loaded alexnet"),
         ({"infer_s": None}, "model", "not profiled yet"),
         ({"checks": None}, "links", "did not finish"),
+        (
+            {
+                "board": BoardSample(
+                    0.9, 1.0, 0.0, 0.5, temperature_c=82.1, frequency_hz=6e8, throttled="throttled"
+                )
+            },
+            "board",
+            "throttled (load 90%, 82 °C, 0.6 GHz)",
+        ),
     ],
 )
 def test_an_agent_that_is_not_well(changes: dict[str, Any], about: str, words: str) -> None:

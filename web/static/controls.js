@@ -74,7 +74,7 @@ export const createControls = (orders) => {
     const atS = clockS(); // what is changed from now on counts
     const { createRecorder } = await import("./record.js");
     record ??= createRecorder(target, byId("record-said"));
-    record(state.orders, atS);
+    record.press(state.orders, atS);
   });
 
   const who = byId("who");
@@ -111,6 +111,7 @@ export const createControls = (orders) => {
 
   return (newState, now, atS) => {
     [state, pipeline, nowS, drawnMs] = [newState, now, atS, Date.now()];
+    record?.saw(state.orders);
     const names = state.strategies;
     if (names.join() !== [...strategies.children].map((button) => button.value).join())
       strategies.replaceChildren(

@@ -21,6 +21,7 @@ const CONNECTION = {
 };
 
 const IDLE_AFTER_MS = 2_500;
+const AWAY_AFTER_MS = 700; // a socket that is opened anew at once is no server that is away
 const QUEUE_MOST = 100; // messages; a page that is not drawn takes them in all the same
 
 let live = EMPTY; // what the server says now
@@ -28,6 +29,7 @@ let replayed = null; // {state, timeS, pipeline} of a past run, while one is wat
 let state = EMPTY; // what is shown: one of the two
 let chosen = null;
 let queue = [];
+let leftMs = null; // when the feed broke off; null while it is live
 
 const graph = createGraph({
   canvas: byId("graph"),
@@ -271,7 +273,8 @@ pace.add(byId("graph-card"), 300, 1_000, () => {
   graph(shown.pipeline, state.links, state.agents);
   if (!byId("tiles-card").hidden || shown.pipeline?.tiles?.length) tiles(shown.pipeline);
 });
-pace.add(byId("testbed-card"), 450, 1_500, () => testbed(state, state.pipelines, shown.nowS));
+const isAway = () => !replayed && leftMs !== null && performance.now() - leftMs > AWAY_AFTER_MS;
+pace.add(byId("testbed-card"), 450, 1_500, () => testbed(state, state.pipelines, shown.nowS, isAway()));
 pace.add(byId("side"), 450, 1_500, () => {
   if (state.conditions.length || state.orders.length || !byId("orders-part").hidden)
     changes(state.conditions, state.orders, shown.nowS);
@@ -335,6 +338,7 @@ openFeed({
   lastSeq: null,
   onMessage: receive,
   onState: (name) => {
+    leftMs = name === "reconnecting" ? (leftMs ?? performance.now()) : null;
     const [mark, words] = CONNECTION[name];
     set(byId("connection"), { "data-state": name });
     say(byId("connection-mark"), mark);

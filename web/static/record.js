@@ -21,22 +21,33 @@ export const scenarioOf = (orders, sinceS, untilS) => {
   return `${lines.join("\n")}\n`;
 };
 
-// Begins, or ends and saves, with each call: orders and time are the server's.
+// `press` begins, or ends and saves; `saw` hears of orders meanwhile, as servers tell the latest ones only. Orders
+// and time are the server's.
 export const createRecorder = (button, said) => {
   let sinceS = null;
-  return (orders, atS) => {
+  const known = new Map();
+  const saw = (orders) => {
+    if (sinceS !== null) for (const order of orders) if (order.at_s >= sinceS) known.set(order.id, order);
+  };
+  const press = (orders, atS) => {
     if (sinceS === null) {
+      known.clear();
       sinceS = atS;
       say(said, "◌ recording what everybody changes");
     } else {
-      const file = new Blob([scenarioOf(orders, sinceS, atS)], { type: "application/toml" });
+      saw(orders);
+      const all = [...known.values()].sort((a, b) => a.at_s - b.at_s);
+      const file = new Blob([scenarioOf(all, sinceS, atS)], { type: "application/toml" });
       const link = html("a", { href: URL.createObjectURL(file), download: "recorded.toml" });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
       sinceS = null;
-      say(said, "✓ saved as recorded.toml: d3bed scenario play recorded.toml");
+      const pending = all.filter(({ state }) => state === "pending").length;
+      const without = pending ? `, without ${pending} that had not ended` : "";
+      say(said, `✓ saved as recorded.toml${without}: d3bed scenario play recorded.toml`);
     }
     say(button, sinceS === null ? "Record" : "Save");
     set(button, { "aria-pressed": String(sinceS !== null) });
   };
+  return { press, saw };
 };

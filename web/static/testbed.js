@@ -11,6 +11,7 @@ const WORKED_S = 3;
 const SLOWER = 1.25;
 
 const HEALTH = {
+  unknown: ["?", "not known", "the server cannot be reached; agents go on under the plan that they have"],
   off: ["○", "off", "its connection is gone; frames go on without it"],
   silent: ["◌", "silent", "connected, but nothing was heard for a while"],
   stalled: ["▲", "no work done", "it is in the plan and frames flow, but it has told of no finished work lately"],
@@ -25,8 +26,9 @@ export const workers = (pipeline) => {
   return new Set([...route, ...(pipeline?.tiles ?? []).flatMap((block) => block.agents)]);
 };
 
-// `off`, `silent`, `stalled`, `working` or `idle`; `flows`: frames are being answered.
-export const health = (agent, nowS, works, flows) => {
+// `unknown`, `off`, `silent`, `stalled`, `working` or `idle`; `away`: the server, `flows`: frames are being answered.
+export const health = (agent, nowS, works, flows, away = false) => {
+  if (away) return "unknown";
   if (agent.state !== "connected") return "off";
   if (agent.heard_s !== null && nowS - agent.heard_s > SILENT_S) return "silent";
   if (!works || !flows) return "idle";
@@ -69,6 +71,7 @@ const readings = ({ board, rss_bytes }) => [
   ["load", board ? `${Math.round(board.load * 100)} %` : text(null), "of all cores of its board"],
   ["mem.", bytes(rss_bytes), "resident memory of the agent"],
   ["temp.", board?.temperature_c == null ? null : `${Math.round(board.temperature_c)} °C`, "the hottest sensor of its board"],
+  ["freq.", board?.frequency_hz == null ? null : `${(board.frequency_hz / 1e9).toFixed(1)} GHz`, "of its board's first core"],
 ];
 
 const card = (agent, change) => {
@@ -106,8 +109,8 @@ const card = (agent, change) => {
   return parts;
 };
 
-const fill = (parts, agent, nowS, works, flows) => {
-  const kind = health(agent, nowS, works, flows);
+const fill = (parts, agent, nowS, works, flows, away) => {
+  const kind = health(agent, nowS, works, flows, away);
   const [mark, word, title] = HEALTH[kind];
   set(parts.node, { "data-health": kind });
   set(parts.state.parentNode, { title });
@@ -135,7 +138,7 @@ const fill = (parts, agent, nowS, works, flows) => {
     set(chip, { class: `mark ${kindOfMark}`, title: why });
     say(chip, words);
   });
-  set(parts.change, { disabled: agent.state !== "connected" });
+  set(parts.change, { disabled: away || agent.state !== "connected" });
 };
 
 const TIER_WORDS = { device: "device", edge: "edge", cloud: "cloud" };
@@ -151,7 +154,7 @@ export const createTestbed = ({ tiers, caption, change }) => {
       return [tier, list];
     }),
   );
-  return (state, pipelines, nowS) => {
+  return (state, pipelines, nowS, away) => {
     const works = new Set(pipelines.flatMap((pipeline) => [...workers(pipeline)]));
     const flows = pipelines.some(
       ({ phase, counting, rate_per_s: wanted, frames }) =>
@@ -169,12 +172,13 @@ export const createTestbed = ({ tiers, caption, change }) => {
         cards.set(agent.agent, (parts = card(agent, change)));
         columns.get(agent.tier)?.append(parts.node);
       }
-      fill(parts, agent, nowS, works.has(agent.agent), flows);
+      fill(parts, agent, nowS, works.has(agent.agent), flows, away);
     }
     for (const [tier, list] of columns)
       set(list.parentNode, { hidden: agents.length > 0 && !agents.some((agent) => agent.tier === tier) });
     const up = agents.filter((agent) => agent.state === "connected").length;
-    say(caption, agents.length ? `${up} of ${agents.length} agents are here` : "");
+    const here = away ? `the server is away, heard ${age(nowS, state.nowS)}` : `${up} of ${agents.length} agents are here`;
+    say(caption, agents.length ? here : "");
     set(tiers, { hidden: !agents.length });
   };
 };
