@@ -93,6 +93,8 @@ class Traffic:
             run.sent_before, run.dropped_before = max(0, sent - len(frames)), dropped
         sent, dropped = sent - run.sent_before, max(0, dropped - run.dropped_before)
         run.unsaved = True
+        if any(frame.alone for frame in frames):  # of these there are no spans
+            self._world.agents[self._pipeline.settings.device].worked_s = self._world.now
         for frame in frames:
             self.totals.add_answer(frame)
             self._frames.add_report(frame, self._world.now, run.id)

@@ -257,6 +257,18 @@ async def test_health_is_judged_by_heartbeats_and_by_work(modules: Page) -> None
     ]
 
 
+async def test_only_the_device_works_while_it_answers_alone(modules: Page) -> None:
+    plan = {"plan": ["device", "edge", "cloud"], "route": {"device": "pi-1", "edge": "e-1", "cloud": "vm-1"}}
+    texts = ["device [0-1] …", "the device answers alone: its plan needs who is lost"]
+    found = await run(
+        modules,
+        "testbed",
+        "return value.map(pipeline => [...m.workers(pipeline)])",
+        [plan | {"phase_text": text} for text in texts],
+    )
+    assert found == [["pi-1", "e-1", "vm-1"], ["pi-1"]]
+
+
 async def test_command_names_the_server_and_a_token_where_one_is_needed(modules: Page) -> None:
     found = await run(
         modules,

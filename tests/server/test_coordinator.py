@@ -10,6 +10,7 @@ import pytest
 
 from d3bed.core.errors import IllegalTransition
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
+from d3bed.core.measurements import FrameReport
 from d3bed.core.messages import (
     Abandon,
     Activate,
@@ -17,6 +18,7 @@ from d3bed.core.messages import (
     ClockPong,
     Drained,
     FrameFailed,
+    FramesAnswered,
     FromAgent,
     Heartbeat,
     LinkFailed,
@@ -341,6 +343,14 @@ def test_without_anybody_the_device_goes_on_alone(stage: Stage) -> None:
         stage.lose(agent)
     assert set(stage.tiers) == {Tier.DEVICE}
     assert stage.phase == "running"
+
+
+def test_a_device_that_answers_alone_has_worked_though_it_tells_of_no_spans(stage: Stage) -> None:
+    stage.join_all()
+    assert stage.coordinator.world.agents[DEVICE].worked_s is None
+    report = FrameReport(FrameId(1), Epoch(1), "cat.jpg", stage.now - 0.3, stage.now, alone=True)
+    stage.say(DEVICE, FramesAnswered(DEMO, 1, (report,)))
+    assert stage.coordinator.world.agents[DEVICE].worked_s == stage.now
 
 
 def test_agent_that_comes_back_is_loaded_measured_and_used(stage: Stage) -> None:

@@ -9,7 +9,7 @@ import { count, duration, exactness, speed, text } from "./format.js";
 import { createGraph } from "./graph.js";
 import { createOrders } from "./orders.js";
 import { createPace } from "./pace.js";
-import { EMPTY, pipelineOf, reduce, unpacked } from "./store.js";
+import { EMPTY, isAlone, pipelineOf, reduce, unpacked } from "./store.js";
 import { createEpochs, createLinks } from "./tables.js";
 import { createTestbed } from "./testbed.js";
 import { hasCharts } from "./uplot.js";
@@ -83,7 +83,7 @@ const header = (pipeline) => {
   say(
     byId("phase"),
     // What runs where is drawn.
-    pipeline ? [pipeline.phase, pipeline.phase !== "running" && pipeline.phase_text].filter(Boolean).join(": ") : "no pipeline yet",
+    pipeline ? [pipeline.phase, (pipeline.phase !== "running" || isAlone(pipeline)) && pipeline.phase_text].filter(Boolean).join(": ") : "no pipeline yet",
   );
   set(byId("phase"), { "data-phase": pipeline?.phase });
   const { sent, answered, lost, dropped } = pipeline?.frames ?? {};

@@ -125,6 +125,9 @@ const apply = (next, event, copied) => {
 export const pipelineOf = (state, id) =>
   state.pipelines.find((p) => p.id === id) ?? state.pipelines[0] ?? null;
 
+// The plan needs who is lost, and there is none without it (`phase` in server/pipeline.py).
+export const isAlone = (pipeline) => Boolean(pipeline?.phase_text?.startsWith("the device answers alone"));
+
 // Tensors that cross from one tier to the next on the way forward, each once: [{from, to, tensors, bytes}].
 export const crossings = (graph, plan) => {
   if (!graph || !plan) return [];

@@ -3,7 +3,7 @@
 
 import { html, say, set, swatch } from "./dom.js";
 import { age, bytes, speed, text } from "./format.js";
-import { TIERS } from "./store.js";
+import { TIERS, isAlone } from "./store.js";
 
 // The server counts an agent as lost after 2 s of silence; while it loads or measures it may be silent longer.
 const SILENT_S = 2.5;
@@ -21,6 +21,7 @@ const HEALTH = {
 
 // Agents that compute in the plan in force: those of the route that have vertices, and those with tiles.
 export const workers = (pipeline) => {
+  if (isAlone(pipeline)) return new Set([pipeline.route?.device]);
   const tiers = new Set(pipeline?.plan ?? []);
   const route = TIERS.filter((tier) => tiers.has(tier)).map((tier) => pipeline.route?.[tier]);
   return new Set([...route, ...(pipeline?.tiles ?? []).flatMap((block) => block.agents)]);
