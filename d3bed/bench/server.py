@@ -11,6 +11,7 @@ machine with the server.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import multiprocessing
@@ -19,7 +20,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ _VERTEX_S = {Tier.DEVICE: 1e-3, Tier.EDGE: 5e-4, Tier.CLOUD: 1e-4}
 _SETTLE_S = 10.0
 _ASKED_PER_S = 5.0
 _PATHS = ("state", "pipelines", "agents", "links", "decisions", "runs")
+#: Who gets no answer for so long waits no longer.
+_ANSWER_S = 30.0
 _AGENTS_A_PROCESS = 130
 #: Boards are not switched on all at the same moment: one after so long.
 _BETWEEN_S = 0.04
@@ -124,9 +127,10 @@ async def _measured(count: int, seconds: float) -> dict[str, Any]:
             # A page is open in a process of its own: what it reads must not hold up who asks here.
             page = spawn(target=_read_feed, args=(base,), daemon=True)
             try:
-                return await _watched(
+                watched = _watched(
                     base, server.process.pid, [p.pid or 0 for p in simulated], page, 3 * pipelines, seconds
                 )
+                return await _unless_ended(watched, children, simulated)
             finally:
                 for process in (*simulated, page):
                     if process.pid is not None:
@@ -163,6 +167,32 @@ def _shares(pipelines: int) -> list[list[int]]:
     return [list(range(pipelines))[n::processes] for n in range(processes)]
 
 
+async def _unless_ended(
+    work: Coroutine[Any, Any, dict[str, Any]], children: Children, simulated: Sequence[SpawnProcess]
+) -> dict[str, Any]:
+    """What `work` finds. Raises `D3Error` as soon as the server, or a process of agents, has ended."""
+
+    async def ended() -> None:
+        while all(process.is_alive() for process in simulated):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.5)
+        codes = ", ".join(str(p.exitcode) for p in simulated if not p.is_alive())
+        raise D3Error(f"simulated agents have ended (exit code {codes}); what they said is above")
+
+    watched = asyncio.create_task(work)
+    others = [asyncio.create_task(each) for each in (children.died(), ended())]
+    try:
+        await asyncio.wait((watched, *others), return_when=asyncio.FIRST_COMPLETED)
+        for other in others:
+            if other.done():
+                await other
+        return await watched
+    finally:
+        for task in (watched, *others):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(watched, *others, return_exceptions=True)
+
+
 async def _watched(
     base: str, server: int, others: list[int], page: SpawnProcess, agents: int, seconds: float
 ) -> dict[str, Any]:
@@ -180,7 +210,7 @@ async def _watched(
     spent_s, others_s, since_s = _cpu_s(process), sum(map(_cpu_s, clients)), time.monotonic()
     rss_bytes: list[tuple[float, int]] = []
     asked: list[tuple[str, float]] = []
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_S)) as session:
         while (passed_s := time.monotonic() - since_s) < seconds:
             path = _PATHS[len(asked) % len(_PATHS)]
             asked.append((path, await _ask(session, base, path)))
@@ -190,14 +220,21 @@ async def _watched(
     frames = await _answered(base) - before
     cores = (_cpu_s(process) - spent_s) / wall_s
     others_cores = (sum(map(_cpu_s, clients)) - others_s) / wall_s
-    connected = [a for a in await client.get(base, "/api/agents") if a["state"] == "connected"]
+    connected = sum(agent["state"] == "connected" for agent in await client.get(base, "/api/agents"))
     if not page.is_alive():
         raise D3Error("the page that was open has lost the server")
+    early, late = _within(rss_bytes, 0.0, wall_s / 4), _within(rss_bytes, 3 * wall_s / 4, wall_s)
+    if not (connected and frames and early and late and len(asked) >= len(_PATHS)):
+        raise D3Error(
+            f"of {agents} agents {connected} are connected after {wall_s:.0f} s, and {frames} frames and "
+            f"{len(asked)} questions were answered meanwhile: that tells nothing. This machine is too busy "
+            f"(load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores) for so many; try fewer --agents"
+        )
     ordered = sorted(taken_s for _, taken_s in asked)
-    first, last = _middle(rss_bytes, 0.0, wall_s / 4), _middle(rss_bytes, 3 * wall_s / 4, wall_s)
+    last = statistics.median(late)
     return {
         "agents": agents,
-        "connected": len(connected),
+        "connected": connected,
         "started_s": started_s,
         "seconds": wall_s,
         "frames_per_s": frames / wall_s,
@@ -205,7 +242,7 @@ async def _watched(
         "cores": cores,
         "clients_cores": others_cores,
         "rss_bytes": last,
-        "growth": last / first - 1,
+        "growth": last / statistics.median(early) - 1,
         "rss": [[round(at_s, 1), rss] for at_s, rss in rss_bytes[:: max(1, len(rss_bytes) // 100)]],
         "answers": len(ordered),
         "answer_median_s": statistics.median(ordered),
@@ -234,10 +271,14 @@ async def _answered(base: str) -> int:
 
 
 async def _ask(session: aiohttp.ClientSession, base: str, path: str) -> float:
+    """How long the answer takes. Raises `D3Error` where none comes."""
     began_s = time.monotonic()
-    async with session.get(f"{base}/api/{path}") as response:
-        await response.read()
-        response.raise_for_status()
+    try:
+        async with session.get(f"{base}/api/{path}") as response:
+            await response.read()
+            response.raise_for_status()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise D3Error(f"the server does not answer /api/{path}: {error or 'too late'}") from error
     return time.monotonic() - began_s
 
 
@@ -246,8 +287,8 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(spent.user + spent.system)
 
 
-def _middle(samples: Sequence[tuple[float, int]], from_s: float, until_s: float) -> float:
-    return statistics.median(rss for at_s, rss in samples if from_s <= at_s <= until_s)
+def _within(samples: Sequence[tuple[float, int]], from_s: float, until_s: float) -> list[int]:
+    return [rss for at_s, rss in samples if from_s <= at_s <= until_s]
 
 
 # ── simulated agents ──────────────────────────────────────────────────────────────────────────────
@@ -363,10 +404,11 @@ class _Simulated:
 
 
 def _words(row: dict[str, Any]) -> str:
+    lost = row["agents"] - row["connected"]
     return (
         f"{row['agents']} agents, {row['frames_per_s']:.0f} of {row['expected_frames_per_s']:.0f} frames/s: "
         f"{row['cores']:.0%} of a core, {row['rss_bytes'] / 1e6:.0f} MB ({row['growth']:+.1%} over "
-        f"{row['seconds']:.0f} s)"
+        f"{row['seconds']:.0f} s)" + (f"; {lost} were not connected at the end" if lost else "")
     )
 
 

@@ -46,7 +46,7 @@ class ModelFile(msgspec.Struct, frozen=True):
     size: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class ModelSpec(msgspec.Struct, frozen=True):
+class ModelSpec(msgspec.Struct, frozen=True, cache_hash=True):
     """Which model: a zoo name, `package.module:factory`, a `.pt2` path or a `.safetensors` path of a
     whole network (`d3bed export`); `weights` as in the zoo.
 

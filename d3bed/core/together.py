@@ -14,7 +14,8 @@ from d3bed.core.messages import MAX_CONTROL_BYTES, FromAgent
 
 __all__ = ["TOGETHER_BYTES", "decode_all", "encode_all"]
 
-#: A text holds as many messages as fit, and one at least.
+#: A text holds as many messages as fit, and one at least. With what is between them it is never twice as
+#: long: hundreds of thousands of small ones would hold up everybody else.
 TOGETHER_BYTES = 2**18
 
 _encoder = msgspec.json.Encoder()
@@ -42,8 +43,10 @@ def _joined(parts: list[bytes]) -> str:
 
 def decode_all(text: str | bytes) -> tuple[FromAgent, ...]:
     """What one text holds. Raises `RemoteProtocolError` on anything that is not known messages."""
-    if len(text) > MAX_CONTROL_BYTES:
-        raise RemoteProtocolError(f"control message of {len(text)} bytes, limit {MAX_CONTROL_BYTES}")
+    several = text[:1] in ("[", b"[")
+    if len(text) > (limit := 2 * TOGETHER_BYTES if several else MAX_CONTROL_BYTES):
+        what = "messages" if several else "message"
+        raise RemoteProtocolError(f"control {what} of {len(text)} bytes, limit {limit}")
     try:
         found = _decoder.decode(text)
     except (msgspec.DecodeError, UnicodeError) as error:

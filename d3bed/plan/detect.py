@@ -54,6 +54,7 @@ class Detector:
         self._off: deque[float] = deque()
         self._ordered: list[float] = []  # the same
         self._up = self._down = 0.0
+        self._wide = 1.0  # as what is off is counted: more widely where the number scatters
         self._excursion: deque[float] = deque(maxlen=LONG)
         #: Whether the last jump went up.
         self.rose = False
@@ -70,8 +71,7 @@ class Detector:
     @property
     def is_suspicious(self) -> bool:
         """Whether the last samples, or a single one, are far enough off to be the first of a jump."""
-        most = max(self._up, self._down)
-        return most >= SUSPICION and most >= SUSPICION * max(1.0, self.scatter / USUAL_SCATTER)
+        return max(self._up, self._down) >= SUSPICION * self._wide
 
     @property
     def leans_up(self) -> bool:
@@ -84,23 +84,27 @@ class Detector:
         if len(self._level) < LEAST:
             self._level.append(x)
             return 0
-        wide = max(1.0, self.scatter / USUAL_SCATTER)
-        level = median(self._level)
-        off = x - level
-        counted = max(-MOST_AT_ONCE * wide, min(off, MOST_AT_ONCE * wide))
-        self._up = max(0.0, self._up + counted - ALLOWANCE * wide)
-        self._down = max(0.0, self._down - counted - ALLOWANCE * wide)
-        if abs(off) <= BACK * wide:
-            self._up = self._down = 0.0
-        if not self._up and not self._down:
+        wide, level = self._wide, median(self._level)
+        off, most, allowed = x - level, MOST_AT_ONCE * wide, ALLOWANCE * wide
+        counted = most if off > most else -most if off < -most else off
+        # No max and min: this is done ten thousand times a second for hundreds of agents.
+        up, down = self._up + counted - allowed, self._down - counted - allowed
+        if -BACK * wide <= off <= BACK * wide:
+            up = down = 0.0
+        self._up, self._down = up, down = up if up > 0.0 else 0.0, down if down > 0.0 else 0.0
+        if not up and not down:
+            if not self._excursion:
+                self._scattered(abs(off))
+                self._level.append(x)
+                return 0
             # What was an excursion was none, and is part of the level like this sample.
-            for settled in (*self._excursion, x) if self._excursion else (x,):
-                self._scattered(abs(settled - (median(self._level) if self._excursion else level)))
+            for settled in (*self._excursion, x):
+                self._scattered(abs(settled - median(self._level)))
                 self._level.append(settled)
             self._excursion.clear()
             return 0
         self._excursion.append(x)
-        if max(self._up, self._down) < THRESHOLD * wide:
+        if up < THRESHOLD * wide and down < THRESHOLD * wide:
             return 0
         return self._jumped(len(self._excursion))
 
@@ -121,3 +125,4 @@ class Detector:
             del self._ordered[bisect.bisect_left(self._ordered, self._off.popleft())]
         self._off.append(off)
         bisect.insort(self._ordered, off)
+        self._wide = max(1.0, self.scatter / USUAL_SCATTER)

@@ -57,7 +57,7 @@ NEAR = 1.25
 SAMPLE_SPREAD = 0.15
 
 
-class Segment(msgspec.Struct, frozen=True):
+class Segment(msgspec.Struct, frozen=True, cache_hash=True):
     """Vertices that run back to back on an agent; `graph` is the digest of the graph they belong to.
 
     `tile`: where a tile of them lies; "" for all of them.
@@ -115,6 +115,10 @@ class ProfileCorrection:
             self._changed_s = now
             self._forget_others(segment)
         self._moved()
+        if len(self._ratios) == 1:  # as most often: there is no other that it could outlast
+            if ratios.tells(LEAST_FRAMES):
+                self._sampled = None
+            return jumped
         counted = set(self._counted())
         if counted:  # what is not counted any more would never be again: the plan changed
             self._sampled = None

@@ -35,8 +35,9 @@ class Window:
     def add(self, value: float, now: float) -> bool:
         """Returns whether the number has jumped with this sample."""
         self._middle = None
-        while self._samples and now - self.first_s > self._keep_s:
-            self._samples.popleft()
+        samples, oldest_s = self._samples, now - self._keep_s
+        while samples and samples[0][0] < oldest_s:
+            samples.popleft()
         since = self._detector.add(value)
         if since:  # what came before the jump counts no more, this sample is the last of the new ones
             while len(self._samples) >= since:

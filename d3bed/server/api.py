@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -94,6 +94,8 @@ from d3bed.server.why import WhyView, why
 
 __all__ = ["MAX_BODY_BYTES", "ROUTES", "Api", "openapi"]
 
+_T = TypeVar("_T")
+
 MAX_BODY_BYTES = 64 * 1024
 _LISTED = 200
 
@@ -165,8 +167,7 @@ class Api:
         return msgspec.convert(rows, list[PlanRow])
 
     async def decisions(self) -> list[DecisionView]:
-        rows = await self._read(f"SELECT cause_id, view FROM decisions ORDER BY at_s DESC LIMIT {_LISTED}")
-        stored = {r["cause_id"]: msgspec.json.decode(r["view"], type=DecisionView) for r in rows}
+        stored = {d.cause_id: d for d in await self._latest("decisions", "at_s", list[DecisionView])}
         live = {decision.cause_id: decision for decision in self._coordinator.decisions()}
         found = sorted((stored | live).values(), key=lambda decision: decision.at_s, reverse=True)
         return found[:_LISTED]
@@ -182,8 +183,7 @@ class Api:
         return DecisionDetails(decision, tuple(f for f in frames if f.epoch == decision.epoch))
 
     async def runs(self) -> list[RunView]:
-        sql = f"SELECT id, view FROM runs ORDER BY started_s DESC LIMIT {_LISTED}"
-        stored = {r["id"]: msgspec.json.decode(r["view"], type=RunView) for r in await self._read(sql)}
+        stored = {run.id: run for run in await self._latest("runs", "started_s", list[RunView])}
         live = {run.id: run.view for run in self._coordinator.runs()}
         return sorted((stored | live).values(), key=lambda run: run.started_s, reverse=True)
 
@@ -458,6 +458,13 @@ class Api:
     async def _read(self, sql: str, *values: object) -> list[dict[str, Any]]:
         with _store_errors():
             return await self._runner.read(sql, *values)
+
+    async def _latest(self, table: str, when: str, kind: type[_T]) -> _T:
+        """The `view`s of the newest rows, newest first, as one value: for each row that is fetched a thread
+        has to wait for its turn on the interpreter."""
+        newest = f"SELECT view FROM {table} ORDER BY {when} DESC LIMIT {_LISTED}"
+        (found,) = await self._read(f"SELECT json_group_array(json(view)) AS views FROM ({newest})")
+        return msgspec.json.decode(found["views"], type=kind)
 
     async def _stored(self, id: str, column: str) -> str:
         rows = await self._read(f"SELECT {column} FROM runs WHERE id = ?", id)

@@ -48,6 +48,7 @@ from d3bed.core.messages import (
     Transferred,
     Welcome,
 )
+from d3bed.server import pace
 from d3bed.server.boards import Boards
 from d3bed.server.conditions import Conditions
 from d3bed.server.drawings import Drawings
@@ -98,23 +99,15 @@ from d3bed.server.views import (
 )
 from d3bed.server.world import AgentRecord, World
 
-__all__ = ["HEARTBEAT_S", "SILENCE_S", "Coordinator", "batch_s"]
+__all__ = ["HEARTBEAT_S", "SILENCE_S", "Coordinator"]
 
 #: Agents speak at least this often; one that is silent for `SILENCE_S` is lost.
 HEARTBEAT_S = 0.5
 SILENCE_S = 2.0
-#: What agents tell of frames waits for so long to be told together; longer where they are many.
-BATCH_S, BATCH_MOST_S, BATCH_AN_AGENT_S = 0.1, 0.5, 0.001
 #: Exporting or profiling keeps an agent's interpreter busy: then it may be silent for longer.
 BUSY_SILENCE_S = 30.0
 #: Of a heartbeat that changes nothing else the page hears no more often than this.
 SHOWN_S = 0.9
-#: Statistics are published this often, and runs stored; at every tick a pipeline's plan is held against
-#: conditions, but no more than one pipeline in `WATCH_S` (where something jumps its plan is at once), and its
-#: frames are shown, but no more than one pipeline's in `RIPE_S`. Where that is seldom statistics are, too.
-STATISTICS_S, SAVE_S, WATCH_S, RIPE_S = 0.5, 1.0, 0.005, 0.0015
-#: A second that is over is told of within so much, where pipelines are many; else at once.
-SECOND_S = 0.5
 FRAMES_KEPT = 100
 
 #: What agents say all the time; first what of that is about no pipeline.
@@ -127,11 +120,6 @@ _FREEING = (Profiled, LinkMeasured, LinkFailed, ModelFailed)
 
 #: WebSocket close codes for agents. After `REFUSED`, trying again would not help.
 REFUSED, SILENT, SUPERSEDED = 4003, 4008, 4009
-
-
-def batch_s(agents: int) -> float:
-    """How often each of so many agents shall tell of frames."""
-    return min(BATCH_MOST_S, max(BATCH_S, BATCH_AN_AGENT_S * agents))
 
 
 class Coordinator:
@@ -155,7 +143,8 @@ class Coordinator:
         self.strategies = strategies
         self.frames: deque[FrameView] = deque(maxlen=FRAMES_KEPT)
         self.drawings = Drawings()
-        self._traffic = {p.settings.id: Traffic(p, self.drawings) for p in self.pipelines.values()}
+        per_s = pace.shown_per_s(len(self.pipelines))
+        self._traffic = {p.settings.id: Traffic(p, self.drawings, per_s) for p in self.pipelines.values()}
         self._boards = Boards(self.world)
         self._readings = Readings(self.world, self._pipelines_of)
         #: Whether changes need a token.
@@ -173,12 +162,12 @@ class Coordinator:
         self._outlines: dict[PipelineId, object] = {}
         self._ticked_s: float | None = None
         pipes, traffic = list(self.pipelines.values()), list(self._traffic.values())
-        self._watched = Turns(pipes, WATCH_S * len(pipes))
+        self._watched = Turns(pipes, pace.watch_s(len(pipes)))
         self._looked_at: list[Pipeline] = []
-        self._ripening = Turns(traffic, RIPE_S * len(traffic))
-        self._second_turns = Turns(traffic, min(SECOND_S, RIPE_S * len(traffic)))
-        self._counted = Turns(pipes, max(STATISTICS_S, WATCH_S * len(pipes)))
-        self._saved = Turns(traffic, SAVE_S)
+        self._ripening = Turns(traffic, pace.ripen_s(len(traffic)))
+        self._second_turns = Turns(traffic, pace.second_s(len(traffic)))
+        self._counted = Turns(pipes, pace.count_s(len(pipes)))
+        self._saved = Turns(traffic, pace.save_s(len(traffic)))
 
     # ── events in, commands out ───────────────────────────────────────────────────────────────────
 
@@ -234,6 +223,8 @@ class Coordinator:
             case _:
                 assert_never(event)
         concerned, often = (left, False) if isinstance(event, AgentLost) else self._concerned(event)
+        if not concerned:
+            return self.world.take()
         for pipe in concerned:
             pipe.advance()
         if isinstance(event, AgentSaid) and isinstance(event.message, _FREEING):
@@ -265,9 +256,9 @@ class Coordinator:
                 return self._of_agent.get(register.agent, ()), False
             case AgentSaid(connection, message):
                 record, often = self._connections.get(connection), isinstance(message, _OFTEN)
-                named = self.pipelines.get(getattr(message, "pipeline", PipelineId("")))
                 if record is None or isinstance(message, _PRIVATE):
                     return (), often
+                named = self.pipelines.get(getattr(message, "pipeline", PipelineId("")))
                 if isinstance(message, _NUMBERS) and named is not None and named.wish is None:
                     return (), often  # nothing was decided: what is shown has its turn
                 return (self._pipelines_of(record) if named is None else (named,)), often
@@ -338,7 +329,7 @@ class Coordinator:
         record = AgentRecord(register, connection, heard_s=world.now)
         world.agents[agent] = self._connections[connection] = record
         cut_off = tuple(sorted(self._cut_off))
-        world.send(agent, Welcome(self._link_secret, HEARTBEAT_S, cut_off, batch_s(len(self._tiers))))
+        world.send(agent, Welcome(self._link_secret, HEARTBEAT_S, cut_off, pace.batch_s(len(self._tiers))))
         self._cut_off.discard(agent)
         self.conditions.agent_joined(agent)
         world.publish("agent", record.view(world.now))
@@ -381,6 +372,8 @@ class Coordinator:
         for connection, record in list(self._connections.items()):
             if gap > 1.0:  # it was the server that slept
                 record.heard_s += gap
+            if now - record.heard_s <= SILENCE_S:
+                continue
             busy = self.world.asked.is_busy(record.register.agent, "load", "profile")
             limit = BUSY_SILENCE_S if busy else SILENCE_S
             if now - record.heard_s > limit:
@@ -391,8 +384,9 @@ class Coordinator:
         self.world.ways.tick()
         for agent, failure in self.world.asked.expired(now):
             self._said(self.world.agents[agent], failure)
-        self.world.demand({name: pipe.demand for name, pipe in self.pipelines.items()})
         self._looked_at = self._watched.take(now)
+        for pipe in self._looked_at:
+            self.world.demand(pipe.settings.id, pipe.demand)
         for pipe in self._looked_at:
             pipe.check_time()
             pipe.watch()
@@ -418,7 +412,9 @@ class Coordinator:
 
     def _said(self, record: AgentRecord, message: object) -> None:
         agent, world, asked = record.register.agent, self.world, self.world.asked
-        match message:
+        match message:  # what comes all the time comes first
+            case SpansRecorded() | Transferred() | FramesAnswered():
+                self._said_of_pipeline(record, message)
             case Heartbeat(queued, rejected, rss_bytes):
                 record.queued, record.rejected, record.rss_bytes = queued, rejected, rss_bytes
                 if world.now - record.shown_s >= SHOWN_S:
@@ -475,6 +471,12 @@ class Coordinator:
             return
         traffic = self._traffic[pipe.settings.id]
         match message:
+            case SpansRecorded(spans=spans, clock_error_s=clock_error_s):
+                traffic.spans_recorded(agent, spans, clock_error_s)
+            case Transferred(transfers=transfers):
+                traffic.transferred(agent, transfers)
+            case FramesAnswered(sent=sent, frames=frames, dropped=dropped):
+                traffic.frames_answered(sent, frames, dropped)
             case Ready(epoch=epoch, tiles=tiles):
                 pipe.ready(agent, epoch, tiles)
             case Preparing(epoch=epoch, tiles=tiles):
@@ -489,12 +491,6 @@ class Coordinator:
                 pipe.frame_rescued(agent, epoch, frame, problem)
             case Drained(epoch=epoch):
                 pipe.drained(epoch)
-            case FramesAnswered(sent=sent, frames=frames, dropped=dropped):
-                traffic.frames_answered(sent, frames, dropped)
-            case SpansRecorded(spans=spans, clock_error_s=clock_error_s):
-                traffic.spans_recorded(agent, spans, clock_error_s)
-            case Transferred(transfers=transfers):
-                traffic.transferred(agent, transfers)
             case SourceEnded(sent=sent, answered=answered, dropped=dropped):
                 traffic.source_ended(sent, answered, dropped)
 

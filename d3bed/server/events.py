@@ -99,7 +99,7 @@ class Noted(msgspec.Struct, frozen=True):
 
 
 class Ticked(msgspec.Struct, frozen=True):
-    """Some time passed (about 0.1 s): look for missed heartbeats, expired waits, ripe statistics."""
+    """Some time passed (about 0.05 s): look for missed heartbeats, expired waits, ripe statistics."""
 
 
 class PlanComputed(msgspec.Struct, frozen=True):

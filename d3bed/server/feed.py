@@ -16,7 +16,7 @@ How events merge into STATE, by `kind`:
     scene      is STATE's `scene` from now on
     conditions is STATE's `conditions` from now on
     unstored   is STATE's `unstored` from now on: why nothing can be stored at present, or null
-    frame      is appended (the last 100 are kept; at most 20 a second and pipeline are shown)
+    frame      is appended (the last 100 are kept; at most 20 a second and pipeline, of many fewer)
     decision   replaces the entry with the same `cause_id` (the last 200 are kept)
     second     is appended to what `GET /api/seconds` answers (ten minutes are kept); no part of STATE
     note       is appended (the last 200 are kept): {text, level: info|warn|error, time_s, …}

@@ -14,28 +14,29 @@ from collections.abc import Callable, Iterable, Mapping
 
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import FrameReport, Span, SpanKind
+from d3bed.server.pace import SHOWN_PER_S
 from d3bed.server.seconds import parts
 from d3bed.server.views import FrameView, SpanView
 
-__all__ = ["PATIENCE_S", "SETTLED_S", "SHOWN_PER_S", "TRACKED", "Allowance", "FrameTracker"]
+__all__ = ["PATIENCE_S", "SETTLED_S", "TRACKED", "Allowance", "FrameTracker"]
 
 #: A frame is shown after so long, complete or not; many agents tell of it half a second after each other.
 PATIENCE_S, SETTLED_S = 0.5, 0.75
-SHOWN_PER_S = 20.0
 TRACKED = 128
-_BURST = 10.0
+_BURST_S = 0.5
 
 
 class Allowance:
-    """Says which of many frames are shown: a few at once, and `SHOWN_PER_S` from then on."""
+    """Says which of many frames are shown: a few at once, and `per_s` from then on."""
 
-    def __init__(self) -> None:
-        self._left = _BURST
+    def __init__(self, per_s: float = SHOWN_PER_S) -> None:
+        self._per_s = per_s
+        self._left = self._most = max(1.0, _BURST_S * per_s)
         self._topped_up_s = 0.0
 
     def take(self, now: float) -> bool:
         since_s = max(0.0, now - self._topped_up_s)
-        self._left = min(_BURST, self._left + since_s * SHOWN_PER_S)
+        self._left = min(self._most, self._left + since_s * self._per_s)
         self._topped_up_s = now
         if self._left < 1:
             return False
@@ -63,7 +64,12 @@ class _Tracked:
 
     def has_done(self, wanted: Mapping[AgentId, int]) -> bool:
         """Whether all these compute steps were seen."""
-        return bool(wanted) and all(self.steps.get(agent, 0) >= steps for agent, steps in wanted.items())
+        if not wanted:
+            return False
+        for agent, steps in wanted.items():  # no generator: this is done for every span
+            if self.steps.get(agent, 0) < steps:
+                return False
+        return True
 
 
 class FrameTracker:
@@ -112,6 +118,7 @@ class FrameTracker:
 
     def add_spans(self, agent: AgentId, spans: Iterable[Span]) -> None:
         tier = self._tiers[agent]
+        wanted_of, wanted = None, dict[AgentId, int]()
         for span in spans:
             tracked = self._of(span.frame, span.epoch)
             tracked.view = None
@@ -131,14 +138,16 @@ class FrameTracker:
             if span.kind is SpanKind.COMPUTE:
                 tracked.busy_s[agent] = tracked.busy_s.get(agent, 0.0) + span.end_s - span.start_s
                 tracked.steps[agent] = tracked.steps.get(agent, 0) + 1
-                wanted = self._steps_of(span.epoch)
-                if tracked.has_done({a: n for a, n in wanted.items() if self._tiers.get(a) is tier}):
-                    self._count_once(tracked, tier)
+                if span.epoch != wanted_of:
+                    steps, wanted_of = self._steps_of(span.epoch), span.epoch
+                    wanted = {a: n for a, n in steps.items() if self._tiers.get(a) is tier}
+                if tier not in tracked.counted and tracked.has_done(wanted):
+                    self._count_once(tracked, tier, self._compute_s(tracked)[tier])
 
-    def _count_once(self, tracked: _Tracked, tier: Tier) -> None:
+    def _count_once(self, tracked: _Tracked, tier: Tier, compute_s: float) -> None:
         if tier not in tracked.counted:
             tracked.counted.add(tier)
-            self._count(tier, self._compute_s(tracked)[tier])
+            self._count(tier, compute_s)
 
     def take_ripe(self, now: float) -> list[FrameView]:
         """Frames that are ripe now, in order of their answers."""
@@ -166,8 +175,8 @@ class FrameTracker:
         if tracked.view is not None:
             return tracked.view
         compute_s = self._compute_s(tracked)
-        for tier in compute_s:
-            self._count_once(tracked, tier)
+        for tier, seconds in compute_s.items():
+            self._count_once(tracked, tier, seconds)
         tracked.view = FrameView(
             pipeline=self._pipeline,
             run=tracked.run,

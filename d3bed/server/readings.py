@@ -67,7 +67,8 @@ class Readings:
             world.link_changed(agent, peer)
         world.publish("link", link.view(agent, peer, world.now))
         if message.quick:
-            self._looked(record, again=link.estimator.is_doubtful)
+            if link.estimator.has_changed(world.now):
+                self._looked(record, again=link.estimator.is_doubtful)
         else:
             self._keep(record, "link", f"{agent}→{peer}", message)
             world.ways.measured(agent, peer)

@@ -42,7 +42,7 @@ __all__ = ["BATCH_S", "AgentConnection", "Runner", "choice_for", "make_clock"]
 
 logger = logging.getLogger(__name__)
 
-#: The feed sends at most one batch in this time; every second one, the coordinator looks at the clock.
+#: The feed sends at most one batch in this time, after the coordinator has looked at the clock.
 BATCH_S = 0.05
 
 
@@ -108,9 +108,9 @@ class Runner:
     async def _beat(self) -> None:
         for beat in itertools.count():
             await asyncio.sleep(BATCH_S)
+            self.submit(Ticked())
+            self.beaten_s = self.clock()
             if beat % 2:
-                self.submit(Ticked())
-                self.beaten_s = self.clock()
                 for row in self._tape.tick(self.clock(), counting=self.coordinator.is_counting):
                     self.store.put("tape", row)
             self.feed.flush()

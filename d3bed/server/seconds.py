@@ -7,6 +7,7 @@ draws time from them, live and in a replay.
 
 from __future__ import annotations
 
+import bisect
 import zlib
 from collections import deque
 from collections.abc import Iterable
@@ -35,6 +36,8 @@ _ORDER = ("cloud", "edge", "device", "transfer", "queue", "wait")
 _encoder = msgspec.json.Encoder()
 _RANK = {name: rank for rank, name in enumerate(_ORDER)}
 _KINDS = {SpanKind.TRANSFER: "transfer", SpanKind.SERIALISE: "transfer", SpanKind.QUEUE: "queue"}
+_KIND_RANK = {kind: _RANK[name] for kind, name in _KINDS.items()}
+_TIER_RANK = {tier: _RANK[tier.value] for tier in Tier}
 
 
 class SecondView(msgspec.Struct, frozen=True):
@@ -66,10 +69,12 @@ def parts(started_s: float, latency_s: float, waited_s: float, spans: Iterable[S
     if waited_s > 0:
         edges += [(started_s, _RANK["queue"], 1), (min(end_s, started_s + waited_s), _RANK["queue"], -1)]
     for span in spans:
-        name = span.tier.value if span.kind is SpanKind.COMPUTE else _KINDS.get(span.kind)
+        rank = _TIER_RANK[span.tier] if span.kind is SpanKind.COMPUTE else _KIND_RANK.get(span.kind)
+        if rank is None:
+            continue
         from_s, to_s = max(started_s, span.start_s), min(end_s, span.end_s)
-        if name is not None and to_s > from_s:
-            edges += [(from_s, _RANK[name], 1), (to_s, _RANK[name], -1)]
+        if to_s > from_s:
+            edges += (from_s, rank, 1), (to_s, rank, -1)
     edges.sort()
     under_way, found = [0] * len(_ORDER), [0.0] * len(_ORDER)
     under_way[-1] = 1  # when nothing else goes on
@@ -91,7 +96,8 @@ class Seconds:
         self._pipeline, self._tiers = pipeline, tiers
         self._packed: deque[bytes] = deque(maxlen=SECONDS_KEPT // _PACK)
         self._latest: list[bytes] = []
-        self._latencies: deque[tuple[float, float]] = deque(maxlen=_WINDOW_FRAMES)
+        self._latencies: deque[tuple[float, float]] = deque()
+        self._ordered: list[float] = []  # the latencies alone
         self._begun_s: int | None = None
         self._clear()
 
@@ -107,24 +113,34 @@ class Seconds:
         return [msgspec.Raw(text) for text in (texts + self._latest)[-SECONDS_KEPT:]]
 
     def _clear(self) -> None:
-        self._frames: list[FrameView] = []
-        self._links: dict[str, tuple[int, int, float, float | None]] = {}
+        self._frames = 0
+        self._parts_s = dict.fromkeys(PARTS, 0.0)
+        self._links: dict[tuple[AgentId, AgentId], tuple[int, int, float, float | None]] = {}
         self._backbone_bytes = self._cloud_only_bytes = 0
 
     def add_frame(self, frame: FrameView, input_bytes: int) -> None:
         """`input_bytes` would have crossed the backbone, had the cloud computed all of it."""
-        self._frames.append(frame)
+        self._frames += 1
+        for name, part_s in frame.parts_s.items():
+            self._parts_s[name] += part_s
         self._latencies.append((frame.started_s + frame.latency_s, frame.latency_s))
+        bisect.insort(self._ordered, frame.latency_s)
+        if len(self._latencies) > _WINDOW_FRAMES:
+            self._forget_oldest()
         self._cloud_only_bytes += input_bytes
+
+    def _forget_oldest(self) -> None:
+        _, latency_s = self._latencies.popleft()
+        del self._ordered[bisect.bisect_left(self._ordered, latency_s)]
 
     def add_transfer(self, sender: AgentId, transfer: Transfer) -> None:
         if self._tiers.get(transfer.peer) is Tier.CLOUD:
             self._backbone_bytes += transfer.bytes
-        name = f"{sender}→{transfer.peer}"
-        total, big, taken_s, _ = self._links.get(name, (0, 0, 0.0, None))
+        ends = sender, transfer.peer
+        total, big, taken_s, _ = self._links.get(ends, (0, 0, 0.0, None))
         if transfer.bytes >= _TELLING_BYTES and transfer.taken_s > 0:
             big, taken_s = big + transfer.bytes, taken_s + transfer.taken_s
-        self._links[name] = total + transfer.bytes, big, taken_s, transfer.target_bytes_per_s
+        self._links[ends] = total + transfer.bytes, big, taken_s, transfer.target_bytes_per_s
 
     def tick(self, now: float, *, counting: bool, epoch: Epoch | None, predicted_s: float | None) -> bool:
         """Whether a second is over and there is something to tell of it: then it is the `last`."""
@@ -145,10 +161,9 @@ class Seconds:
         return told
 
     def _view(self, at_s: int, length_s: int, epoch: Epoch | None, predicted_s: float | None) -> SecondView:
-        frames, count = self._frames, len(self._frames)
+        count, ordered = self._frames, self._ordered
         while self._latencies and self._latencies[0][0] < at_s - WINDOW_S:
-            self._latencies.popleft()
-        ordered = sorted(latency_s for _, latency_s in self._latencies)
+            self._forget_oldest()
 
         def quantile(share: float) -> float | None:
             return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 6) if ordered else None
@@ -158,7 +173,7 @@ class Seconds:
             at_s=at_s,
             frames_per_s=round(count / length_s, 2),
             epoch=epoch,
-            parts_s={name: round(sum(f.parts_s[name] for f in frames) / count, 6) for name in PARTS}
+            parts_s={name: round(total_s / count, 6) for name, total_s in self._parts_s.items()}
             if count
             else {},
             p50_s=quantile(0.5),
@@ -168,7 +183,7 @@ class Seconds:
             backbone_bytes=self._backbone_bytes,
             cloud_only_bytes=self._cloud_only_bytes,
             links={
-                name: (total, round(big / taken_s) if taken_s else None, target)
-                for name, (total, big, taken_s, target) in self._links.items()
+                "→".join(ends): (total, round(big / taken_s) if taken_s else None, target)
+                for ends, (total, big, taken_s, target) in self._links.items()
             },
         )

@@ -27,7 +27,7 @@ from d3bed.server.events import AgentJoined, AgentLost, AgentSaid
 from d3bed.server.runner import Runner
 from d3bed.server.trust import Trust
 
-__all__ = ["Sockets"]
+__all__ = ["AgentSocket", "Sockets"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,12 @@ _CLOSE_S = 2.0
 _PING_S = 20.0
 
 
-class _AgentSocket:
-    """Sends in order, from a bounded queue, so that the coordinator never waits."""
+class AgentSocket:
+    """Sends in order, from a bounded queue, so that the coordinator never waits. Who reads nothing does not
+    take leave either: then its connection is broken off."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
-        self._socket = socket
+    def __init__(self, socket: web.WebSocketResponse, transport: asyncio.Transport | None) -> None:
+        self._socket, self._transport = socket, transport
         self._queue: asyncio.Queue[str] = asyncio.Queue(QUEUED_ORDERS)
         self._closing: tuple[int, str] | None = None
 
@@ -65,6 +66,8 @@ class _AgentSocket:
             while not self._queue.empty():
                 self._queue.get_nowait()
             self._queue.put_nowait("")
+            if self._transport is not None:
+                asyncio.get_running_loop().call_later(2 * _CLOSE_S, self._transport.abort)
 
     async def pump(self) -> None:
         while True:
@@ -101,7 +104,7 @@ class Sockets:
             async with asyncio.timeout(REGISTER_S):
                 register = await self._receive_register(socket, caller)
             await self._trust.admit(caller, register)
-            await self._converse(socket, register, caller)
+            await self._converse(socket, request.transport, register, caller)
         except TimeoutError:
             await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"did not register in time")
         except Denied as denied:
@@ -126,8 +129,14 @@ class Sockets:
             raise RemoteProtocolError(f"an agent's name has 1 to {MAX_NAME} printable characters")
         return register
 
-    async def _converse(self, socket: web.WebSocketResponse, register: Register, caller: Caller) -> None:
-        connection = _AgentSocket(socket)
+    async def _converse(
+        self,
+        socket: web.WebSocketResponse,
+        transport: asyncio.Transport | None,
+        register: Register,
+        caller: Caller,
+    ) -> None:
+        connection = AgentSocket(socket, transport)
         number = self._runner.add_connection(connection)
         sender = asyncio.create_task(connection.pump())
         reason = "its connection closed"

@@ -71,17 +71,19 @@ class LinkTraffic:
     def __init__(self) -> None:
         self.bytes = 0
         self.target_bytes_per_s: float | None = None
-        self._all = (0, 0.0)
-        self._big = (0, 0.0)
+        self._all_bytes = self._big_bytes = 0
+        self._all_s = self._big_s = 0.0
         self._due_s = self._taken_s = 0.0  # of those with a target
 
     def add(self, transfer: Transfer) -> None:
         self.bytes += transfer.bytes
         self.target_bytes_per_s = transfer.target_bytes_per_s
         if transfer.taken_s > 0:
-            self._all = (self._all[0] + transfer.bytes, self._all[1] + transfer.taken_s)
+            self._all_bytes += transfer.bytes
+            self._all_s += transfer.taken_s
             if transfer.bytes >= BIG_BYTES:
-                self._big = (self._big[0] + transfer.bytes, self._big[1] + transfer.taken_s)
+                self._big_bytes += transfer.bytes
+                self._big_s += transfer.taken_s
                 if transfer.target_bytes_per_s:
                     self._due_s += transfer.bytes / transfer.target_bytes_per_s
                     self._taken_s += transfer.taken_s
@@ -89,7 +91,8 @@ class LinkTraffic:
     @property
     def achieved_bytes_per_s(self) -> float | None:
         """Over the transfers of at least `BIG_BYTES` where there are such, else over all."""
-        size, taken_s = self._big if self._big[0] else self._all
+        big = self._big_bytes > 0
+        size, taken_s = (self._big_bytes, self._big_s) if big else (self._all_bytes, self._all_s)
         return size / taken_s if taken_s else None
 
     @property
@@ -128,10 +131,16 @@ class RunStatistics:
 
     def add_compute(self, tier: Tier, compute_s: float) -> None:
         """`compute_s` is the sum of one frame's compute spans on one tier."""
-        self.compute_s.setdefault(tier, Recent()).add(compute_s)
+        recent = self.compute_s.get(tier)
+        if recent is None:
+            recent = self.compute_s[tier] = Recent()
+        recent.add(compute_s)
 
     def add_transfer(self, sender: AgentId, transfer: Transfer) -> None:
-        self.traffic.setdefault((sender, transfer.peer), LinkTraffic()).add(transfer)
+        traffic = self.traffic.get((sender, transfer.peer))
+        if traffic is None:
+            traffic = self.traffic[sender, transfer.peer] = LinkTraffic()
+        traffic.add(transfer)
 
 
 class Totals:

@@ -23,6 +23,7 @@ from d3bed.server.epochs import PlannedEpoch
 from d3bed.server.events import Record
 from d3bed.server.frames import Allowance, FrameTracker
 from d3bed.server.history import frame_row, spans_row
+from d3bed.server.pace import SHOWN_PER_S
 from d3bed.server.pipeline import Pipeline
 from d3bed.server.runs import Run
 from d3bed.server.seconds import Seconds
@@ -65,15 +66,19 @@ class _Due(NamedTuple):
 
 
 class Traffic:
-    """Counts for one pipeline, and shows it; `totals` are over all its runs."""
+    """Counts for one pipeline, and shows it; `totals` are over all its runs. Where pipelines are so many that
+    fewer of its frames are shown, spans are kept of these alone: so few are kept that they would be gone
+    before anybody could ask for them."""
 
-    def __init__(self, pipeline: Pipeline, drawings: Drawings) -> None:
+    def __init__(self, pipeline: Pipeline, drawings: Drawings, shown_per_s: float = SHOWN_PER_S) -> None:
         self._pipeline, self._drawings = pipeline, drawings
         self._world = pipeline.world
         self._frames = FrameTracker(
             pipeline.settings.id, pipeline.settings.tiers, self._steps_of, self._count_compute
         )
-        self._allowance = Allowance()
+        self._allowance = Allowance(shown_per_s)
+        self._keeps_all = shown_per_s >= SHOWN_PER_S
+        self._shown: set[tuple[FrameId, Epoch]] = set()
         self.seconds = Seconds(pipeline.settings.id, pipeline.settings.tiers)
         self.totals = Totals()
         self.witness = Witness(pipeline)
@@ -123,14 +128,15 @@ class Traffic:
         self._frames.add_spans(agent, spans)
         record = self._world.agents[agent]
         record.clock_error_s = clock_error_s
-        jumped = False
+        jumped, epochs = False, self._pipeline.epochs
         for span in spans:
-            epoch = self._pipeline.epochs.get(span.epoch)
-            if span.kind is SpanKind.COMPUTE:
-                record.worked_s = self._world.now
+            epoch = epochs.get(span.epoch)
             if span.kind is SpanKind.TILED and epoch is not None:
                 epoch.tiled(span.vertices, span.end_s - span.start_s)
-            if span.kind is not SpanKind.COMPUTE or epoch is None or agent not in epoch.agents:
+            if span.kind is not SpanKind.COMPUTE:
+                continue
+            record.worked_s = self._world.now
+            if epoch is None or agent not in epoch.agents:
                 continue
             due = self._due(epoch, record, span)
             taken_s = self._taken_s(agent, span, due.steps) if due is not None else None
@@ -143,13 +149,13 @@ class Traffic:
         """What a compute span is held against; None where its agent has no such step, or no profile."""
         agent, model = record.register.agent, epoch.wish.model
         profile_s, fixed_s = record.times_s(model), record.fixed.get(model, ())
-        step = epoch.step_of(agent, span)
-        if step is None or profile_s is None:
-            return None
         key = (epoch.number, agent, span.vertices, span.tile)
         known = self._dues.get(key)
         if known is not None and known.profile_s is profile_s and known.fixed_s is fixed_s:
             return known
+        step = epoch.step_of(agent, span)
+        if step is None or profile_s is None:
+            return None
         steps = [step] if step.tile is None else epoch.tiles_on(agent)
         costs = TileCosts(epoch.graph, {agent: profile_s}, {agent: fixed_s})
         profiled_s = sum(
@@ -243,14 +249,19 @@ class Traffic:
         for frame in ripe:
             epoch = self._pipeline.epochs.get(frame.epoch)
             self.seconds.add_frame(frame, epoch.graph.output_bytes[0] if epoch else 0)
+        shown = [frame for frame in ripe if self._allowance.take(self._world.now)]
+        self._shown |= {(frame.frame, frame.epoch) for frame in shown}
         self.keep_frames(self._world.now)
-        return [frame for frame in ripe if self._allowance.take(self._world.now)]
+        return shown
 
     def keep_frames(self, now: float) -> None:
         """Store the frames that are settled at `now`."""
         for frame in self._frames.take_settled(now):
             self._world.command(Record("frames", frame_row(frame)))
-            self._world.command(Record("spans", spans_row(frame, self._clock_error_s())))
+            was_shown = (frame.frame, frame.epoch) in self._shown
+            if was_shown or self._keeps_all:
+                self._world.command(Record("spans", spans_row(frame, self._clock_error_s())))
+            self._shown.discard((frame.frame, frame.epoch))
 
     def _clock_error_s(self) -> dict[AgentId, float]:
         agents = self._world.agents

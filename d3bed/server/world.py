@@ -276,6 +276,7 @@ class World:
         self._leanings: dict[tuple[AgentId, Tier], tuple[float, Ends]] = {}
         #: By agent and link (as `pi-1→edge-1`): the share of time that each pipeline keeps it busy.
         self._users: dict[str, dict[PipelineId, float]] = {}
+        self._demands: dict[PipelineId, Mapping[str, float]] = {}
         self.notes: list[NoteView] = []
         self.orders = Orders(self)
         self.ways = Ways(self)
@@ -486,12 +487,13 @@ class World:
         if self.asked.ask(agent, self.agents[agent].register.host, order, self.now + limit_s):
             self.send(agent, message)
 
-    def demand(self, demands: Mapping[PipelineId, Mapping[str, float]]) -> None:
-        """The share of time that each pipeline now keeps agents and links busy."""
-        self._users = {}
-        for pipeline, shares in demands.items():
-            for stage, share in shares.items():
-                self._users.setdefault(stage, {})[pipeline] = share
+    def demand(self, pipeline: PipelineId, shares: Mapping[str, float]) -> None:
+        """The share of time that a pipeline now keeps agents and links busy."""
+        for stage in self._demands.get(pipeline, {}).keys() - shares.keys():
+            del self._users[stage][pipeline]
+        self._demands[pipeline] = shares
+        for stage, share in shares.items():
+            self._users.setdefault(stage, {})[pipeline] = share
 
     def slowdowns(self, pipeline: PipelineId, members: Collection[AgentId]) -> dict[str, float]:
         """How many times longer these agents and the links among them take for this one, because others use

@@ -144,4 +144,4 @@ def test_a_bad_one_of_several_messages_is_the_peers_fault(text: str) -> None:
     with pytest.raises(RemoteProtocolError, match="bad control message"):
         decode_all(text)
     with pytest.raises(RemoteProtocolError, match="limit"):
-        decode_all("[" + " " * MAX_CONTROL_BYTES + "]")
+        decode_all("[" + " " * 2 * TOGETHER_BYTES + "]")

@@ -40,7 +40,6 @@ from d3bed.core.messages import (
     Welcome,
 )
 from d3bed.plan import Pin
-from d3bed.server.coordinator import batch_s
 from d3bed.server.events import (
     AgentJoined,
     AgentLost,
@@ -53,6 +52,7 @@ from d3bed.server.events import (
     StopRun,
     Ticked,
 )
+from d3bed.server.pace import batch_s
 
 if TYPE_CHECKING:
     from tests.server.conftest import MakeStage, Stage
@@ -84,7 +84,7 @@ def test_welcome_comes_first_with_the_link_secret(stage: Stage) -> None:
 
 def test_where_agents_are_many_they_tell_of_frames_less_often() -> None:
     told_s = [batch_s(count) for count in (1, 50, 150, 300, 500, 5000)]
-    assert told_s == pytest.approx([0.1, 0.1, 0.15, 0.3, 0.5, 0.5])
+    assert told_s == pytest.approx([0.1, 0.2, 0.5, 0.5, 0.5, 0.5])
 
 
 def test_clock_ping_is_answered_with_the_servers_clock(stage: Stage) -> None:

@@ -14,11 +14,16 @@ from d3bed.core.graph import Value
 from d3bed.core.ids import AgentId, Epoch, FrameId, PipelineId, Tier
 from d3bed.core.measurements import FrameReport, Span, SpanKind, Transfer
 from d3bed.server.frames import TRACKED, Allowance, FrameTracker
+from d3bed.server.pace import shown_per_s
 from d3bed.server.statistics import LinkTraffic, Recent
 from d3bed.server.views import FrameView
+from tests.server.conftest import Stage
 
 if TYPE_CHECKING:
-    from tests.server.conftest import MakeStage, Stage
+    from collections.abc import Callable
+
+    from d3bed.server.settings import ServerSettings
+    from tests.server.conftest import MakeStage
 
 DEMO = PipelineId("demo")
 DEVICE, EDGE_1, CLOUD = AgentId("pi-1"), AgentId("edge-1"), AgentId("vm-1")
@@ -148,6 +153,33 @@ def test_at_most_twenty_frames_a_second_are_shown() -> None:
     allowance = Allowance()
     shown = sum(allowance.take(100.0 + frame / 100) for frame in range(1000))
     assert 200 <= shown <= 215
+
+
+def test_of_many_pipelines_fewer_frames_are_shown_and_spans_are_kept_of_these(
+    make_settings: Callable[..., ServerSettings],
+) -> None:
+    settings = make_settings(frames=None)
+    (one,) = settings.pipelines
+    others = [
+        msgspec.structs.replace(one, id=PipelineId(f"other-{n}"), device=AgentId(f"absent-{n}"))
+        for n in range(99)
+    ]
+    stage = Stage(msgspec.structs.replace(settings, pipelines=(one, *others)))
+    stage.join_all()
+    for frame in range(1, 51):
+        stage.answer(Epoch(1), frame)
+        stage.tick(0.1)
+    stage.tick(2.0)
+    shown = [e.data.frame for e in stage.published if isinstance(e.data, FrameView)]
+    assert 5 <= len(shown) <= 7  # of fifty in five seconds
+    kept = [(record.table, record.row["frame"]) for record in stage.records if "frame" in record.row]
+    assert [frame for table, frame in kept if table == "spans"] == shown
+    assert [frame for table, frame in kept if table == "frames"] == list(range(1, 51))
+
+
+def test_a_hundred_frames_a_second_are_shown_and_one_of_each_pipeline() -> None:
+    told = [shown_per_s(pipelines) for pipelines in (0, 1, 5, 10, 50, 167)]
+    assert told == pytest.approx([20.0, 20.0, 20.0, 10.0, 2.0, 1.0])
 
 
 def test_answers_and_spans_become_statistics(stage: Stage) -> None:
