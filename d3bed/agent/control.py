@@ -140,7 +140,7 @@ async def _serve(
         count = 0
         while True:
             if count < 8 or count % 8 == 0:  # a quick first estimate, then now and then
-                await socket.send(encode(ClockPing(time.monotonic())))
+                await socket.send(encode(ClockPing(time.monotonic(), time.time())))
             reporter.beat(load())
             count += 1
             await asyncio.sleep(heartbeat_s if count >= 8 else 0.05)

@@ -148,9 +148,11 @@ class BoardSampled(msgspec.Struct, frozen=True, tag=True):
 
 
 class ClockPing(msgspec.Struct, frozen=True, tag=True):
-    """`sent_s` is on the agent's own clock; the answer is a `ClockPong`."""
+    """`sent_s` is on the agent's own monotonic clock; the answer is a `ClockPong`. `wall_s`: seconds since
+    1970, as the board's clock has them, by which nothing here goes."""
 
     sent_s: Real
+    wall_s: Real | None = None
 
 
 class ModelLoaded(msgspec.Struct, frozen=True, tag=True):

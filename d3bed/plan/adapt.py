@@ -219,7 +219,10 @@ class Patience:
         self._told = left_s is None
         if left_s is None:
             return ""
-        return f"left {now - left_s:.0f} s ago: plans swing, so none moves again for {self._cool_s:.0f} s"
+        ago_s, wait_s = now - left_s, self._cool_s
+        return (
+            f"the plan left {ago_s:.0f} s ago is back; lest plans swing, none moves again for {wait_s:.0f} s"
+        )
 
     def held(self, now: float) -> str:
         """That plans swing, and so this one stays for now: in words, once for each wait."""

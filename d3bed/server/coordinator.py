@@ -424,8 +424,9 @@ class Coordinator:
                 self._boards.sampled(record, board)
             case Confirmed(order, problem):
                 world.orders.confirmed(agent, order, problem)
-            case ClockPing(sent_s):
+            case ClockPing(sent_s, wall_s):
                 world.command(SendTo(record.connection, agent, ClockPong(sent_s, world.now)))
+                self._boards.clock_read(record, wall_s)
             case ModelLoaded(model=model):
                 asked.done(agent, ("load", model))
                 shared = self._graphs.get(message.graph.digest)

@@ -16,10 +16,11 @@ from d3bed.core.checks import LinkCheck
 from d3bed.core.ids import AgentId, Tier
 from d3bed.core.measurements import BoardSample, LinkShape
 
-__all__ = ["CLOCK_S", "Finding", "Patient", "diagnose"]
+__all__ = ["CLOCK_REMEDY", "CLOCK_S", "Finding", "Patient", "clock_words", "diagnose", "duration"]
 
 #: Clocks may be so far apart: beyond it logs mislead, and certificates may count as not valid.
 CLOCK_S = 2.0
+CLOCK_REMEDY = "on the board: timedatectl set-ntp true"
 #: A link that does less than this share of what it is held to is slower than its emulation.
 _HELD = 0.8
 
@@ -112,7 +113,7 @@ def _of_agent(patient: Patient, version: str, *, several: bool, alike: bool) -> 
             name, "model", "warn", f"{patient.model} is loaded, not profiled yet", "wait, then ask again"
         )
     else:
-        text = f"{patient.model} is loaded; alone it would take {_duration(patient.infer_s)} for a frame"
+        text = f"{patient.model} is loaded; alone it would take {duration(patient.infer_s)} for a frame"
         yield Finding(name, "model", "ok", text)
     if not alike:
         yield Finding(
@@ -145,10 +146,9 @@ def _of_clock(patient: Patient) -> Iterator[Finding]:
     if off_s is None:
         return
     if abs(off_s) - patient.clock_error_s > CLOCK_S:
-        text = f"its clock is {_duration(abs(off_s))} {'ahead of' if off_s > 0 else 'behind'} the server's"
-        yield Finding(name, "clock", "warn", text, "on the board: timedatectl set-ntp true")
+        yield Finding(name, "clock", "warn", f"its clock is {clock_words(off_s)}", CLOCK_REMEDY)
     else:
-        yield Finding(name, "clock", "ok", f"within {_duration(CLOCK_S)} of the server's")
+        yield Finding(name, "clock", "ok", f"within {duration(CLOCK_S)} of the server's")
 
 
 def _of_address(patient: Patient, *, several: bool) -> Iterator[Finding]:
@@ -182,7 +182,7 @@ def _of_link(
         return
     assert check.bytes_per_s is not None and check.rtt_s is not None
     text = f"{check.address} from {check.interface or check.local}"
-    carries = f": {check.bytes_per_s * 8e-6:.4g} Mbit/s, round trip {_duration(check.rtt_s)}"
+    carries = f": {check.bytes_per_s * 8e-6:.4g} Mbit/s, round trip {duration(check.rtt_s)}"
     if check.via is None:
         yield Finding(link, "link", "ok", text + carries)
     else:
@@ -266,7 +266,14 @@ def _stopped(check: LinkCheck) -> tuple[str, str]:
             )
 
 
-def _duration(seconds: float) -> str:
+def clock_words(off_s: float) -> str:
+    """How far a board's clock is from the server's."""
+    if abs(off_s) <= CLOCK_S:
+        return f"within {duration(CLOCK_S)} of the server's"
+    return f"{duration(abs(off_s))} {'ahead of' if off_s > 0 else 'behind'} the server's"
+
+
+def duration(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1e3:.3g} ms"
     if seconds < 120:

@@ -146,7 +146,9 @@ def test_plans_that_swing_back_wait_longer_each_time_and_calm_down_again() -> No
 def test_plans_that_swing_back_are_told_in_words_and_once_that_they_wait() -> None:
     patience = Patience()
     assert not patience.moved("a", "b", 0.0) and not patience.held(0.5), "no plan came back"
-    assert patience.moved("b", "a", 3.0) == "left 3 s ago: plans swing, so none moves again for 2 s"
+    assert patience.moved("b", "a", 3.0) == (
+        "the plan left 3 s ago is back; lest plans swing, none moves again for 2 s"
+    )
     assert patience.held(3.5) == "the plan stays for 1.5 s more, as plans swing"
     assert not patience.held(4.0), "it was said"
     assert "for 4 s" in patience.moved("a", "b", 6.0)

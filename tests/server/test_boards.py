@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from d3bed.core.ids import AgentId
 from d3bed.core.measurements import BoardSample
-from d3bed.core.messages import BoardSampled
+from d3bed.core.messages import BoardSampled, ClockPing
 
 if TYPE_CHECKING:
     from tests.server.conftest import Stage
@@ -37,3 +37,16 @@ def test_throttled_board_is_one_event_and_its_end_another(stage: Stage) -> None:
     warnings = [text for text in stage.notes("warn") if "edge-1" in text]
     assert warnings == ["edge-1 is slower than it could be: too hot at 85 °C"]
     assert [text for text in stage.notes() if "any more" in text] == ["edge-1 is not throttled any more"]
+
+
+def test_a_clock_that_jumps_is_an_event_each_time_and_one_that_is_off_is_none(stage: Stage) -> None:
+    stage.join_all()
+    for hours, off_s in ((0, -7200.0), (0, -7201.0), (1, -7200.0), (1, -7195.0), (0, -7200.0)):
+        stage.say(EDGE_1, ClockPing(5.0, stage.now + off_s + 3600 * hours))
+        stage.tick(1.0)
+    stage.say(EDGE_1, ClockPing(5.0))
+    why = "; frames do not go by it, the board's log does (on the board: timedatectl set-ntp true)"
+    assert [text for text in stage.notes("warn") if "clock" in text] == [
+        f"the clock of edge-1 jumped by 60 min: it is 60 min behind the server's now{why}",
+        f"the clock of edge-1 jumped by 60 min: it is 2 h behind the server's now{why}",
+    ]
