@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -84,6 +84,32 @@ def test_what_is_not_known_stays_with_torch() -> None:
     assert "softplus" in call.__self__.code and "cumsum" in call.__self__.code
     assert "max_pool2d" in call.__self__.code  # its last window begins in the padding
     assert sessions_in(call) >= 3
+    with torch.inference_mode():
+        assert relative_error(call(image), model.whole(image)) <= CLOSE
+
+
+class Rows(torch.nn.Module):
+    """Linear layers of a single row and of several, with a bias and without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.several = torch.nn.Linear(6, 5)
+        self.single = torch.nn.Linear(90, 7)
+        self.bare = torch.nn.Linear(7, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return cast("torch.Tensor", self.bare(self.single(self.several(x).flatten(1))))
+
+
+def rows() -> torch.nn.Module:
+    return Rows()
+
+
+def test_linear_layers_of_a_row_and_of_several_are_one_session() -> None:
+    model = with_onnx(load(ModelSpec("tests.model.test_sessions:rows", input=(3, 6, 6))))
+    call = whole_call(model)
+    image = torch.randint(256, model.input.shape, dtype=torch.uint8)
+    assert sessions_in(call) == 1
     with torch.inference_mode():
         assert relative_error(call(image), model.whole(image)) <= CLOSE
 
