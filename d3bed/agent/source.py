@@ -15,8 +15,9 @@ import asyncio
 import contextlib
 import itertools
 import math
+import statistics
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,9 +42,9 @@ MAX_PHOTOS = 6
 #: So many classes of an answer are told.
 TOP = 5
 
-#: A frame that has no answer after this long, or after this many times what is expected (the last latency,
-#: or what is predicted), runs again.
-PATIENCE_S, PATIENCE_FACTOR = 3.0, 10.0
+#: A frame that has no answer after this long, or after this many times what is expected (what is predicted,
+#: or the median of the last latencies), runs again.
+PATIENCE_S, PATIENCE_FACTOR, LATENCIES = 3.0, 10.0, 5
 #: After that the epoch is left alone for so long: the next frames need not find out one by one.
 SILENT_S = 5.0
 #: A frame whose epoch failed waits for another one for at most so long, and no longer than it takes alone.
@@ -123,7 +124,8 @@ class Source:
         self._activated = asyncio.Event()
         self._next_frame = itertools.count(1)
         self._task: asyncio.Task[None] | None = None
-        self._last_latency_s = self._expected_s = 0.0
+        self._latencies_s: deque[float] = deque(maxlen=LATENCIES)
+        self._expected_s = 0.0
         self._silent_until_s = 0.0
         self._frames: int | None = None
         self._in_flight: int | None = None
@@ -143,6 +145,13 @@ class Source:
     def limit(self) -> int:
         """How many frames may be unanswered."""
         return self._in_flight or (1 if self._arrivals.rate_per_s is None else self._depth)
+
+    @property
+    def patience_s(self) -> float:
+        """How long an answer is waited for. One slow frame (of a board that slept) does not count: or the next
+        one, had it got lost, would be waited for ten times as long."""
+        usual_s = statistics.median(self._latencies_s) if self._latencies_s else 0.0
+        return max(PATIENCE_S, PATIENCE_FACTOR * max(usual_s, self._expected_s))
 
     def activate(self, active: Active, depth: int = 1, expected_s: float = 0.0) -> None:
         """Frames that start from now on belong to these epochs; `depth` of them keep every stage busy, and
@@ -238,7 +247,7 @@ class Source:
                     await asyncio.wait_for(self._activated.wait(), wait_s)
         answered_s = time.monotonic()
         if tries == 1 and not alone:
-            self._last_latency_s = answered_s - began_s
+            self._latencies_s.append(answered_s - began_s)
         self.answered += 1
         same = all(torch.equal(a, b) for a, b in zip(answer, photo.reference, strict=True))
         top = _top(answer, active.model.spec)
@@ -265,9 +274,8 @@ class Source:
         """One try; None if the epoch was abandoned or did not answer in time."""
         if alone:
             return await self._executor.alone(model, frame, photo.image)
-        expected_s = max(self._last_latency_s, self._expected_s)
         try:
-            async with asyncio.timeout(max(PATIENCE_S, PATIENCE_FACTOR * expected_s)):
+            async with asyncio.timeout(self.patience_s):
                 return await self._executor.infer(self.pipeline, epoch, frame, photo.image)
         except TimeoutError:
             self._silent_until_s = time.monotonic() + SILENT_S

@@ -158,6 +158,18 @@ async def test_when_its_epoch_is_lost_a_frame_is_answered_alone_at_once_and_so_a
     assert [f.attempts for f in device.frames] == [2, 1, 1, 1, 1, 1]
 
 
+async def test_one_slow_frame_makes_no_patience_and_several_do(device: Device) -> None:
+    """A board that had slept for 2.5 s waited for 25 s for its next frame, which had got lost."""
+    source = device.source
+    assert source.patience_s == source_module.PATIENCE_S
+    source._latencies_s.extend([0.1, 0.1, 2.5])
+    assert source.patience_s == source_module.PATIENCE_S
+    source._latencies_s.extend([2.5, 2.5])
+    assert source.patience_s == 25.0
+    source.activate(Active({Epoch(1): 1.0}, device.model, device.photos), expected_s=4.0)
+    assert source.patience_s == 40.0
+
+
 async def test_after_it_was_alone_the_device_goes_back_to_a_plan(device: Device) -> None:
     device.prepare(1, dead=True)
     device.activate(1)
