@@ -148,7 +148,7 @@ class Source:
 
     @property
     def patience_s(self) -> float:
-        """How long an answer is waited for. One slow frame (of a board that slept) does not count: or the next
+        """How long an answer is waited for. One slow frame (of a board that slept) counts little, or the next
         one, had it got lost, would be waited for ten times as long."""
         usual_s = statistics.median(self._latencies_s) if self._latencies_s else 0.0
         return max(PATIENCE_S, PATIENCE_FACTOR * max(usual_s, self._expected_s))
